@@ -1,0 +1,39 @@
+# `make demo` and `make test` need Python 3.11 or newer and make, no more.
+PYTHON ?= python3
+BIN := .venv/bin
+# Temporaries above 32 MB cost a page fault each step; keep them in the heap.
+MALLOC := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 \
+  MALLOC_TOP_PAD_=268435456
+DEMO := dpsgd moniqua4 moniqua1
+
+.PHONY: demo test test-slow lint clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,notebooks,benchmarks,dev]'
+	touch $@
+
+# Eight workers on a ring: full precision, 4 bits and 1 bit; then one table.
+demo: .venv/installed
+	rm -rf $(addprefix runs/demo/,$(DEMO))
+	for method in $(DEMO); do \
+	  $(MALLOC) $(BIN)/python train.py --config=configs/digits.py:$$method \
+	    --workdir=runs/demo/$$method || exit 1; \
+	done
+	$(BIN)/python -m moniqua_jax.plots $(addprefix runs/demo/,$(DEMO)) \
+	  --out=runs/demo/report
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,85 @@
+"""D-PSGD, and Moniqua on D-PSGD.
+
+Lian et al., "Can decentralized algorithms outperform centralized algorithms?",
+NeurIPS 2017, arXiv:1705.09056, Algorithm 1. With the quantizer `moniqua` it is
+Algorithm 1 of Lu and De Sa, ICML 2020, arXiv:2002.11787.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from moniqua_jax import gossip, topologies
+from moniqua_jax.quantizers import base
+
+
+class DPSGDState(NamedTuple):
+  """What D-PSGD keeps: nothing that grows with the model.
+
+  Attributes:
+    tuned: state of the quantizer, () where it does not move.
+    seen: what came in with the last step, each field [E].
+  """
+
+  tuned: Any
+  seen: base.Seen
+
+
+def dpsgd(
+  topology: topologies.Topology | tuple[topologies.Topology, ...],
+  quantizer: base.Quantizer | base.Tuned,
+  *,
+  axis_name: str,
+  key: jax.Array,
+) -> optax.GradientTransformationExtraArgs:
+  """Last in the chain: adds the gossip of the parameters to the updates.
+
+    x_{k+1,i} = x_{k,i} + sum_j W_ij (x_hat_{k,j} - x_hat_{k,i}) + u_{k,i}
+
+  with u = -alpha g taken at x_k, before the gossip: the message does not wait
+  for the gradient. Full precision gives D-PSGD, `moniqua` gives Moniqua, and
+  `lazy(topology, gamma)` the slack matrix that few bits need. While messages
+  are readable the mean of the workers moves by the mean update, exactly.
+
+  Args:
+    topology: doubly stochastic; a tuple is cycled by step.
+    quantizer: a `Quantizer` or a `Tuned`.
+    axis_name: of the workers.
+    key: of the run, the same on all workers.
+
+  Returns:
+    A transformation whose `update(updates, state, params, *, step)` takes the
+    step as i32[], the same on all workers.
+
+  Raises:
+    ValueError: columns of W do not sum to 1, or the workers are not connected.
+
+  >>> from moniqua_jax import moniqua, ring
+  >>> algorithm = dpsgd(ring(8), moniqua(theta=1.0, bits=4),
+  ...                   axis_name='workers', key=jax.random.key(0))
+  >>> tx = optax.chain(optax.sgd(0.1, momentum=0.9), algorithm)
+
+  Source: Algorithm 1 of arXiv:2002.11787; the slack matrix is its Theorem 3.
+  """
+  schedule = topologies.schedule(topology)
+  topologies.require_doubly_stochastic(schedule, 'dpsgd')
+  quantizer = base.tuned(quantizer)
+
+  def init(params):
+    del params
+    edges = gossip.max_edges(schedule)
+    return DPSGDState(quantizer.init(), gossip.no_news(edges))
+
+  def update(updates, state, params=None, *, step, **extra_args):
+    del extra_args
+    x, unravel = gossip.flatten(params)
+    current = quantizer.quantizer(state.tuned, step)
+    step_key = gossip.worker_key(key, step, axis_name, current.shared)
+    gossip_round = gossip.rounds(schedule, current, axis_name)
+    moved, seen = gossip_round(x, step_key, step)
+    updates = jax.tree.map(jnp.add, updates, unravel(moved))
+    return updates, DPSGDState(quantizer.observe(state.tuned, seen, x), seen)
+
+  return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,46 @@
+"""Quantize and dequantize, without any communication."""
+
+import jax
+import optax
+
+from moniqua_jax import gossip
+from moniqua_jax.quantizers import base
+
+
+def quantize(
+  quantizer: base.Quantizer, key: jax.Array
+) -> optax.GradientTransformation:
+  """Anywhere in a chain: replaces the updates by what a receiver would decode.
+
+    u <- decode(encode(u, key_t), reference=u)
+
+  To study a quantizer alone in an ordinary optax loop, on one device.
+
+  Args:
+    quantizer: a `Quantizer`.
+    key: of the run; step t draws with fold_in(key, t).
+
+  Returns:
+    A transformation; its state counts the steps.
+
+  >>> import jax.numpy as jnp
+  >>> from moniqua_jax import uniform
+  >>> tx = quantize(uniform(bits=8, rounding='nearest'), jax.random.key(0))
+  >>> updates, _ = tx.update({'w': jnp.ones(3)}, tx.init(None))
+  >>> updates['w']
+  Array([1., 1., 1.], dtype=float32)
+  """
+
+  def init(params):
+    del params
+    return optax.ScaleByScheduleState(jax.numpy.zeros((), jax.numpy.int32))
+
+  def update(updates, state, params=None):
+    del params
+    x, unravel = gossip.flatten(updates)
+    payload = quantizer.encode(x, jax.random.fold_in(key, state.count))
+    x_hat = quantizer.decode(jax.lax.optimization_barrier(payload), x)
+    count = optax.safe_increment(state.count)
+    return unravel(x_hat), optax.ScaleByScheduleState(count)
+
+  return optax.GradientTransformation(init, update)

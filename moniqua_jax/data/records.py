@@ -1,0 +1,189 @@
+"""Images and labels from a TFDS directory, without TensorFlow or a download.
+
+TFDS finds the files and parses the records; Pillow decodes, whether or not
+OpenCV is installed (whose JPEG decoder gives other pixels).
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+import functools
+import io
+
+import numpy as np
+from PIL import Image
+
+from moniqua_jax.data.base import Source, in_memory
+
+# Records read at a time, 30 MB of ImageNet: one by one costs twice the time.
+_CHUNK = 256
+
+
+def open_records(data_dir, name: str, version: str, split: str):
+  """Random access to the records {'image': bytes, 'label': int} of a split.
+
+  Args:
+    data_dir: the directory that contains `name`/`version`.
+    name: of the TFDS dataset.
+    version: of the TFDS dataset.
+    split: TFDS split, slices included: 'train', 'train[:90%]'.
+
+  Returns:
+    The TFDS data source: `len`, `[i]` and `__getitems__([i, j])`. Images are
+    still encoded.
+
+  Raises:
+    ValueError: the directory, the split or some file of the split is missing,
+      or the files are not array_record. Nothing is downloaded.
+
+  >>> open_records('/nowhere', 'cifar10', '3.0.2', 'train')
+  Traceback (most recent call last):
+  ValueError: data_dir='/nowhere' has no cifar10/3.0.2/dataset_info.json; \
+data_dir should be the TFDS directory that contains cifar10/3.0.2.
+
+  Source: https://www.tensorflow.org/datasets/data_source.
+  """
+  import tensorflow_datasets as tfds  # slow, and only these datasets need it
+
+  path = tfds.core.Path(data_dir or '').expanduser() / name / version
+  if not data_dir or not (path / 'dataset_info.json').exists():
+    raise ValueError(
+      f'data_dir={data_dir and str(data_dir)!r} has no {name}/{version}/'
+      'dataset_info.json; data_dir should be the TFDS directory that contains '
+      f'{name}/{version}.'
+    )
+  builder = tfds.builder_from_directory(path)
+  _check_files(builder.info, path, split)
+  skip = {'image': tfds.decode.SkipDecoding()}
+  return builder.as_data_source(split, decoders=skip)
+
+
+def decode(encoded: bytes) -> np.ndarray:
+  """Pixels of a JPEG or PNG file, grey and CMYK ones turned into RGB.
+
+  Args:
+    encoded: the bytes of the file.
+
+  Returns:
+    u8[H, W, 3].
+
+  >>> file = io.BytesIO()
+  >>> Image.new('L', (6, 4), color=9).save(file, 'PNG')
+  >>> decode(file.getvalue()).shape
+  (4, 6, 3)
+  """
+  return np.asarray(Image.open(io.BytesIO(encoded)).convert('RGB'))
+
+
+def preloaded(records, shape: tuple[int, int, int]) -> Source:
+  """Decodes all records once, for datasets that fit in memory.
+
+  One thread: small images spend their time in Python, and two threads took as
+  long as one.
+
+  Args:
+    records: data source of {'image': bytes, 'label': int}, see `open_records`.
+    shape: (H, W, 3) of every image.
+
+  Returns:
+    A source over u8[N, H, W, 3].
+
+  Raises:
+    ValueError: an image has another shape.
+
+  >>> class Records(list):
+  ...   def __getitems__(self, keys):
+  ...     return [self[key] for key in keys]
+  >>> file = io.BytesIO()
+  >>> Image.new('RGB', (6, 4)).save(file, 'PNG')
+  >>> records = Records([{'image': file.getvalue(), 'label': 7}])
+  >>> preloaded(records, (4, 6, 3)).labels
+  array([7], dtype=int32)
+  """
+  images = np.empty((len(records), *shape), np.uint8)
+  labels = np.empty(len(records), np.int32)
+  for keys in _chunks(len(records)):
+    for i, record in zip(keys, records.__getitems__(keys), strict=True):
+      image = decode(record['image'])
+      if image.shape != shape:
+        raise ValueError(f'image {i} is {image.shape}, expected {shape}.')
+      images[i], labels[i] = image, record['label']
+  return in_memory(images, labels)
+
+
+def on_demand(records) -> Source:
+  """Reads and decodes an image whenever it is asked for.
+
+  Args:
+    records: data source of {'image': bytes, 'label': int}, see `open_records`.
+
+  Returns:
+    A source whose images are a list of u8[H_i, W_i, 3] and whose labels are
+    read at the first `np.asarray(source.labels)`: a pass through all files,
+    which `iid` avoids.
+
+  >>> class Records(list):
+  ...   def __getitems__(self, keys):
+  ...     return [self[key] for key in keys]
+  >>> source = on_demand(Records([{'image': b'', 'label': 7}]))
+  >>> len(source.labels), np.asarray(source.labels)
+  (1, array([7], dtype=int32))
+  """
+
+  def read(indices):
+    chosen = records.__getitems__(np.asarray(indices).tolist())
+    images = [decode(record['image']) for record in chosen]
+    return images, np.array([record['label'] for record in chosen], np.int32)
+
+  return Source(read, _LazyLabels(records))
+
+
+class _LazyLabels:
+  """i32[N] that know their length at once and their values when needed."""
+
+  def __init__(self, records):
+    self._records = records
+
+  def __len__(self):
+    return len(self._records)
+
+  def __array__(self, dtype=None, copy=None):
+    return np.array(self._values, dtype=dtype, copy=copy)
+
+  @functools.cached_property
+  def _values(self):
+    labels = np.empty(len(self), np.int32)
+
+    def fill(keys):
+      rows = self._records.__getitems__(keys)
+      labels[keys] = [row['label'] for row in rows]
+
+    with ThreadPoolExecutor() as pool:  # mostly waiting for the disk
+      list(pool.map(fill, _chunks(len(self))))
+    return labels
+
+
+def _chunks(size) -> Iterator[list[int]]:
+  for start in range(0, size, _CHUNK):
+    yield list(range(start, min(start + _CHUNK, size)))
+
+
+def _check_files(info, path, split):
+  try:
+    wanted = info.splits[split].filepaths
+  except (KeyError, ValueError):
+    raise ValueError(
+      f'split={split!r} is not in {path}; use one of {sorted(info.splits)} or '
+      f"a slice such as 'train[:90%]'."
+    ) from None
+  if info.file_format.value != 'array_record':
+    raise ValueError(
+      f'{path} is stored as {info.file_format.value}; prepare it with '
+      f'`tfds build {info.name} --file_format=array_record`.'
+    )
+  present = {file.name for file in path.iterdir()}
+  missing = sorted({file.name for file in wanted} - present)
+  if missing:
+    raise ValueError(
+      f'split={split!r} in {path} lacks {len(missing)} of {len(wanted)} files, '
+      f'the first is {missing[0]}.'
+    )

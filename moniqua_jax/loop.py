@@ -1,0 +1,360 @@
+"""The training loop: what `train.py` runs.
+
+The step of a worker has no collective but the algorithm's; its metrics leave it
+per worker and are reduced on the host, one step late.
+"""
+
+import json
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from moniqua_jax import checkpoint, data, gossip, topologies, workers
+from moniqua_jax import experiment as experiment_lib
+from moniqua_jax import metrics as metrics_lib
+from moniqua_jax.models import norms
+
+
+class TrainState(NamedTuple):
+  """All that must survive a step; every leaf has the workers first.
+
+  Attributes:
+    params: f32[n, d], flat: one payload and no copies into it.
+    opt_state: of the chain reduce, local, gossip.
+    model_state: running statistics of batch normalisation; {} without.
+  """
+
+  params: jax.Array
+  opt_state: Any
+  model_state: Any
+
+
+class Stopped(RuntimeError):
+  """The run cannot go on; the message says why and what to do."""
+
+
+def make_steps(experiment: experiment_lib.Experiment):
+  """The functions of one worker: init, train_step and eval_step.
+
+  Args:
+    experiment: as built from the config.
+
+  Returns:
+    init(worker: i32[]) -> TrainState,
+    train_step(state, batch, step: i32[]) -> (state, metrics),
+    eval_step(params, model_state, batch) -> sums over the batch.
+  """
+  model, tx = experiment.model, experiment.tx
+  variables = dict(experiment.variables)
+  flat, unravel = gossip.flatten(variables.pop('params'))
+
+  def init(worker):
+    del worker  # All start from the same parameters.
+    return TrainState(flat, tx.init(flat), variables)
+
+  def train_step(state, batch, step):
+    def loss_fn(params):
+      logits, model_state = model.apply(
+        {'params': params, **state.model_state},
+        batch['image'],
+        train=True,
+        mutable=list(state.model_state),
+      )
+      losses = optax.softmax_cross_entropy_with_integer_labels(
+        logits, batch['label']
+      )
+      hits = jnp.argmax(logits, axis=-1) == batch['label']
+      return jnp.mean(losses), (jnp.mean(hits), dict(model_state))
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, (accuracy, model_state)), grads = grad_fn(unravel(state.params))
+    grads, _ = gossip.flatten(grads)
+    updates, opt_state = tx.update(
+      grads, state.opt_state, state.params, step=step
+    )
+    params = optax.apply_updates(state.params, updates)
+    seen = getattr(opt_state[-1], 'seen', gossip.no_news(0))
+    report = {'loss': loss, 'accuracy': accuracy, 'seen': seen}
+    return TrainState(params, opt_state, model_state), report
+
+  def eval_step(params, model_state, batch):
+    logits = model.apply(
+      {'params': unravel(params), **model_state}, batch['image'], train=False
+    )
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      logits, batch['label']
+    )
+    hits = jnp.argmax(logits, axis=-1) == batch['label']
+    mask = batch['mask']
+    return jnp.stack([(losses * mask).sum(), (hits * mask).sum(), mask.sum()])
+
+  return init, train_step, eval_step
+
+
+def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
+  """Trains, evaluates, writes everything below workdir.
+
+  Args:
+    config: a ConfigDict, see configs/digits.py for its entries.
+    workdir: an empty or new folder, or with `resume` that of a stopped run.
+    resume: go on from the last checkpoint.
+
+  Returns:
+    The last row of the metrics.
+
+  Raises:
+    ValueError: the config or the folder does not fit.
+    Stopped: a loss was not finite, or a message was unreadable.
+  """
+  # ------------------------------------------------------------------ set up
+  experiment = experiment_lib.from_config(config)
+  workdir = _open(pathlib.Path(workdir), config, resume)
+  init, train_step, eval_step = make_steps(experiment)
+  n, run = config.workers, experiment.run
+  state = run(init, (0,))(jnp.arange(n))
+  train = run(train_step, (0, 0, None), donate_argnums=0)
+  evaluate = make_evaluate(experiment, eval_step, config)
+  checkpoints = checkpoint.manager(workdir)
+  start, state = checkpoint.restore(checkpoints, state)
+  before = _rewind(workdir, start)
+  writer = metrics_lib.Writer(workdir, config.tensorboard)
+  sent = experiment_lib.bytes_sent(experiment, state.params.shape[1])
+  probe = Probe(experiment, workdir)
+
+  # -------------------------------------------------------------- train loop
+  began, recent, row = time.perf_counter() - before, [], {}
+  progress = tqdm(
+    total=experiment.steps, initial=start, unit='step', mininterval=1
+  )
+  batches = data.batches(
+    experiment.dataset,
+    experiment.shards,
+    seed=config.seed,
+    start=start,
+    stop=experiment.steps,
+    batch_size=config.batch_size,
+  )
+  late = None
+  for step, batch in batches:
+    state, report = train(state, batch, np.int32(step))
+    if late is not None:
+      recent.append(fetch(*late, experiment.schedule, workdir))
+    late = step, report
+    done = step + 1
+    last = done == experiment.steps
+    if config.probe_every and (done % config.probe_every == 0 or last):
+      probe.look(state.params)
+    evaluating = done % _steps(config.eval_every, experiment) == 0 or last
+    if not (evaluating or done % config.log_every == 0):
+      continue
+    recent.append(fetch(*late, experiment.schedule, workdir))
+    late = None
+    row = {
+      'step': done,
+      'epoch': done / experiment.steps_per_epoch,
+      'seconds': time.perf_counter() - began,
+      'wire/bytes_sent': total_bytes(sent, done),
+      'train/learning_rate': experiment.learning_rate(step),
+      **metrics_lib.summarise(recent),
+    }
+    if experiment.theta is not None:
+      row['gossip/theta'] = experiment.theta(step)
+    if evaluating:
+      row |= evaluate(state, last)
+    writer.write(row)
+    progress.update(done - progress.n)
+    progress.set_postfix_str(_one_line(row))
+    recent = []
+    if last or done % _steps(config.checkpoint_every, experiment) == 0:
+      checkpoint.save(checkpoints, done, state)
+
+  # ------------------------------------------------------------------ finish
+  progress.close()
+  writer.close()
+  checkpoints.close()
+  _finish(workdir, row)
+  return row
+
+
+def fetch(step, report, schedule, workdir) -> dict:
+  """The metrics of one step on the host; stops the run if it went wrong."""
+  report = jax.device_get(report)
+  resume = (
+    f'The last good checkpoint is below {workdir}; change the config entry '
+    'there, in config.json, and resume with --resume.'
+  )
+  bad = np.flatnonzero(~np.isfinite(report['loss']))
+  if bad.size:
+    raise Stopped(
+      f'step {step}: the loss of worker {bad[0]} is {report["loss"][bad[0]]};'
+      f' try a smaller learning rate. {resume}'
+    )
+  seen = report['seen']
+  if not seen.readable.all():
+    receiver, edge = np.argwhere(~seen.readable)[0]
+    perm = schedule[step % len(schedule)].edges[edge][1]
+    sender = topologies.sources(perm)[receiver]
+    raise Stopped(
+      f'step {step}: worker {receiver} could not read the message of worker '
+      f'{sender}. {_why_unreadable(seen, receiver, edge)} {resume}'
+    )
+  return report
+
+
+def _why_unreadable(seen, receiver, edge) -> str:
+  theta, distance = seen.theta[receiver, edge], seen.distance[receiver, edge]
+  if not np.isfinite(theta):
+    return (
+      'Its parameters were not finite, or so large that float32 cannot hold '
+      'them in steps of theta: try a smaller learning rate or a larger theta.'
+    )
+  return (
+    f'They are further apart than theta={theta:.4g}: try '
+    f'theta={2 * max(theta, distance):.4g}.'
+  )
+
+
+def make_evaluate(experiment, eval_step, config):
+  """(state, last) -> test metrics of the mean model, and of each at the last.
+
+  The mean model takes the mean of the parameters; running statistics of batch
+  normalisation are pooled exactly (models/norms.py).
+  """
+  n, run = config.workers, experiment.run
+  mean = run(eval_step, (None, None, 0))
+  each = run(eval_step, (0, 0, None))
+  apart = run(lambda x: gossip.consensus(x, workers.AXIS), (0,))
+  batch_size = 8 * config.batch_size
+
+  def split(batch):
+    return {k: v.reshape(n, -1, *v.shape[1:]) for k, v in batch.items()}
+
+  def evaluate(state, last):
+    rms, largest = (float(v[0]) for v in apart(state.params))
+    params = jnp.mean(state.params, axis=0)
+    model_state = jax.tree.map(np.asarray, state.model_state)
+    pooled = norms.combine(model_state)
+    sums = sum(
+      np.asarray(mean(np.asarray(params), pooled, split(batch))).sum(0)
+      for batch in data.test_batches(experiment.dataset, n * batch_size)
+    )
+    row = {
+      'test/loss': sums[0] / sums[2],
+      'test/accuracy': sums[1] / sums[2],
+      'gossip/consensus_rms': rms,
+      'gossip/consensus_max': largest,
+    }
+    if last:
+      accuracies = evaluate_workers(state)
+      row['test/worst_worker'] = accuracies.min()
+      row['test/mean_worker'] = accuracies.mean()
+    return row
+
+  def evaluate_workers(state):
+    sums = 0
+    batches = data.test_batches(experiment.dataset, batch_size)
+    for index, batch in enumerate(batches):
+      if index * batch_size >= config.worker_test_images:
+        break
+      sums += np.asarray(each(state.params, state.model_state, batch))
+    return sums[:, 1] / sums[:, 2]
+
+  return evaluate
+
+
+class Probe:
+  """Largest distance of neighbours in each parameter leaf, over the run.
+
+  Exact in a full-precision run; `config.scales_from` reads what it wrote.
+  """
+
+  def __init__(self, experiment, workdir):
+    params = experiment.variables['params']
+    self._names = experiment_lib.leaf_names(params)
+    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+    self._starts = np.cumsum([0, *sizes[:-1]])
+    self._edges = {
+      perm for topology in experiment.schedule for _, perm in topology.edges
+    }
+    self._path = workdir / 'leaf_distance.json'
+    self._largest = np.zeros(len(sizes))
+    if self._path.exists():
+      self._largest = np.array([*json.loads(self._path.read_text()).values()])
+
+  def look(self, params: jax.Array) -> None:
+    """Takes the state of the workers into account, and writes the file."""
+    x = np.asarray(params)
+    for perm in self._edges:
+      gap = np.abs(x - x[list(perm)]).max(axis=0)
+      leaves = np.maximum.reduceat(gap, self._starts)
+      self._largest = np.maximum(self._largest, leaves)
+    rows = dict(zip(self._names, self._largest.tolist(), strict=True))
+    self._path.write_text(json.dumps(rows, indent=1))
+
+
+def total_bytes(sent: np.ndarray, steps: int) -> float:
+  """Bytes that a worker sent in so many steps, the mean over workers."""
+  rounds = np.arange(len(sent))
+  times = steps // len(sent) + (rounds < steps % len(sent))
+  return float((times * sent.mean(axis=1)).sum())
+
+
+def _steps(epochs, experiment) -> int:
+  return max(1, round(epochs * experiment.steps_per_epoch))
+
+
+def _one_line(row) -> str:
+  names = {
+    'loss': 'train/loss',
+    'accuracy': 'train/accuracy',
+    'disagreement': 'gossip/disagreement',
+  }
+  text = [f'{k} {row[v]:.3g}' for k, v in names.items() if v in row]
+  return ', '.join([*text, f'sent {row["wire/bytes_sent"] / 1e6:.1f} MB'])
+
+
+def _open(workdir, config, resume) -> pathlib.Path:
+  """Makes the folder, or checks that it holds the run to go on with."""
+  path = workdir / 'config.json'
+  if path.exists() and not resume:
+    raise ValueError(
+      f'--workdir={workdir} holds another run; take another folder, or go on '
+      'with it by --resume.'
+    )
+  text = json.dumps(config.to_dict(), indent=1, sort_keys=True)
+  if path.exists() and path.read_text() != text:
+    old, new = json.loads(path.read_text()), json.loads(text)
+    keys = [k for k in sorted(old | new) if old.get(k) != new.get(k)]
+    raise ValueError(
+      f'--resume: config.{keys[0]} was {old.get(keys[0])} and is now '
+      f'{new.get(keys[0])}; a run goes on with its own config.'
+    )
+  workdir.mkdir(parents=True, exist_ok=True)
+  path.write_text(text)
+  (workdir / 'run.json').write_text(
+    json.dumps(metrics_lib.provenance(), indent=1)
+  )
+  return workdir
+
+
+def _rewind(workdir, start) -> float:
+  """Drops rows after the checkpoint; the seconds trained until then."""
+  path = workdir / 'metrics.jsonl'
+  if not path.exists():
+    return 0.0
+  rows = [row for row in metrics_lib.read(workdir) if row['step'] <= start]
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  return rows[-1]['seconds'] if rows else 0.0
+
+
+def _finish(workdir, row):
+  path = workdir / 'run.json'
+  run = json.loads(path.read_text())
+  run['seconds'] = row['seconds']
+  path.write_text(json.dumps(run, indent=1))

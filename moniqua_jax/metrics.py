@@ -1,0 +1,112 @@
+"""What a run writes down: JSON lines always, TensorBoard events if wanted.
+
+A row of metrics.jsonl has a `step`, the `epoch`, the `seconds` of training so
+far, `wire/bytes_sent` per worker so far, and what was measured, under names
+with a slash: train/, test/, gossip/.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+
+import numpy as np
+import tensorboardX
+
+PACKAGES = ['jax', 'jaxlib', 'flax', 'optax', 'numpy', 'moniqua_jax']
+
+
+class Writer:
+  """Appends rows to workdir/metrics.jsonl and to TensorBoard event files.
+
+  Args:
+    workdir: of the run.
+    tensorboard: whether to write event files too.
+  """
+
+  def __init__(self, workdir: pathlib.Path, tensorboard: bool):
+    self._lines = (workdir / 'metrics.jsonl').open('a')
+    self._events = tensorboardX.SummaryWriter(workdir) if tensorboard else None
+
+  def write(self, row: dict) -> None:
+    """Writes one row; `row['step']` is its place in time."""
+    row = {k: v if isinstance(v, int) else float(v) for k, v in row.items()}
+    # Strict JSON has no NaN; null says that there was no finite number.
+    row = {k: v if np.isfinite(v) else None for k, v in row.items()}
+    self._lines.write(json.dumps(row) + '\n')
+    self._lines.flush()
+    if self._events:
+      for name, value in row.items():
+        if '/' in name and value is not None:
+          self._events.add_scalar(name, value, row['step'])
+
+  def close(self) -> None:
+    """Closes the files."""
+    self._lines.close()
+    if self._events:
+      self._events.close()
+
+
+def read(workdir: pathlib.Path) -> list[dict]:
+  """The rows of workdir/metrics.jsonl.
+
+  Args:
+    workdir: of a run.
+
+  Returns:
+    One dict a row, in order of step.
+
+  Raises:
+    ValueError: there is no such file.
+  """
+  path = pathlib.Path(workdir) / 'metrics.jsonl'
+  if not path.exists():
+    raise ValueError(f'{workdir} holds no run: there is no {path.name}.')
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def summarise(steps: list[dict]) -> dict:
+  """One row from the metrics of several steps, each leaf with workers first.
+
+  Args:
+    steps: dicts with `loss` f32[n], `accuracy` f32[n] and `seen`, a `Seen` of
+      [n, E] arrays.
+
+  Returns:
+    Means of loss and accuracy, the largest distance between neighbours and the
+    largest share of theta that it took, and the number of unreadable messages.
+  """
+  row = {
+    'train/loss': np.mean([s['loss'] for s in steps]),
+    'train/accuracy': np.mean([s['accuracy'] for s in steps]),
+  }
+  seen = [s['seen'] for s in steps if s['seen'].readable.size]
+  if seen:
+    shares = [s.distance / s.theta for s in seen]
+    row |= {
+      'gossip/disagreement': np.nanmax([s.distance.max() for s in seen]),
+      'gossip/distance_over_theta': np.nanmax([s.max() for s in shares]),
+      'gossip/unreadable': int(sum((~s.readable).sum() for s in seen)),
+      'gossip/messages': int(sum(s.readable.size for s in seen)),
+    }
+  return row
+
+
+def provenance() -> dict:
+  """Command, date, versions and machine: what a result needs to be repeated."""
+  versions = {}
+  for package in PACKAGES:
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      versions[package] = 'not installed'
+  command = ' '.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
+  return {
+    'command': command,
+    'date': datetime.date.today().isoformat(),
+    'versions': {'python': platform.python_version()} | versions,
+    'machine': f'{platform.machine()}, {os.cpu_count()} cores',
+  }

@@ -1,0 +1,70 @@
+"""Normalisation layers by name, and the statistics of the mean model."""
+
+from collections.abc import Callable
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def _group(train: bool) -> Callable:
+  del train  # The same in training and evaluation; no statistics to combine.
+  return functools.partial(nn.GroupNorm, num_groups=8)
+
+
+def _batch(train: bool) -> Callable:
+  return functools.partial(
+    nn.BatchNorm, use_running_average=not train, momentum=0.9
+  )
+
+
+NORMS = {'group': _group, 'batch': _batch}
+
+
+def make(norm: str, train: bool) -> Callable:
+  """The layer class of a normalisation, ready to be called in a module.
+
+  Args:
+    norm: 'group' (8 groups, Wu and He 2018) or 'batch' (Ioffe and Szegedy
+      2015; running statistics per worker in the collection 'batch_stats').
+    train: whether batch normalisation uses the statistics of the batch.
+
+  Returns:
+    A factory of modules.
+
+  Raises:
+    ValueError: unknown norm.
+
+  >>> make('group', train=True)().num_groups
+  8
+  """
+  if norm not in NORMS:
+    raise ValueError(f'norm={norm!r}; choose from {sorted(NORMS)}.')
+  return NORMS[norm](train)
+
+
+def combine(batch_stats):
+  """Running statistics of all workers as of one: the exact pooled moments.
+
+    mean = mean_i mean_i,  var = mean_i (var_i + mean_i^2) - mean^2
+
+  Args:
+    batch_stats: the collection 'batch_stats', leaves f32[n, C], workers first;
+      {} for a model without.
+
+  Returns:
+    The same tree with leaves f32[C].
+
+  >>> stats = {'mean': jnp.array([[0.0], [2.0]]), 'var': jnp.ones((2, 1))}
+  >>> combine(stats)
+  {'mean': Array([1.], dtype=float32), 'var': Array([2.], dtype=float32)}
+  """
+  is_pair = lambda node: isinstance(node, dict) and 'var' in node
+
+  def pooled(pair):
+    mean = jnp.mean(pair['mean'], axis=0)
+    square = jnp.mean(pair['var'] + pair['mean'] ** 2, axis=0)
+    return {'mean': mean, 'var': jnp.maximum(square - mean**2, 0)}
+
+  return jax.tree.map(pooled, batch_stats, is_leaf=is_pair)

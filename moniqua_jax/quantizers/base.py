@@ -1,0 +1,175 @@
+"""The types Quantizer, Tuned and Seen, and full precision as a quantizer.
+
+A quantizer turns one flat vector of d floats into one payload and back. It
+knows nothing of workers, topologies and algorithms.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+class Seen(NamedTuple):
+  """What a receiver learned from one message.
+
+  Attributes:
+    readable: bool[]; decode gave what was sent (digest agrees, header finite).
+    distance: f32[]; max|x_hat_j - reference| less the sender's own error bound.
+    theta: f32[]; the bound on that distance under which the message was made,
+      infinite for a quantizer that needs none.
+  """
+
+  readable: Array
+  distance: Array
+  theta: Array
+
+
+def plain(payload: Array, reference: Array) -> Seen:
+  """`inspect` of a quantizer that cannot tell: readable, at no distance.
+
+  Args:
+    payload: u8[m].
+    reference: f32[d].
+
+  Returns:
+    A `Seen` that holds no news.
+
+  >>> bool(plain(jnp.zeros(1, jnp.uint8), jnp.zeros(3)).readable)
+  True
+  """
+  del payload, reference
+  return Seen(jnp.bool(True), jnp.float32(0), jnp.float32(jnp.inf))
+
+
+class Quantizer(NamedTuple):
+  """How one vector becomes one message, and back.
+
+  Attributes:
+    encode: (x: f32[d], key) -> payload u8[m].
+    decode: (payload, reference: f32[d]) -> x_hat f32[d]. The reference is the
+      receiver's own vector: `moniqua` resolves the modulo with it, others use
+      its shape only.
+    inspect: (payload, reference) -> Seen.
+    shared: `encode` wants a key that all workers share, not a private one.
+  """
+
+  encode: Callable[[Array, Array], Array]
+  decode: Callable[[Array, Array], Array]
+  inspect: Callable[[Array, Array], Seen] = plain
+  shared: bool = False
+
+
+class Tuned(NamedTuple):
+  """A quantizer whose numbers move during training.
+
+  Attributes:
+    init: () -> state, a pytree, kept in the algorithm's state and checkpointed.
+    quantizer: (state, step: i32[]) -> Quantizer.
+    observe: (state, Seen over the edges, x: f32[d]) -> state.
+  """
+
+  init: Callable[[], Any]
+  quantizer: Callable[[Any, Array], Quantizer]
+  observe: Callable[[Any, Seen, Array], Any]
+
+
+def tuned(quantizer: Quantizer | Tuned) -> Tuned:
+  """A `Tuned` for either: a plain quantizer is one that never moves.
+
+  Args:
+    quantizer: a `Quantizer` or a `Tuned`.
+
+  Returns:
+    A `Tuned`; the same object where it was one.
+
+  Raises:
+    TypeError: it is neither.
+
+  >>> tuned(full_precision()).init()
+  ()
+  """
+  if isinstance(quantizer, Tuned):
+    return quantizer
+  if not isinstance(quantizer, Quantizer):
+    raise TypeError(
+      f'quantizer={quantizer!r}; expected a Quantizer or a Tuned, as the '
+      'functions of moniqua_jax.quantizers return.'
+    )
+  return scheduled(lambda step: quantizer, lambda step: step)
+
+
+def scheduled(
+  make: Callable[[Array], Quantizer], schedule: Callable[[Array], Array]
+) -> Tuned:
+  """A quantizer with a number that follows the step: make(schedule(step)).
+
+  Args:
+    make: number f32[] -> Quantizer, for instance
+      `lambda theta: moniqua(theta, bits=4)`.
+    schedule: step i32[] -> number f32[], for instance an optax schedule.
+
+  Returns:
+    A `Tuned` without state.
+
+  >>> halving = scheduled(lambda theta: full_precision(), lambda step: .5**step)
+  >>> halving.init()
+  ()
+  """
+  return Tuned(
+    init=lambda: (),
+    quantizer=lambda state, step: make(schedule(step)),
+    observe=lambda state, seen, x: state,
+  )
+
+
+def watched(decode: Callable[[Array, Array], Array]) -> Callable:
+  """`inspect` for a `decode` that gives non-finite values when unreadable.
+
+  Args:
+    decode: of the quantizer.
+
+  Returns:
+    (payload, reference) -> Seen, with max|decode(payload) - reference|.
+
+  >>> inspect = watched(lambda payload, reference: payload)
+  >>> float(inspect(jnp.ones(2), jnp.zeros(2)).distance)
+  1.0
+  """
+
+  def inspect(payload: Array, reference: Array) -> Seen:
+    distance = jnp.max(jnp.abs(decode(payload, reference) - reference))
+    return Seen(jnp.isfinite(distance), distance, jnp.float32(jnp.inf))
+
+  return inspect
+
+
+def full_precision() -> Quantizer:
+  """Sends x as it is, 32 bits per value: x_hat = x.
+
+  The baseline. The only payload that is not `u8`.
+
+  Returns:
+    A `Quantizer` whose payload is f32[d].
+
+  >>> q = full_precision()
+  >>> q.decode(q.encode(jnp.ones(2), key=None), jnp.zeros(2))
+  Array([1., 1.], dtype=float32)
+  """
+  return Quantizer(_send_as_it_is, _take_as_it_is, _see_as_it_is)
+
+
+def _send_as_it_is(x: Array, key: Array) -> Array:
+  del key
+  return x
+
+
+def _take_as_it_is(payload: Array, reference: Array) -> Array:
+  del reference
+  return payload
+
+
+_see_as_it_is = watched(_take_as_it_is)

@@ -1,0 +1,83 @@
+"""Uniform quantization between the least and the largest value of a bucket."""
+
+import jax
+import jax.numpy as jnp
+
+from moniqua_jax import dither, wire
+from moniqua_jax.quantizers import base
+
+Array = jax.Array
+
+
+def _half(seed, size):
+  del seed, size
+  return jnp.float32(0.5)
+
+
+# floor(z + noise): one half is the nearest point, noise in [0, 1) is unbiased.
+ROUNDINGS = {'nearest': _half, 'stochastic': dither.uniform}
+
+
+def uniform(
+  bits: int, bucket_size: int = 512, rounding: str = 'stochastic'
+) -> base.Quantizer:
+  """2^b equally spaced points between the min and the max of each bucket.
+
+  x_hat = min + s floor((x - min) / s + noise), s = (max - min) / (2^b - 1).
+
+  Payload: the packed codes, then min and max (f32) of every bucket.
+
+  Args:
+    bits: per value, 1 to 8.
+    bucket_size: values that share a minimum and a maximum; the last bucket may
+      be shorter.
+    rounding: 'stochastic' (unbiased, |x_hat - x| <= s; the key is private) or
+      'nearest' (biased, |x_hat - x| <= s / 2).
+
+  Returns:
+    A `Quantizer`. A bucket that is not finite decodes to NaN.
+
+  Raises:
+    ValueError: bits outside 1 to 8, bucket_size < 1, or unknown rounding.
+
+  >>> q, x = uniform(bits=1, rounding='nearest'), jnp.array([0.0, 0.4, 1.0])
+  >>> q.decode(q.encode(x, jax.random.key(0)), x)
+  Array([0., 0., 1.], dtype=float32)
+
+  Source: the min-max quantizer of Tang et al. 2018, arXiv:1803.06443, and of
+  common low-precision collectives.
+  """
+  wire.planes(bits)
+  if rounding not in ROUNDINGS:
+    raise ValueError(f'rounding={rounding!r}; choose from {sorted(ROUNDINGS)}.')
+  if not (isinstance(bucket_size, int) and bucket_size >= 1):
+    raise ValueError(f'bucket_size={bucket_size!r}; it must be at least 1.')
+  noise, top = ROUNDINGS[rounding], 2**bits - 1
+
+  def encode(x, key):
+    rows = _buckets(x.astype(jnp.float32), bucket_size)
+    low = jnp.min(rows, axis=1, keepdims=True)
+    high = jnp.max(rows, axis=1, keepdims=True)
+    # A constant bucket has no step; its code is 0 whatever we divide by.
+    step = jnp.where(high > low, (high - low) / top, 1)
+    u = jnp.broadcast_to(noise(dither.seed(key), rows.size), (rows.size,))
+    codes = jnp.floor((rows - low) / step + u.reshape(rows.shape))
+    codes = jnp.clip(codes, 0, top).astype(jnp.uint8).reshape(-1)[: x.size]
+    ends = wire.to_bytes(jnp.concatenate([low, high]))
+    return jnp.concatenate([wire.pack(codes, bits), ends])
+
+  def decode(payload, reference):
+    size, stop = reference.size, wire.packed_size(reference.size, bits)
+    codes = wire.unpack(payload[:stop], bits, size)
+    count = -(-size // bucket_size)
+    low, high = wire.from_bytes(payload[stop:], jnp.float32, (2, count, 1))
+    rows = _buckets(codes, bucket_size).astype(jnp.float32)
+    x_hat = low + rows * ((high - low) / top)
+    return x_hat.reshape(-1)[:size].astype(reference.dtype)
+
+  return base.Quantizer(encode, decode, base.watched(decode))
+
+
+def _buckets(x: Array, bucket_size: int) -> Array:
+  """Rows of `bucket_size`; the last repeats its last value to be full."""
+  return jnp.pad(x, (0, -x.size % bucket_size), 'edge').reshape(-1, bucket_size)

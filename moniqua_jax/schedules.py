@@ -1,0 +1,144 @@
+"""Learning rates by step, and thetas that follow them.
+
+A schedule is a function step i32[] -> f32[], as in optax.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Schedule = Callable
+
+
+def constant(
+  peak: float, steps_per_epoch: int, warmup_epochs: float = 0
+) -> Schedule:
+  """`peak`, after a linear warm-up from 0.
+
+  Args:
+    peak: the learning rate.
+    steps_per_epoch: of the run.
+    warmup_epochs: length of the warm-up.
+
+  Returns:
+    A schedule.
+
+  >>> float(constant(0.1, steps_per_epoch=10)(5)).__round__(3)
+  0.1
+  """
+  after = optax.constant_schedule(peak)
+  return _after_warmup(after, peak, steps_per_epoch, warmup_epochs)
+
+
+def step(
+  peak: float,
+  steps_per_epoch: int,
+  milestones: Sequence[float],
+  factor: float = 0.1,
+  warmup_epochs: float = 0,
+) -> Schedule:
+  """`peak`, times `factor` at every milestone, after a linear warm-up.
+
+  Args:
+    peak: the largest learning rate.
+    steps_per_epoch: of the run.
+    milestones: epochs, counted from the start of the run.
+    factor: of each drop.
+    warmup_epochs: length of the warm-up.
+
+  Returns:
+    A schedule.
+
+  >>> schedule = step(1.0, steps_per_epoch=10, milestones=[2])
+  >>> [round(float(schedule(s)), 2) for s in (19, 20)]
+  [1.0, 0.1]
+  """
+  shift = round(warmup_epochs * steps_per_epoch)
+  drops = {round(m * steps_per_epoch) - shift: factor for m in milestones}
+  after = optax.piecewise_constant_schedule(peak, drops)
+  return _after_warmup(after, peak, steps_per_epoch, warmup_epochs)
+
+
+def cosine(
+  peak: float, steps: int, steps_per_epoch: int, warmup_epochs: float = 0
+) -> Schedule:
+  """From `peak` to 0 along half a cosine, after a linear warm-up.
+
+  Args:
+    peak: the largest learning rate.
+    steps: of the whole run.
+    steps_per_epoch: of the run.
+    warmup_epochs: length of the warm-up.
+
+  Returns:
+    A schedule.
+
+  >>> schedule = cosine(1.0, steps=10, steps_per_epoch=5)
+  >>> [round(float(schedule(s)), 2) for s in (0, 5, 10)]
+  [1.0, 0.5, 0.0]
+  """
+  warmup = round(warmup_epochs * steps_per_epoch)
+  after = optax.cosine_decay_schedule(peak, max(1, steps - warmup))
+  return _after_warmup(after, peak, steps_per_epoch, warmup_epochs)
+
+
+def _after_warmup(after, peak, steps_per_epoch, warmup_epochs):
+  warmup = round(warmup_epochs * steps_per_epoch)
+  if warmup == 0:
+    return after
+  # Not from 0: the first step would be no step.
+  ramp = optax.linear_schedule(peak / warmup, peak, warmup - 1 or 1)
+  return optax.join_schedules([ramp, after], [warmup])
+
+
+def fixed() -> Schedule:
+  """A theta that stays: 1 at every step.
+
+  Returns:
+    A schedule of theta relative to its start.
+
+  >>> float(fixed()(3))
+  1.0
+  """
+  return optax.constant_schedule(1.0)
+
+
+def follow(learning_rate: Schedule, steps: int, shrink: float) -> Schedule:
+  """A theta that follows the learning rate down, but late.
+
+    r_t = max(lr_t / lr_peak, shrink * r_{t-1}), and 1 up to the peak
+
+  Distances between neighbours are proportional to the learning rate, but they
+  relax over 1 / (gamma (1 - rho)) steps: a theta that shrank at the same step
+  as the rate would wrap. While the rate rises theta is already up.
+
+  Args:
+    learning_rate: the schedule to follow.
+    steps: of the whole run.
+    shrink: the most that theta may shrink in one step, below 1; slower than
+      1 - gamma (1 - rho).
+
+  Returns:
+    A schedule of theta relative to its start, in (0, 1].
+
+  Raises:
+    ValueError: shrink is not between 0 and 1.
+
+  >>> drop = step(1.0, steps_per_epoch=1, milestones=[1])
+  >>> theta = follow(drop, steps=4, shrink=0.5)
+  >>> [float(theta(t)) for t in range(4)]
+  [1.0, 0.5, 0.25, 0.125]
+
+  Source: the constant C_alpha of the theorem for D-PSGD in arXiv:2002.11787.
+  """
+  if not 0 < shrink < 1:
+    raise ValueError(f'shrink={shrink!r}; it must be between 0 and 1.')
+  rates = np.asarray([float(learning_rate(t)) for t in range(steps)])
+  rates = rates / rates.max()
+  relative = np.ones(steps)
+  for t in range(int(rates.argmax()) + 1, steps):
+    relative[t] = max(rates[t], shrink * relative[t - 1])
+  table = jnp.asarray(relative, jnp.float32)
+  return lambda t: table[jnp.minimum(t, steps - 1)]

@@ -1,0 +1,105 @@
+"""Runners: the same worker, under vmap, shard_map or pmap.
+
+A worker is a function of its own arrays; a runner maps it over n of them. The
+mapped function takes and returns arrays with a leading axis of n workers, so
+that which runner was used does not show.
+
+`in_axes` holds, for each argument, 0 (one slice per worker) or None (the same
+for all).
+"""
+
+from collections.abc import Callable
+
+import jax
+from jax.sharding import PartitionSpec as P
+
+AXIS = 'workers'
+
+
+def simulated(fn: Callable, in_axes: tuple, **jit_options) -> Callable:
+  """All workers on one device, by `vmap`.
+
+  Args:
+    fn: one worker; its collectives run over the axis 'workers'.
+    in_axes: 0 or None for each argument.
+    **jit_options: for `jax.jit`, such as donate_argnums.
+
+  Returns:
+    The compiled function of stacked arguments.
+
+  >>> import jax.numpy as jnp
+  >>> mean = simulated(lambda x: jax.lax.pmean(x, AXIS), (0,))
+  >>> mean(jnp.array([0.0, 2.0]))
+  Array([1., 1.], dtype=float32)
+  """
+  return jax.jit(jax.vmap(fn, in_axes, axis_name=AXIS), **jit_options)
+
+
+def sharded(
+  fn: Callable,
+  in_axes: tuple,
+  mesh: jax.sharding.Mesh | None = None,
+  **jit_options,
+) -> Callable:
+  """One worker per device, by `shard_map`; in one process or in many.
+
+  Args:
+    fn: one worker; its collectives run over the axis 'workers'.
+    in_axes: 0 or None for each argument.
+    mesh: with one axis, 'workers'; by default over all devices.
+    **jit_options: for `jax.jit`, such as donate_argnums.
+
+  Returns:
+    The compiled function of stacked arguments.
+  """
+  mesh = device_mesh() if mesh is None else mesh
+
+  def local(*args):
+    # shard_map keeps a worker axis of length 1, vmap and pmap do not.
+    args = [
+      jax.tree.map(lambda leaf: leaf[0], arg) if axis == 0 else arg
+      for arg, axis in zip(args, in_axes, strict=True)
+    ]
+    return jax.tree.map(lambda leaf: leaf[None], fn(*args))
+
+  specs = tuple(P(AXIS) if axis == 0 else P() for axis in in_axes)
+  mapped = jax.shard_map(
+    local, mesh=mesh, in_specs=specs, out_specs=P(AXIS), check_vma=False
+  )
+  return jax.jit(mapped, **jit_options)
+
+
+def pmapped(fn: Callable, in_axes: tuple, **jit_options) -> Callable:
+  """One worker per device, by `pmap`; kept for old training loops.
+
+  Args:
+    fn: one worker; its collectives run over the axis 'workers'.
+    in_axes: 0 or None for each argument.
+    **jit_options: for `jax.pmap`, such as donate_argnums.
+
+  Returns:
+    The compiled function of stacked arguments.
+  """
+  return jax.pmap(fn, AXIS, in_axes=in_axes, **jit_options)
+
+
+def device_mesh(n: int | None = None) -> jax.sharding.Mesh:
+  """A mesh of one axis, 'workers', over the first n devices.
+
+  Args:
+    n: number of workers; by default the number of devices.
+
+  Returns:
+    A mesh.
+
+  Raises:
+    ValueError: n is not the number of devices.
+  """
+  devices = jax.devices()
+  if n is not None and n != len(devices):
+    raise ValueError(
+      f'workers={n}, but there are {len(devices)} devices; the runners '
+      "'sharded' and 'pmapped' put one worker on each device."
+    )
+  axis_types = (jax.sharding.AxisType.Auto,)
+  return jax.make_mesh((len(devices),), (AXIS,), axis_types=axis_types)
