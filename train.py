@@ -5,12 +5,14 @@ python train.py --config=configs/digits.py:moniqua4 --workdir=runs/moniqua4
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
+from moniqua_jax import command_line, experiment, loop
+
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', 'configs/digits.py', 'What to train, and how.'
+  'config', None, 'What to train, and how; configs/digits.py if not given.'
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder for metrics, checkpoints and figures.'
@@ -22,35 +24,29 @@ _RESUME = flags.DEFINE_bool('resume', False, 'Go on from the last checkpoint.')
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print what would run; exit.')
 
 
-# Warnings only: checkpoints are talkative. --verbosity=0 brings them back.
-flags.FLAGS.set_default('verbosity', -1)
-
-
 def main(argv):
   if len(argv) > 1:
-    raise app.UsageError(f'{argv[1:]} are not flags.')
+    sys.exit(f'error: {argv[1:]} are not flags.')
+  if not flags.FLAGS['verbosity'].present:
+    logging.set_verbosity(logging.WARNING)  # checkpoints are talkative
   config = _CONFIG.value
   if _RUNNER.value:
     config.runner = _RUNNER.value
   if config.runner != 'simulated':
     # Ignored where there are accelerators; a CPU shows one device otherwise.
     jax.config.update('jax_num_cpu_devices', config.workers)
-  from moniqua_jax import loop
-
-  try:
+  with command_line.one_line_errors():
     if _DRY_RUN.value:
-      print(loop.describe(config))
-    elif _WORKDIR.value is None:
+      print(experiment.describe(config))
+      return
+    if _WORKDIR.value is None:
       raise ValueError('--workdir is not given; it takes a folder.')
-    else:
+    try:
       loop.train_and_evaluate(config, _WORKDIR.value, _RESUME.value)
-  except ValueError as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
-  except loop.Stopped as error:
-    print(f'stopped: {error}', file=sys.stderr)
-    sys.exit(1)
+    except loop.Stopped as error:
+      print(f'stopped: {error}', file=sys.stderr)
+      sys.exit(1)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=command_line.parser)

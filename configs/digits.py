@@ -1,54 +1,92 @@
 """Eight workers on a ring, on the digits that come with scikit-learn.
 
-  python train.py --config=configs/digits.py:moniqua4 --workdir=runs/moniqua4
+  python train.py --config=configs/digits.py:METHOD --workdir=runs/METHOD
 
-METHOD is dpsgd, moniqua4, moniqua1 or allreduce.
+METHOD is one of METHODS below. A run takes five seconds on two CPU cores.
+Over five seeds (results/digits): D-PSGD, 4 bits and 1 bit within a point.
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 
 def get_config(method: str = 'dpsgd') -> ml_collections.ConfigDict:
   """The config of one method: `configs/digits.py:METHOD`."""
-  config = default()
-  if method not in METHODS:
+  return choose(default(), METHODS, method, 'configs/digits.py')
+
+
+def choose(config, methods, method, file) -> ml_collections.ConfigDict:
+  """The config with the entries of a method; locked against new entries."""
+  if method not in methods:
     raise ValueError(
-      f'configs/digits.py:{method} is unknown; choose from {sorted(METHODS)}.'
+      f'{file}:{method} is unknown; choose from {sorted(methods)}.'
     )
-  config.update(METHODS[method])
-  config.lock()
-  return config
+  config.update(methods[method])
+  return config.lock()
 
 
 def default() -> ml_collections.ConfigDict:
-  """Every entry that a config has; the other configs start from it."""
+  """Every entry that a config has; the other configs start from it.
+
+  A dict with a `name` is a spec: the name chooses a factory, the others are its
+  arguments, and those that are not set keep the factory's default.
+  """
+  unset = config_dict.placeholder
   config = ml_collections.ConfigDict()
   config.seed = 0
   config.workers = 8
-  # simulated (all on one device), sharded or pmapped (one worker a device).
-  config.runner = 'simulated'
+  config.runner = 'simulated'  # or one worker a device: sharded, pmapped
 
-  config.model = dict(name='mlp')
-  config.data = dict(name='digits')
-  config.partition = dict(name='iid')
+  config.model = dict(name='mlp', hidden=unset(tuple), norm=unset(str))
+  config.data = dict(
+    name='digits',
+    data_dir=unset(str),
+    num_train=unset(int),
+    num_test=unset(int),
+    shape=unset(tuple),
+    num_classes=unset(int),
+    seed=unset(int),
+  )
+  config.partition = dict(name='iid', alpha=unset(float))
   config.batch_size = 16  # per worker
   config.epochs = 40.0
 
-  config.learning_rate = dict(name='cosine', peak=0.1)
+  config.learning_rate = dict(
+    name='cosine',
+    peak=0.1,
+    warmup_epochs=unset(float),
+    milestones=unset(tuple),
+    factor=unset(float),
+  )
   config.momentum = 0.9
   config.nesterov = False
   config.weight_decay = 0.0
 
-  config.reduce = dict(name='none')
+  config.reduce = dict(name='none', strategy=unset(str))
   config.gossip = dict(name='dpsgd')
-  config.topology = dict(name='ring')
+  config.topology = dict(
+    name='ring',
+    weight=unset(float),
+    rows=unset(int),
+    cols=unset(int),
+    rounds=unset(int),
+    seed=unset(int),
+  )
   config.gamma = 1.0  # of the slack matrix gamma W + (1 - gamma) I
-  config.quantizer = dict(name='full_precision')
-  config.theta = dict(name='fixed')  # how theta moves; 'follow' the rate
+  config.quantizer = dict(
+    name='full_precision',
+    bits=unset(int),
+    theta=unset(float),
+    rounding=unset(str),
+    digest=unset(bool),
+    bucket_size=unset(int),
+  )
+  # How theta moves: 'fixed', or 'follow' the learning rate down.
+  config.theta = dict(name='fixed', shrink=unset(float))
   config.scales_from = ''  # a full-precision run: theta per parameter leaf
 
   config.log_every = 10  # steps
-  config.probe_every = 0  # steps; distance per leaf, 0 for never
+  config.probe_every = 0  # steps; distances per parameter leaf, 0 for never
   config.eval_every = 5.0  # epochs
   config.checkpoint_every = 10.0  # epochs
   config.worker_test_images = 10_000  # for the accuracy of every worker

@@ -4,9 +4,8 @@ Every spec in a config is a dict: `name` chooses a factory, the rest are its
 keyword arguments.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import functools
-import inspect
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -17,44 +16,14 @@ import numpy as np
 import optax
 
 from moniqua_jax import (
-  algorithms,
   data,
-  models,
   quantizers,
-  schedules,
+  specs,
   topologies,
   wire,
   workers,
 )
 from moniqua_jax.quantizers import base
-
-
-def _named(namespace, names):
-  return {name: getattr(namespace, name) for name in names}
-
-
-MODELS = _named(models, models.__all__)
-DATASETS = _named(data, ['cifar10', 'digits', 'imagenet2012', 'synthetic'])
-PARTITIONS = _named(data, ['dirichlet', 'iid', 'sorted_by_label'])
-TOPOLOGIES = _named(
-  topologies,
-  [
-    'complete',
-    'exponential',
-    'hypercube',
-    'one_peer_exponential',
-    'random_matchings',
-    'ring',
-    'star',
-    'torus',
-  ],
-)
-QUANTIZERS = _named(quantizers, ['full_precision', 'moniqua', 'uniform'])
-LEARNING_RATES = _named(schedules, ['constant', 'cosine', 'step'])
-THETAS = _named(schedules, ['fixed', 'follow'])
-REDUCE = _named(algorithms, ['allreduce'])
-GOSSIP = _named(algorithms, ['dpsgd'])
-RUNNERS = _named(workers, ['pmapped', 'sharded', 'simulated'])
 
 
 class Experiment(NamedTuple):
@@ -90,50 +59,6 @@ class Experiment(NamedTuple):
   run: Callable
 
 
-def build(choices: Mapping[str, Callable], what: str, spec, **context):
-  """Calls choices[spec['name']] with the rest of the spec.
-
-  Args:
-    choices: factories by name.
-    what: the name of the config entry, for messages.
-    spec: a mapping with `name` and keyword arguments.
-    **context: further arguments, given to factories that take them, unless the
-      spec gives them itself.
-
-  Returns:
-    What the factory returns.
-
-  Raises:
-    ValueError: unknown name or argument, a missing argument, or what the
-      factory raises, with the config entry in front.
-
-  >>> build({'f': lambda a, b: a + b}, 'f', {'name': 'f', 'a': 1}, b=2, c=3)
-  3
-  """
-  kwargs = dict(spec)
-  name = kwargs.pop('name', None)
-  if name not in choices:
-    raise ValueError(
-      f'config.{what}.name={name!r}; choose from {sorted(choices)}.'
-    )
-  accepted = inspect.signature(choices[name]).parameters
-  for argument in kwargs:
-    if argument not in accepted:
-      raise ValueError(
-        f'config.{what}.{argument} is not an argument of {name}; it takes '
-        f'{sorted(set(accepted) - set(context))}.'
-      )
-  context = {k: v for k, v in context.items() if k in accepted}
-  kwargs = {**context, **kwargs}
-  for argument, parameter in accepted.items():
-    if argument not in kwargs and parameter.default is parameter.empty:
-      raise ValueError(f'config.{what}: {name} needs {what}.{argument}.')
-  try:
-    return choices[name](**kwargs)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f'config.{what}: {error}') from error
-
-
 def from_config(config) -> Experiment:
   """Builds everything that a config names, and checks that it fits together.
 
@@ -146,10 +71,13 @@ def from_config(config) -> Experiment:
   Raises:
     ValueError: something that the config names is unknown or does not fit.
   """
-  dataset = build(DATASETS, 'data', config.data)
+  # What is quick to refuse comes before what is long to read.
+  run, schedule = _runner(config), _schedule(config)
+  specs.build(specs.QUANTIZERS, 'quantizer', config.quantizer)
+  dataset = specs.build(specs.DATASETS, 'data', config.data)
   labels = np.asarray(dataset.train.labels)
-  shards = build(
-    PARTITIONS,
+  shards = specs.build(
+    specs.PARTITIONS,
     'partition',
     config.partition,
     labels=labels,
@@ -159,16 +87,17 @@ def from_config(config) -> Experiment:
   _check_batch(config.batch_size, shards)
   steps_per_epoch = max(1, len(labels) // (config.workers * config.batch_size))
   steps = round(config.epochs * steps_per_epoch)
-  learning_rate = build(
-    LEARNING_RATES,
+  learning_rate = specs.build(
+    specs.LEARNING_RATES,
     'learning_rate',
     config.learning_rate,
     steps=steps,
     steps_per_epoch=steps_per_epoch,
   )
-  model = build(MODELS, 'model', config.model, num_classes=dataset.num_classes)
+  model = specs.build(
+    specs.MODELS, 'model', config.model, num_classes=dataset.num_classes
+  )
   variables = _initialise(model, dataset, config.seed)
-  schedule = _schedule(config)
   quantizer, theta = _quantizer(config, learning_rate, steps, variables)
   return Experiment(
     dataset,
@@ -182,7 +111,7 @@ def from_config(config) -> Experiment:
     theta,
     steps,
     steps_per_epoch,
-    _runner(config),
+    run,
   )
 
 
@@ -235,7 +164,9 @@ def _initialise(model, dataset, seed):
 def _schedule(config):
   if config.gossip.name == 'none':
     return ()
-  topology = build(TOPOLOGIES, 'topology', config.topology, n=config.workers)
+  topology = specs.build(
+    specs.TOPOLOGIES, 'topology', config.topology, n=config.workers
+  )
   schedule = topologies.schedule(topologies.lazy(topology, config.gamma))
   if schedule[0].n != config.workers:
     raise ValueError(
@@ -247,18 +178,20 @@ def _schedule(config):
 
 def _quantizer(config, learning_rate, steps, variables):
   spec = dict(config.quantizer)
-  quantizer = base.tuned(build(QUANTIZERS, 'quantizer', spec))
+  quantizer = base.tuned(specs.build(specs.QUANTIZERS, 'quantizer', spec))
   theta = None
   if 'theta' in spec:
-    relative = build(
-      THETAS,
+    relative = specs.build(
+      specs.THETAS,
       'theta',
       config.theta,
       learning_rate=learning_rate,
       steps=steps,
     )
     theta = lambda step: spec['theta'] * relative(step)
-    make = lambda now: build(QUANTIZERS, 'quantizer', {**spec, 'theta': now})
+    make = lambda now: specs.build(
+      specs.QUANTIZERS, 'quantizer', {**spec, 'theta': now}
+    )
     quantizer = base.scheduled(make, theta)
   if config.scales_from:
     scales = _scales(config.scales_from, variables['params'])
@@ -306,10 +239,10 @@ def _chain(config, learning_rate, schedule, quantizer):
     optax.sgd(learning_rate, config.momentum or None, config.nesterov),
   )
   return optax.chain(
-    build(none | REDUCE, 'reduce', config.reduce, **slots),
+    specs.build(none | specs.REDUCE, 'reduce', config.reduce, **slots),
     local,
-    build(
-      none | GOSSIP,
+    specs.build(
+      none | specs.GOSSIP,
       'gossip',
       config.gossip,
       topology=schedule,
@@ -320,10 +253,57 @@ def _chain(config, learning_rate, schedule, quantizer):
 
 
 def _runner(config):
-  if config.runner not in RUNNERS:
+  if config.runner not in specs.RUNNERS:
     raise ValueError(
-      f'config.runner={config.runner!r}; choose from {sorted(RUNNERS)}.'
+      f'config.runner={config.runner!r}; choose from {sorted(specs.RUNNERS)}.'
     )
   if config.runner != 'simulated':
     workers.device_mesh(config.workers)
-  return RUNNERS[config.runner]
+  return specs.RUNNERS[config.runner]
+
+
+def describe(config) -> str:
+  """What a run of the config would be, without running it.
+
+  Args:
+    config: a ConfigDict.
+
+  Returns:
+    Some lines: data, model, topology, quantizer, bytes on the wire.
+  """
+  experiment = from_config(config)
+  leaves = jax.tree.leaves(experiment.variables['params'])
+  size = sum(leaf.size for leaf in leaves)
+  sent = bytes_sent(experiment, size).mean()
+  full = bytes_sent(
+    experiment._replace(quantizer=base.tuned(base.full_precision())), size
+  ).mean()
+  dataset, gap = experiment.dataset, 'no gossip'
+  if experiment.schedule:
+    gap = f'spectral gap {topologies.spectral_gap(experiment.schedule):.4g}'
+  theta = 'none'
+  if experiment.theta is not None:
+    ends = experiment.theta(0), experiment.theta(experiment.steps - 1)
+    theta = (
+      f'{float(ends[0]):.4g} at the start, {float(ends[1]):.4g} at the end'
+    )
+  shards = sorted(len(shard) for shard in experiment.shards)
+  rows = {
+    'data': f'{config.data.name}, {len(dataset.train.labels)} training and '
+    f'{len(dataset.test.labels)} test images; {config.partition.name} shards of'
+    f' {shards[0]} to {shards[-1]}',
+    'model': f'{config.model.name}, {size:,} parameters in {len(leaves)} leaves'
+    f', {4 * size / 1e6:.2f} MB in float32',
+    'run': f'{experiment.steps} steps, {config.epochs} epochs, batches of '
+    f'{config.batch_size} on each of {config.workers} workers, '
+    f'{config.runner}',
+    'topology': f'{config.topology.name}, gamma {config.gamma}, {gap}',
+    'quantizer': ', '.join(
+      f'{k} {v}' for k, v in config.quantizer.items() if v
+    ),
+    'theta': theta,
+    'wire': f'{sent:,.0f} bytes per worker and step, '
+    f'{8 * sent / size:.3f} bits per parameter; full precision sends '
+    f'{full / sent:.1f} times as much',
+  }
+  return '\n'.join(f'{name:10s} {text}' for name, text in rows.items())

@@ -20,6 +20,24 @@ from moniqua_jax.quantizers import base
 Array = jax.Array
 
 
+def sealed(payload: Array) -> Array:
+  """The payload, fixed: what is sent is what the sender decodes itself.
+
+  Without this barrier XLA recomputes the codes in another fusion, a rounding
+  tie flips, and the sender believes what it did not send.
+
+  Args:
+    payload: as `Quantizer.encode` made it.
+
+  Returns:
+    The same.
+
+  >>> sealed(jnp.ones(1, jnp.uint8))
+  Array([1], dtype=uint8)
+  """
+  return lax.optimization_barrier(payload)
+
+
 def send(payload: Array, perm: tuple[int, ...], axis_name: str) -> Array:
   """Sends the payload along one edge, and returns what came in on it.
 
@@ -64,9 +82,7 @@ def correction(
 
   Source: lines 2 to 5 of Algorithm 1 of Moniqua, arXiv:2002.11787.
   """
-  # Without the barrier XLA recomputes the codes in another fusion, a rounding
-  # tie flips, and the sender believes what it did not send.
-  payload = lax.optimization_barrier(quantizer.encode(x, key))  # line 2
+  payload = sealed(quantizer.encode(x, key))  # line 2
   own = quantizer.decode(payload, x)  # line 3: what others believe of me
   total, seen = jnp.zeros_like(x), []
   for weight, perm in topology.edges:

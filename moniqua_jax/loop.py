@@ -4,7 +4,7 @@ The step of a worker has no collective but the algorithm's; its metrics leave it
 per worker and are reduced on the host, one step late.
 """
 
-import json
+import contextlib
 import pathlib
 import time
 from typing import Any, NamedTuple
@@ -15,10 +15,17 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from moniqua_jax import checkpoint, data, gossip, topologies, workers
+from moniqua_jax import (
+  checkpoint,
+  data,
+  evaluation,
+  gossip,
+  plots,
+  topologies,
+)
 from moniqua_jax import experiment as experiment_lib
 from moniqua_jax import metrics as metrics_lib
-from moniqua_jax.models import norms
+from moniqua_jax import workdir as workdir_lib
 
 
 class TrainState(NamedTuple):
@@ -114,21 +121,18 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
   """
   # ------------------------------------------------------------------ set up
   experiment = experiment_lib.from_config(config)
-  workdir = _open(pathlib.Path(workdir), config, resume)
+  workdir = workdir_lib.open_(pathlib.Path(workdir), config, resume)
   init, train_step, eval_step = make_steps(experiment)
   n, run = config.workers, experiment.run
   state = run(init, (0,))(jnp.arange(n))
   train = run(train_step, (0, 0, None), donate_argnums=0)
-  evaluate = make_evaluate(experiment, eval_step, config)
+  evaluate = evaluation.make(experiment, eval_step, config)
   checkpoints = checkpoint.manager(workdir)
   start, state = checkpoint.restore(checkpoints, state)
-  before = _rewind(workdir, start)
+  before = workdir_lib.rewind(workdir, start)
   writer = metrics_lib.Writer(workdir, config.tensorboard)
   sent = experiment_lib.bytes_sent(experiment, state.params.shape[1])
-  probe = Probe(experiment, workdir)
-
-  # -------------------------------------------------------------- train loop
-  began, recent, row = time.perf_counter() - before, [], {}
+  probe = evaluation.Probe(experiment, workdir)
   progress = tqdm(
     total=experiment.steps, initial=start, unit='step', mininterval=1
   )
@@ -140,45 +144,46 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
     stop=experiment.steps,
     batch_size=config.batch_size,
   )
-  late = None
-  for step, batch in batches:
-    state, report = train(state, batch, np.int32(step))
-    if late is not None:
+
+  # -------------------------------------------------------------- train loop
+  began, recent, late, row = time.perf_counter() - before, [], None, {}
+  with contextlib.closing(checkpoints), contextlib.closing(writer), progress:
+    for step, batch in batches:
+      state, report = train(state, batch, np.int32(step))
+      if late is not None:
+        recent.append(fetch(*late, experiment.schedule, workdir))
+      late = step, report
+      done = step + 1
+      last = done == experiment.steps
+      if config.probe_every and (done % config.probe_every == 0 or last):
+        probe.look(state.params)
+      evaluating = done % _steps(config.eval_every, experiment) == 0 or last
+      if not (evaluating or done % config.log_every == 0):
+        continue
       recent.append(fetch(*late, experiment.schedule, workdir))
-    late = step, report
-    done = step + 1
-    last = done == experiment.steps
-    if config.probe_every and (done % config.probe_every == 0 or last):
-      probe.look(state.params)
-    evaluating = done % _steps(config.eval_every, experiment) == 0 or last
-    if not (evaluating or done % config.log_every == 0):
-      continue
-    recent.append(fetch(*late, experiment.schedule, workdir))
-    late = None
-    row = {
-      'step': done,
-      'epoch': done / experiment.steps_per_epoch,
-      'seconds': time.perf_counter() - began,
-      'wire/bytes_sent': total_bytes(sent, done),
-      'train/learning_rate': experiment.learning_rate(step),
-      **metrics_lib.summarise(recent),
-    }
-    if experiment.theta is not None:
-      row['gossip/theta'] = experiment.theta(step)
-    if evaluating:
-      row |= evaluate(state, last)
-    writer.write(row)
-    progress.update(done - progress.n)
-    progress.set_postfix_str(_one_line(row))
-    recent = []
-    if last or done % _steps(config.checkpoint_every, experiment) == 0:
-      checkpoint.save(checkpoints, done, state)
+      late = None
+      row = {
+        'step': done,
+        'epoch': done / experiment.steps_per_epoch,
+        'wire/bytes_sent': total_bytes(sent, done),
+        'train/learning_rate': experiment.learning_rate(step),
+        **metrics_lib.summarise(recent),
+      }
+      recent = []
+      if experiment.theta is not None:
+        row['gossip/theta'] = experiment.theta(step)
+      if evaluating:
+        row |= evaluate(state, last)
+      row['seconds'] = time.perf_counter() - began
+      writer.write(row)
+      progress.update(done - progress.n)
+      progress.set_postfix_str(_one_line(row))
+      if last or done % _steps(config.checkpoint_every, experiment) == 0:
+        _save(checkpoints, done, state, workdir)
 
   # ------------------------------------------------------------------ finish
-  progress.close()
-  writer.close()
-  checkpoints.close()
-  _finish(workdir, row)
+  workdir_lib.note(workdir, seconds=row.get('seconds', before))
+  print(plots.report([workdir], workdir))
   return row
 
 
@@ -186,8 +191,8 @@ def fetch(step, report, schedule, workdir) -> dict:
   """The metrics of one step on the host; stops the run if it went wrong."""
   report = jax.device_get(report)
   resume = (
-    f'The last good checkpoint is below {workdir}; change the config entry '
-    'there, in config.json, and resume with --resume.'
+    f'The last good checkpoint is in {workdir}; go on from it with the same '
+    'command, --resume, and the changed entry.'
   )
   bad = np.flatnonzero(~np.isfinite(report['loss']))
   if bad.size:
@@ -220,84 +225,6 @@ def _why_unreadable(seen, receiver, edge) -> str:
   )
 
 
-def make_evaluate(experiment, eval_step, config):
-  """(state, last) -> test metrics of the mean model, and of each at the last.
-
-  The mean model takes the mean of the parameters; running statistics of batch
-  normalisation are pooled exactly (models/norms.py).
-  """
-  n, run = config.workers, experiment.run
-  mean = run(eval_step, (None, None, 0))
-  each = run(eval_step, (0, 0, None))
-  apart = run(lambda x: gossip.consensus(x, workers.AXIS), (0,))
-  batch_size = 8 * config.batch_size
-
-  def split(batch):
-    return {k: v.reshape(n, -1, *v.shape[1:]) for k, v in batch.items()}
-
-  def evaluate(state, last):
-    rms, largest = (float(v[0]) for v in apart(state.params))
-    params = jnp.mean(state.params, axis=0)
-    model_state = jax.tree.map(np.asarray, state.model_state)
-    pooled = norms.combine(model_state)
-    sums = sum(
-      np.asarray(mean(np.asarray(params), pooled, split(batch))).sum(0)
-      for batch in data.test_batches(experiment.dataset, n * batch_size)
-    )
-    row = {
-      'test/loss': sums[0] / sums[2],
-      'test/accuracy': sums[1] / sums[2],
-      'gossip/consensus_rms': rms,
-      'gossip/consensus_max': largest,
-    }
-    if last:
-      accuracies = evaluate_workers(state)
-      row['test/worst_worker'] = accuracies.min()
-      row['test/mean_worker'] = accuracies.mean()
-    return row
-
-  def evaluate_workers(state):
-    sums = 0
-    batches = data.test_batches(experiment.dataset, batch_size)
-    for index, batch in enumerate(batches):
-      if index * batch_size >= config.worker_test_images:
-        break
-      sums += np.asarray(each(state.params, state.model_state, batch))
-    return sums[:, 1] / sums[:, 2]
-
-  return evaluate
-
-
-class Probe:
-  """Largest distance of neighbours in each parameter leaf, over the run.
-
-  Exact in a full-precision run; `config.scales_from` reads what it wrote.
-  """
-
-  def __init__(self, experiment, workdir):
-    params = experiment.variables['params']
-    self._names = experiment_lib.leaf_names(params)
-    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
-    self._starts = np.cumsum([0, *sizes[:-1]])
-    self._edges = {
-      perm for topology in experiment.schedule for _, perm in topology.edges
-    }
-    self._path = workdir / 'leaf_distance.json'
-    self._largest = np.zeros(len(sizes))
-    if self._path.exists():
-      self._largest = np.array([*json.loads(self._path.read_text()).values()])
-
-  def look(self, params: jax.Array) -> None:
-    """Takes the state of the workers into account, and writes the file."""
-    x = np.asarray(params)
-    for perm in self._edges:
-      gap = np.abs(x - x[list(perm)]).max(axis=0)
-      leaves = np.maximum.reduceat(gap, self._starts)
-      self._largest = np.maximum(self._largest, leaves)
-    rows = dict(zip(self._names, self._largest.tolist(), strict=True))
-    self._path.write_text(json.dumps(rows, indent=1))
-
-
 def total_bytes(sent: np.ndarray, steps: int) -> float:
   """Bytes that a worker sent in so many steps, the mean over workers."""
   rounds = np.arange(len(sent))
@@ -319,42 +246,11 @@ def _one_line(row) -> str:
   return ', '.join([*text, f'sent {row["wire/bytes_sent"] / 1e6:.1f} MB'])
 
 
-def _open(workdir, config, resume) -> pathlib.Path:
-  """Makes the folder, or checks that it holds the run to go on with."""
-  path = workdir / 'config.json'
-  if path.exists() and not resume:
-    raise ValueError(
-      f'--workdir={workdir} holds another run; take another folder, or go on '
-      'with it by --resume.'
+def _save(checkpoints, done, state, workdir):
+  """Saves the state, unless the last step made it worthless."""
+  if not bool(jnp.isfinite(state.params).all()):
+    raise Stopped(
+      f'step {done - 1}: the parameters are not finite after it; try a smaller '
+      f'learning rate. The last good checkpoint is in {workdir}.'
     )
-  text = json.dumps(config.to_dict(), indent=1, sort_keys=True)
-  if path.exists() and path.read_text() != text:
-    old, new = json.loads(path.read_text()), json.loads(text)
-    keys = [k for k in sorted(old | new) if old.get(k) != new.get(k)]
-    raise ValueError(
-      f'--resume: config.{keys[0]} was {old.get(keys[0])} and is now '
-      f'{new.get(keys[0])}; a run goes on with its own config.'
-    )
-  workdir.mkdir(parents=True, exist_ok=True)
-  path.write_text(text)
-  (workdir / 'run.json').write_text(
-    json.dumps(metrics_lib.provenance(), indent=1)
-  )
-  return workdir
-
-
-def _rewind(workdir, start) -> float:
-  """Drops rows after the checkpoint; the seconds trained until then."""
-  path = workdir / 'metrics.jsonl'
-  if not path.exists():
-    return 0.0
-  rows = [row for row in metrics_lib.read(workdir) if row['step'] <= start]
-  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  return rows[-1]['seconds'] if rows else 0.0
-
-
-def _finish(workdir, row):
-  path = workdir / 'run.json'
-  run = json.loads(path.read_text())
-  run['seconds'] = row['seconds']
-  path.write_text(json.dumps(run, indent=1))
+  checkpoint.save(checkpoints, done, state)

@@ -5,18 +5,11 @@ far, `wire/bytes_sent` per worker so far, and what was measured, under names
 with a slash: train/, test/, gossip/.
 """
 
-import datetime
-import importlib.metadata
 import json
-import os
 import pathlib
-import platform
-import sys
 
 import numpy as np
 import tensorboardX
-
-PACKAGES = ['jax', 'jaxlib', 'flax', 'optax', 'numpy', 'moniqua_jax']
 
 
 class Writer:
@@ -93,20 +86,3 @@ def summarise(steps: list[dict]) -> dict:
       'gossip/messages': int(sum(s.readable.size for s in seen)),
     }
   return row
-
-
-def provenance() -> dict:
-  """Command, date, versions and machine: what a result needs to be repeated."""
-  versions = {}
-  for package in PACKAGES:
-    try:
-      versions[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      versions[package] = 'not installed'
-  command = ' '.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
-  return {
-    'command': command,
-    'date': datetime.date.today().isoformat(),
-    'versions': {'python': platform.python_version()} | versions,
-    'machine': f'{platform.machine()}, {os.cpu_count()} cores',
-  }

@@ -1,0 +1,87 @@
+"""One clear line, and exit status 2, for every mistake on a command line."""
+
+import contextlib
+import pathlib
+import re
+import runpy
+import sys
+
+from absl import flags
+
+DEFAULT = 'configs/digits.py'
+
+
+@contextlib.contextmanager
+def one_line_errors():
+  """Turns a `ValueError` into one line on stderr and exit status 2.
+
+  >>> with one_line_errors():
+  ...   pass
+  """
+  try:
+    yield
+  except ValueError as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
+
+
+def parser(argv: list[str]) -> list[str]:
+  """For `absl.app.run(main, flags_parser=parser)`: the same, for flags.
+
+  Args:
+    argv: the command line.
+
+  Returns:
+    What is left of it.
+
+  Raises:
+    SystemExit: a flag, a config or an entry of it is unknown or ill-typed.
+  """
+  # The config comes before the entries that change it.
+  argv = re.sub(r'(^|\0)(--?config)\0', r'\1\2=', '\0'.join(argv)).split('\0')
+  if not any(re.match(r'^--?config=', argument) for argument in argv):
+    argv = [argv[0], f'--config={DEFAULT}', *argv[1:]]
+  with one_line_errors():
+    _check_config_file(argv)
+    try:
+      return flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:
+      raise ValueError(_unknown_entry(argv)) from error
+    except (flags.Error, OSError, TypeError, ValueError) as error:
+      raise ValueError(_last_cause(str(error))) from error
+
+
+def _check_config_file(argv):
+  path = _config_of(argv)[0]
+  if not pathlib.Path(path).is_file():
+    there = sorted(str(file) for file in pathlib.Path(path).parent.glob('*.py'))
+    raise ValueError(f'--config={path}: no such file; there are {there}.')
+
+
+def _config_of(argv) -> list[str]:
+  """The path that --config names, and the argument after the colon, if any."""
+  named = [a.split('=', 1)[1] for a in argv if re.match(r'^--?config=', a)]
+  return named[-1].split(':', 1)
+
+
+def _unknown_entry(argv) -> str:
+  """Names the first --config.ENTRY that the config does not have."""
+  path, *method = _config_of(argv)
+  config = runpy.run_path(path)['get_config'](*method)
+  for argument in argv:
+    if not re.match(r'^--?config\.', argument):
+      continue
+    node, keys = config, argument.split('=')[0].split('.')[1:]
+    for depth, key in enumerate(keys):
+      entries = sorted(getattr(node, 'keys', list)())
+      if key not in entries:
+        parent = '.'.join(['config', *keys[:depth]])
+        return f'{argument}: {parent} has no {key!r}; it has {entries}.'
+      node = node[key]
+  return 'the config has no such entry.'
+
+
+def _last_cause(text: str) -> str:
+  """The reason at the end of a report that quotes a whole traceback."""
+  causes = re.findall(r'^\s*ValueError: (.*)$', text, flags=re.MULTILINE)
+  return causes[-1] if causes else ' '.join(text.split())

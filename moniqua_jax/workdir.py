@@ -1,0 +1,88 @@
+"""The folder of a run: its config, where it came from, its metrics so far."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+
+from moniqua_jax import metrics
+
+PACKAGES = ['jax', 'jaxlib', 'flax', 'optax', 'numpy', 'moniqua_jax']
+
+# What a checkpoint is a checkpoint of; the rest may change on --resume.
+_FIXED = (
+  'seed',
+  'workers',
+  'model',
+  'partition',
+  'batch_size',
+  'momentum',
+  'reduce',
+  'gossip',
+)
+
+
+def open_(workdir, config, resume) -> pathlib.Path:
+  """Makes the folder, or checks that it holds the run to go on with."""
+  path, new = workdir / 'config.json', json.loads(config.to_json())
+  held = path.exists()
+  if held and not resume:
+    raise ValueError(
+      f'--workdir={workdir} holds another run; take another folder, or go on '
+      'with it by --resume.'
+    )
+  if resume and not held:
+    raise ValueError(f'--resume: --workdir={workdir} holds no run.')
+  changed = {}
+  if held:
+    old = json.loads(path.read_text())
+    changed = {k: v for k, v in new.items() if old.get(k) != v}
+    for key in set(changed) & set(_FIXED):
+      raise ValueError(
+        f'--resume: config.{key} was {old.get(key)} and is now {new[key]}; '
+        'that would be another run.'
+      )
+  workdir.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(new, indent=1, sort_keys=True))
+  entries = provenance()
+  if held:
+    entries = {'resumed': {**entries, 'changed': changed}}
+  note(workdir, **entries)
+  return workdir
+
+
+def rewind(workdir, start) -> float:
+  """Drops rows after the checkpoint; the seconds trained until then."""
+  path = workdir / 'metrics.jsonl'
+  if not path.exists():
+    return 0.0
+  rows = [row for row in metrics.read(workdir) if row['step'] <= start]
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  return rows[-1]['seconds'] if rows else 0.0
+
+
+def note(workdir, **entries):
+  """Adds entries to run.json."""
+  path = workdir / 'run.json'
+  run = json.loads(path.read_text()) if path.exists() else {}
+  path.write_text(json.dumps(run | entries, indent=1))
+
+
+def provenance() -> dict:
+  """Command, date, versions and machine: what a result needs to be repeated."""
+  versions = {}
+  for package in PACKAGES:
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      versions[package] = 'not installed'
+  command = ' '.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
+  return {
+    'command': command,
+    'date': datetime.date.today().isoformat(),
+    'versions': {'python': platform.python_version()} | versions,
+    'machine': f'{platform.machine()}, {os.cpu_count()} cores',
+  }

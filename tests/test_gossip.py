@@ -1,0 +1,197 @@
+"""Gossip: W x exactly, the mean untouched, the same bits under all runners."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import moniqua_jax as mj
+from moniqua_jax import gossip, topologies
+from moniqua_jax.quantizers import base
+from moniqua_jax.workers import AXIS
+from tests import helpers
+
+N, D = helpers.N, 1001
+KEY = jax.random.key(0)
+
+
+def vectors(d=D, apart=0.2, scale=1.0, seed=0):
+  """Workers around a common point, closer than theta to each other."""
+  rng = np.random.default_rng(seed)
+  common = scale * rng.standard_normal(d)
+  return (common + apart * rng.uniform(-1, 1, (N, d))).astype(np.float32)
+
+
+def one_round(quantizer, schedule, run):
+  """The runner's map of one round: (x, step) -> (correction, seen)."""
+
+  def worker(x, step):
+    key = gossip.worker_key(KEY, step, AXIS, quantizer.shared)
+    return gossip.rounds(schedule, quantizer, AXIS)(x, key, step)
+
+  return run(worker, (0, None))
+
+
+@pytest.mark.parametrize('runner', helpers.RUNNERS)
+@pytest.mark.parametrize('name', helpers.TOPOLOGIES)
+def test_full_precision_is_w_times_x(name, runner):
+  schedule = topologies.schedule(helpers.TOPOLOGIES[name])
+  x = vectors(d=64)
+  run = one_round(mj.full_precision(), schedule, helpers.RUNNERS[runner])
+  for step, topology in enumerate(schedule):
+    moved, seen = run(x, np.int32(step))
+    w = topologies.matrix(topology)
+    np.testing.assert_allclose(x + moved, w @ x.astype(np.float64), atol=1e-6)
+    assert seen.readable.all()
+
+
+@pytest.mark.parametrize('quantizer', helpers.QUANTIZERS)
+@pytest.mark.parametrize('name', ['ring', 'exponential', 'random_matchings'])
+def test_gossip_leaves_the_mean(name, quantizer):
+  schedule = topologies.schedule(helpers.TOPOLOGIES[name])
+  x = vectors()
+  run = one_round(helpers.QUANTIZERS[quantizer][0], schedule, mj.simulated)
+  for step in range(len(schedule)):
+    moved, seen = run(x, np.int32(step))
+    assert seen.readable.all()
+    assert np.abs(moved).max() > 0
+    np.testing.assert_allclose(np.mean(moved, axis=0), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize('quantizer', helpers.QUANTIZERS)
+def test_gossip_is_the_dense_formula_of_what_was_sent(quantizer):
+  """W x_hat - x_hat with x_hat as a bystander decodes the same messages."""
+  quantizer = helpers.QUANTIZERS[quantizer][0]
+  topology, x = mj.ring(N), vectors()
+  moved, _ = one_round(quantizer, (topology,), mj.simulated)(x, np.int32(0))
+
+  def believed(x):
+    key = gossip.worker_key(KEY, np.int32(0), AXIS, quantizer.shared)
+    return quantizer.decode(quantizer.encode(x, key), x)
+
+  x_hat = np.asarray(mj.simulated(believed, (0,))(x), np.float64)
+  expected = topologies.matrix(topology) @ x_hat - x_hat
+  np.testing.assert_allclose(moved, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize('quantizer', helpers.QUANTIZERS)
+def test_one_round_is_bit_identical_under_all_runners(quantizer):
+  quantizer, x = helpers.QUANTIZERS[quantizer][0], vectors()
+  results = [
+    jax.tree.map(np.asarray, one_round(quantizer, (mj.ring(N),), run)(x, 3))
+    for run in helpers.RUNNERS.values()
+  ]
+  for result in results[1:]:
+    jax.tree.map(np.testing.assert_array_equal, results[0], result)
+
+
+@pytest.mark.parametrize('rounding', ['dithered', 'nearest', 'stochastic'])
+def test_all_ends_believe_the_same_bits(rounding):
+  """Receivers and sender, a million coordinates, 8 bits, |x| / s near 10^5.
+
+  Fails without the barrier between encode and decode: XLA would recompute the
+  sender's codes in another fusion, and rounding ties would flip.
+  """
+  d, theta = 1_000_003, 0.01
+  quantizer = mj.moniqua(theta, bits=8, rounding=rounding)
+  step = 2 * theta / 255
+  x = vectors(d, apart=theta / 4, scale=1e5 * step / 3)
+
+  def worker(x):
+    key = gossip.worker_key(KEY, jnp.int32(0), AXIS, quantizer.shared)
+    payload = gossip.sealed(quantizer.encode(x, key))
+    own = quantizer.decode(payload, x)
+    seen, theirs = [], []
+    for _, perm in mj.ring(N).edges:
+      received = gossip.send(payload, perm, AXIS)
+      theirs.append(quantizer.decode(received, x))
+      seen.append(quantizer.inspect(received, x).readable)
+    return own, jnp.stack(theirs), jnp.stack(seen)
+
+  own, theirs, readable = mj.sharded(worker, (0,))(x)
+  own, theirs = np.asarray(own), np.asarray(theirs)
+  assert np.asarray(readable).all()
+  for edge, (_, perm) in enumerate(mj.ring(N).edges):
+    for sender, receiver in enumerate(perm):
+      np.testing.assert_array_equal(theirs[receiver, edge], own[sender])
+  assert np.abs(own - x).max() <= step * 1.001 + 4 * 2**-23 * np.abs(x).max()
+
+
+@pytest.mark.parametrize('poison', [np.nan, np.inf, -np.inf, 1e30])
+def test_an_unreadable_message_is_left_out(poison):
+  x = vectors()
+  x[3, 17] = poison
+  run = one_round(mj.moniqua(0.5, bits=4), (mj.ring(N),), mj.simulated)
+  moved, seen = jax.tree.map(np.asarray, run(x, np.int32(0)))
+  edges = mj.ring(N).edges
+  sources = np.array([topologies.sources(perm) for _, perm in edges]).T
+  np.testing.assert_array_equal(seen.readable, sources != 3)
+  # Its neighbours move by their other edge only, it does not move at all.
+  assert np.isfinite(moved).all()
+  assert (moved[3] == 0).all() and np.abs(moved[2]).max() > 0
+
+
+def test_a_theta_that_is_too_small_is_seen():
+  x = vectors(apart=0.2)  # up to 0.4 apart
+  for theta, expected in ((0.41, True), (0.1, False)):
+    run = one_round(mj.moniqua(theta, bits=4), (mj.ring(N),), mj.simulated)
+    _, seen = run(x, np.int32(0))
+    assert np.asarray(seen.readable).all() == expected
+    assert np.allclose(seen.theta, theta)
+    assert seen.distance.max() <= 0.4 + 1e-6 if expected else True
+
+
+def test_rounds_follow_the_step():
+  schedule = mj.one_peer_exponential(N)
+  run = one_round(mj.full_precision(), schedule, mj.simulated)
+  x = vectors(d=16)
+  mean = x.mean(axis=0, keepdims=True)
+  for step in range(3):
+    x = x + np.asarray(run(x, np.int32(step))[0])
+  np.testing.assert_allclose(x, np.repeat(mean, N, axis=0), atol=1e-6)
+
+
+def test_rounds_of_different_numbers_of_edges():
+  schedule = (mj.ring(N), *mj.random_matchings(N, rounds=1, seed=0))
+  run = one_round(mj.moniqua(0.5, bits=8), schedule, mj.simulated)
+  for step in range(2):
+    _, seen = run(vectors(), np.int32(step))
+    assert seen.readable.shape == (N, 2) and seen.readable.all()
+
+
+@pytest.mark.parametrize('runner', helpers.RUNNERS)
+def test_consensus(runner):
+  x = vectors()
+  run = helpers.RUNNERS[runner](lambda x: gossip.consensus(x, AXIS), (0,))
+  rms, largest = run(x)
+  apart = x - x.mean(axis=0, keepdims=True)
+  np.testing.assert_allclose(rms, np.sqrt((apart**2).mean()), rtol=1e-5)
+  np.testing.assert_allclose(largest, np.abs(apart).max(), rtol=1e-5)
+
+
+def test_keys_are_shared_or_private():
+  def draw(shared):
+    def worker(step):
+      key = gossip.worker_key(KEY, step, AXIS, shared)
+      return jax.random.bits(key)
+
+    return np.asarray(
+      mj.simulated(lambda i, step: worker(step), (0, None))(
+        np.arange(N), np.int32(5)
+      )
+    )
+
+  assert len(set(draw(True).tolist())) == 1
+  assert len(set(draw(False).tolist())) == N
+
+
+def test_flatten_refuses_other_dtypes():
+  with pytest.raises(ValueError, match=r"params\['w'\] is bfloat16"):
+    gossip.flatten({'b': jnp.ones(2), 'w': jnp.ones(2, jnp.bfloat16)})
+  with pytest.raises(ValueError, match='needs parameters'):
+    gossip.flatten(None)
+
+
+def test_tuned_refuses_other_things():
+  with pytest.raises(TypeError, match='expected a Quantizer or a Tuned'):
+    base.tuned(mj.moniqua)

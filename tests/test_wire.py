@@ -1,0 +1,117 @@
+"""The wire against NumPy: planes, sizes, and the bytes of numbers."""
+
+import functools
+
+import hypothesis
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moniqua_jax import wire
+
+BITS = range(1, 9)
+SIZES = (0, 1, 2, 7, 8, 9, 1000, 4097)
+
+
+def packed_by_hand(codes, bits):
+  """One code at a time: bit j*w of byte i holds code j*m + i of a plane."""
+  planes, low = [], 0
+  for w in (8, 4, 2, 1):
+    if not bits & w:
+      continue
+    m = -(-len(codes) * w // 8)
+    plane = [0] * m
+    for index, code in enumerate(codes):
+      stripe, byte = divmod(index, m)
+      plane[byte] |= (int(code) >> low) % 2**w << stripe * w
+    planes += plane
+    low += w
+  return np.array(planes, np.uint8)
+
+
+@functools.cache
+def unpacked(bits, size):
+  return jax.jit(lambda packed: wire.unpack(packed, bits, size))
+
+
+def check_codes(codes, bits):
+  packed = wire.pack(jnp.asarray(codes), bits)
+  np.testing.assert_array_equal(packed, packed_by_hand(codes, bits))
+  assert packed.dtype == jnp.uint8
+  assert packed.shape == (wire.packed_size(codes.size, bits),)
+  again = unpacked(bits, codes.size)(packed)
+  np.testing.assert_array_equal(again, codes)
+  assert again.dtype == jnp.uint8
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('bits', BITS)
+def test_pack_is_the_plane_layout_and_unpack_its_inverse(bits, size):
+  rng = np.random.default_rng(size)
+  check_codes(rng.integers(0, 2**bits, size, dtype=np.uint8), bits)
+  check_codes(np.full(size, 2**bits - 1, np.uint8), bits)
+
+
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@hypothesis.given(st.data(), st.sampled_from(BITS))
+def test_unpack_inverts_pack_for_any_codes(data, bits):
+  code = st.integers(0, 2**bits - 1)
+  codes = data.draw(st.lists(code, max_size=20))
+  check_codes(np.array(codes, np.uint8), bits)
+
+
+@pytest.mark.parametrize('bits', BITS)
+def test_packed_size_is_the_least_or_two_bytes_more(bits):
+  for size in (*range(100), *SIZES, 11_689_512):
+    least = -(-size * bits // 8)
+    extra = wire.packed_size(size, bits) - least
+    assert 0 <= extra <= (0 if bits in (1, 2, 4, 8) else 2)
+
+
+@pytest.mark.parametrize('bits', [0, 9, -1, 2.5, True, '4', None])
+def test_bits_outside_1_to_8_are_refused_by_value(bits):
+  codes = jnp.zeros(8, jnp.uint8)
+  for call in (
+    lambda: wire.planes(bits),
+    lambda: wire.packed_size(8, bits),
+    lambda: wire.pack(codes, bits),
+    lambda: wire.unpack(codes, bits, 8),
+  ):
+    with pytest.raises(ValueError, match=f'bits={bits!r};'):
+      call()
+
+
+# Zeros of both signs, infinities, subnormals, and NaNs quiet and signalling
+# that carry a payload.
+WORDS = np.array(
+  [
+    *(0x00000000, 0x80000000, 0x7F800000, 0xFF800000, 0x00000001, 0x807FFFFF),
+    *(0x7FC00000, 0x7F800001, 0xFFC12345, 0x7FFFFFFF, 0x3F800000, 0xDEADBEEF),
+  ],
+  np.uint32,
+)
+
+
+@pytest.mark.parametrize('shape', [(), (1,), (12,), (2, 3, 2)])
+@pytest.mark.parametrize('dtype', ['float32', 'uint32', 'int32'])
+def test_bytes_of_numbers_are_little_endian_and_come_back(dtype, shape):
+  for start in range(WORDS.size):
+    words = np.roll(WORDS, start)[: np.prod(shape, dtype=int)].reshape(shape)
+    sent = wire.to_bytes(jnp.asarray(words.view(dtype)))
+    expected = np.frombuffer(words.astype('<u4').tobytes(), np.uint8)
+    np.testing.assert_array_equal(sent, expected)
+    assert sent.dtype == jnp.uint8
+    received = wire.from_bytes(sent, dtype, shape)
+    assert received.dtype == dtype and received.shape == shape
+    np.testing.assert_array_equal(np.asarray(received).view(np.uint32), words)
+
+
+def test_nbytes_counts_arrays_and_shapes():
+  u8 = jnp.zeros(7, jnp.uint8)
+  f32 = jax.ShapeDtypeStruct((3, 5), jnp.float32)
+  assert wire.nbytes(u8) == 7
+  assert wire.nbytes(f32) == 60
+  assert wire.nbytes({'a': (u8, f32), 'b': [jnp.zeros((), jnp.int32)]}) == 71
+  assert wire.nbytes(()) == 0
