@@ -37,18 +37,19 @@ def _moniqua(bits, theta, gamma=1.0):
   return dict(
     gamma=gamma,
     quantizer=dict(name='moniqua', bits=bits, theta=theta),
-    theta=dict(name='follow', shrink=0.99),
+    theta=dict(name='follow', shrink=0.995),
   )
 
 
 METHODS = {
   'allreduce': dict(reduce=dict(name='allreduce'), gossip=dict(name='none')),
   'dpsgd': {},
-  'moniqua8': _moniqua(bits=8, theta=2.0),
-  'moniqua4': _moniqua(bits=4, theta=2.0),
+  'moniqua8': _moniqua(bits=8, theta=0.4),
+  'moniqua4': _moniqua(bits=4, theta=0.4),
   'slack2': dict(gamma=0.5),
   'slack1': dict(gamma=0.2),
-  # With theta per leaf, theta counts distances of the probe.
+  # With theta per leaf, theta counts distances of the probe. It looks every
+  # 20 steps and so sees about 0.8 of the largest.
   'moniqua2': _moniqua(bits=2, theta=2.0, gamma=0.5),
-  'moniqua1': _moniqua(bits=1, theta=1.5, gamma=0.2),
+  'moniqua1': _moniqua(bits=1, theta=2.0, gamma=0.2),
 }

@@ -146,13 +146,14 @@ def bytes_sent(experiment: Experiment, size: int) -> np.ndarray:
 
 
 def _check_batch(batch_size, shards):
-  for worker, shard in enumerate(shards):
-    if batch_size > len(shard):
-      raise ValueError(
-        f'config.batch_size={batch_size} is larger than the shard of worker '
-        f'{worker} ({len(shard)} images); use at most {len(shard)} or fewer '
-        'workers.'
-      )
+  sizes = [len(shard) for shard in shards]
+  worker = int(np.argmin(sizes))
+  if batch_size > sizes[worker]:
+    raise ValueError(
+      f'config.batch_size={batch_size} is larger than the shard of worker '
+      f'{worker} ({sizes[worker]} images); use at most {sizes[worker]}, or '
+      'fewer workers.'
+    )
 
 
 def _initialise(model, dataset, seed):
@@ -180,7 +181,7 @@ def _quantizer(config, learning_rate, steps, variables):
   spec = dict(config.quantizer)
   quantizer = base.tuned(specs.build(specs.QUANTIZERS, 'quantizer', spec))
   theta = None
-  if 'theta' in spec:
+  if spec.get('theta') is not None:
     relative = specs.build(
       specs.THETAS,
       'theta',

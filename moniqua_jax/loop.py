@@ -158,7 +158,8 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
       if config.probe_every and (done % config.probe_every == 0 or last):
         probe.look(state.params)
       evaluating = done % _steps(config.eval_every, experiment) == 0 or last
-      if not (evaluating or done % config.log_every == 0):
+      saving = done % _steps(config.checkpoint_every, experiment) == 0 or last
+      if not (evaluating or saving or done % config.log_every == 0):
         continue
       recent.append(fetch(*late, experiment.schedule, workdir))
       late = None
@@ -178,7 +179,7 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
       writer.write(row)
       progress.update(done - progress.n)
       progress.set_postfix_str(_one_line(row))
-      if last or done % _steps(config.checkpoint_every, experiment) == 0:
+      if saving:
         _save(checkpoints, done, state, workdir)
 
   # ------------------------------------------------------------------ finish

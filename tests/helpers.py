@@ -60,6 +60,16 @@ UNBIASED = [
   if 'dithered' in name or 'stochastic' in name or name == 'full_precision'
 ]
 
+# One of each kind, where a test compiles a whole round.
+A_FEW_QUANTIZERS = [
+  'full_precision',
+  'moniqua 1 dithered',
+  'moniqua 3 nearest',
+  'moniqua 4 stochastic',
+  'moniqua 8 dithered',
+  'uniform 4 stochastic',
+]
+
 TOPOLOGIES = {
   'ring': mj.ring(N),
   'torus': mj.torus(2, 4),

@@ -45,7 +45,7 @@ def test_full_precision_is_w_times_x(name, runner):
     assert seen.readable.all()
 
 
-@pytest.mark.parametrize('quantizer', helpers.QUANTIZERS)
+@pytest.mark.parametrize('quantizer', helpers.A_FEW_QUANTIZERS)
 @pytest.mark.parametrize('name', ['ring', 'exponential', 'random_matchings'])
 def test_gossip_leaves_the_mean(name, quantizer):
   schedule = topologies.schedule(helpers.TOPOLOGIES[name])
@@ -58,7 +58,7 @@ def test_gossip_leaves_the_mean(name, quantizer):
     np.testing.assert_allclose(np.mean(moved, axis=0), 0, atol=1e-6)
 
 
-@pytest.mark.parametrize('quantizer', helpers.QUANTIZERS)
+@pytest.mark.parametrize('quantizer', helpers.A_FEW_QUANTIZERS)
 def test_gossip_is_the_dense_formula_of_what_was_sent(quantizer):
   """W x_hat - x_hat with x_hat as a bystander decodes the same messages."""
   quantizer = helpers.QUANTIZERS[quantizer][0]
@@ -74,15 +74,18 @@ def test_gossip_is_the_dense_formula_of_what_was_sent(quantizer):
   np.testing.assert_allclose(moved, expected, atol=2e-6)
 
 
-@pytest.mark.parametrize('quantizer', helpers.QUANTIZERS)
+@pytest.mark.parametrize('quantizer', helpers.A_FEW_QUANTIZERS)
 def test_one_round_is_bit_identical_under_all_runners(quantizer):
   quantizer, x = helpers.QUANTIZERS[quantizer][0], vectors()
   results = [
     jax.tree.map(np.asarray, one_round(quantizer, (mj.ring(N),), run)(x, 3))
     for run in helpers.RUNNERS.values()
   ]
-  for result in results[1:]:
-    jax.tree.map(np.testing.assert_array_equal, results[0], result)
+  for moved, seen in results[1:]:
+    np.testing.assert_array_equal(moved, results[0][0])
+    np.testing.assert_array_equal(seen.readable, results[0][1].readable)
+    # The distance is a metric: a fused multiply-add may move its last bit.
+    np.testing.assert_allclose(seen.distance, results[0][1].distance, rtol=1e-6)
 
 
 @pytest.mark.parametrize('rounding', ['dithered', 'nearest', 'stochastic'])

@@ -98,8 +98,15 @@ def test_jit_changes_nothing(name):
   q, _, _, _ = QUANTIZERS[name]
   x, y = near(1000)
   payload = q.encode(x, KEY)
-  np.testing.assert_array_equal(jax.jit(q.encode)(x, KEY), payload)
-  x_hat, jitted = q.decode(payload, y), jax.jit(q.decode)(payload, y)
+
+  @jax.jit
+  def both(x, y, key):
+    payload = jax.lax.optimization_barrier(q.encode(x, key))
+    return payload, q.decode(payload, y)
+
+  again, jitted = both(x, y, KEY)
+  np.testing.assert_array_equal(again, payload)
+  x_hat = q.decode(payload, y)
   # `low + code * step` of uniform may become one fused operation.
   ulps = 2 * EPS * np.abs(x).max() if 'uniform' in name else 0
   np.testing.assert_allclose(jitted, x_hat, rtol=0, atol=ulps)
@@ -108,7 +115,7 @@ def test_jit_changes_nothing(name):
 @rows
 def test_vmap_is_the_loop(name):
   q, _, _, _ = QUANTIZERS[name]
-  pairs = [near(129, seed) for seed in range(3)]
+  pairs = [near(1000, seed) for seed in range(3)]
   x, y = (jnp.stack(side) for side in zip(*pairs, strict=True))
   keys = jax.random.split(KEY, 3)
   payload = jnp.stack([q.encode(*pair) for pair in zip(x, keys, strict=True)])
@@ -130,7 +137,7 @@ def test_vmap_is_the_loop(name):
 @pytest.mark.parametrize('name', UNBIASED)
 def test_the_mean_over_keys_is_x(name):
   q, _, _, bound = QUANTIZERS[name]
-  (x, y), n = near(512), 400
+  (x, y), n = near(1000), 400
   talk = jax.vmap(lambda key: q.decode(q.encode(x, key), y))
   error = f64(talk(jax.random.split(KEY, n))) - f64(x)
   if name == 'full_precision':
@@ -234,8 +241,9 @@ def talk(theta, x, y, key, bits, rounding):
   q = mj.moniqua(theta, bits, rounding)
   payload = q.encode(x, key)
   other = x + (x - y) / 2
-  hats = [q.decode(payload, reference) for reference in (x, y, other)]
-  return payload, hats, q.inspect(payload, y)
+  readers = jnp.stack([x, y, other])
+  hats = jax.vmap(q.decode, in_axes=(None, 0))(payload, readers)
+  return hats, q.inspect(payload, y)
 
 
 @functools.cache
@@ -249,7 +257,7 @@ def check_lemma(bits, rounding, d, theta, steps, seed, talk):
   u = 0 if rounding == 'nearest' else noise
   rng = np.random.default_rng(seed)
   x, y = adversaries(rng, d, theta, steps, bits, rounding, u)
-  payload, (own, x_hat, third), seen = talk(
+  (own, x_hat, third), seen = talk(
     jnp.float32(theta), jnp.asarray(x), jnp.asarray(y), key
   )
   # Lemma 2.
@@ -355,8 +363,8 @@ def test_jit_and_vmap_of_receivers_read_the_same_bits(bits, rounding):
   y = jnp.float32(f64(x) + 0.99 * THETA * rng.uniform(-1, 1, (5, 1000)))
   payload = q.encode(x, KEY)
   own = bits_of(q.decode(payload, x))
-  decode = lambda reference: q.decode(payload, reference)
-  for x_hats in (jax.vmap(decode)(y), jax.jit(jax.vmap(decode))(y)):
+  decode = jax.vmap(q.decode, in_axes=(None, 0))
+  for x_hats in (decode(payload, y), jax.jit(decode)(payload, y)):
     for x_hat in x_hats:
       np.testing.assert_array_equal(bits_of(x_hat), own)
 
@@ -438,24 +446,25 @@ def test_how_often_the_digest_misses_an_even_number_of_wraps():
 def test_a_wrong_turn_at_the_very_edge_is_seen(bits, rounding):
   """In the zone that the lemma leaves out the digest speaks instead."""
   rng = np.random.default_rng(0)
-  q, n = mj.moniqua(THETA, bits, rounding), 4096
+  theta = float(np.float32(0.3))
+  q, n = mj.moniqua(theta, bits, rounding), 4096
   keys = jax.random.split(KEY, n)
   u = 0
   if rounding != 'nearest':
     u = jax.vmap(lambda key: dither.uniform(dither.seed(key), 1)[0])(keys)
     u = f64(u) - 0.5
-  step = circle(THETA, bits, rounding)[0] / 2**bits
+  step = circle(theta, bits, rounding)[0] / 2**bits
   x = np.float32((np.rint(2**20 * rng.uniform(-1, 1, n)) + 0.5 + u) * step)
-  y = np.float32(f64(x) + THETA * rng.choice([-1, 1], n))
-  y = np.where(np.abs(f64(x) - f64(y)) < THETA, y, np.nextafter(y, x))
-  assert (np.abs(f64(x) - f64(y)) < THETA).all()
+  y = np.float32(f64(x) + theta * rng.choice([-1, 1], n))
+  y = np.where(np.abs(f64(x) - f64(y)) < theta, y, np.nextafter(y, x))
+  assert (np.abs(f64(x) - f64(y)) < theta).all()
 
   def one(x, y, key):
     payload = q.encode(x, key)
     return q.decode(payload, y), q.inspect(payload, y).readable
 
   hats, readable = jax.vmap(one)(x[:, None], y[:, None], keys)
-  allowed = error_bound(THETA, bits, rounding, x, y)
+  allowed = error_bound(theta, bits, rounding, x, y)
   good = np.abs(f64(hats[:, 0]) - f64(x)) <= allowed
   np.testing.assert_array_equal(readable, good)
   if rounding == 'stochastic':
@@ -488,8 +497,6 @@ def check_unreadable(q, x):
   for reference in (x, jnp.zeros_like(x), jnp.ones_like(x)):
     assert not q.inspect(payload, reference).readable
     assert np.isnan(q.decode(payload, reference)).all()
-  payload = jax.jit(q.encode)(x, KEY)
-  assert np.isnan(q.decode(payload, jnp.zeros_like(x))).all()
 
 
 @pytest.mark.parametrize('digest', [True, False])
@@ -498,17 +505,17 @@ def check_unreadable(q, x):
 def test_a_vector_that_is_not_finite_is_unreadable_as_a_whole(
   bits, rounding, value, digest
 ):
-  q, (x, _) = mj.moniqua(THETA, bits, rounding, digest), near(100)
-  for place in (0, 50, 99):
+  q, (x, _) = mj.moniqua(THETA, bits, rounding, digest), near(1000)
+  for place in (0, 500, 999):
     check_unreadable(q, x.at[place].set(value))
-  check_unreadable(q, jnp.full(100, value, jnp.float32))
+  check_unreadable(q, jnp.full(1000, value, jnp.float32))
 
 
 @pytest.mark.parametrize('sign', [-1, 1])
 @moniquas
 def test_a_vector_beyond_2_to_the_22_steps_is_unreadable(bits, rounding, sign):
   step = circle(THETA, bits, rounding)[0] / 2**bits
-  x, _ = near(100)
+  x, _ = near(1000)
   q = mj.moniqua(THETA, bits, rounding)
   check_unreadable(q, x.at[3].set(sign * 2.0**22 * step * (1 + 2 * EPS)))
   inside = x.at[3].set(sign * 2.0**22 * step * (1 - 2 * EPS))
@@ -519,15 +526,11 @@ def test_a_vector_beyond_2_to_the_22_steps_is_unreadable(bits, rounding, sign):
 
 @pytest.mark.parametrize('theta', [1e-8, 1e-38, 1e-44, 0.0, -1.0, np.nan])
 @some
-def test_a_traced_theta_without_use_is_unreadable(bits, rounding, theta):
-  """Too small for x, zero, negative: what the factory could not see."""
-  x, _ = near(100)
-  encode = jax.jit(
-    lambda theta: mj.moniqua(theta, bits, rounding).encode(x, KEY)
+def test_an_array_theta_without_use_is_unreadable(bits, rounding, theta):
+  """Too small for x, zero, negative: what the factory does not look at."""
+  check_unreadable(
+    mj.moniqua(jnp.float32(theta), bits, rounding), near(1000)[0]
   )
-  q, payload = mj.moniqua(THETA, bits, rounding), encode(jnp.float32(theta))
-  assert not q.inspect(payload, x).readable
-  assert np.isnan(q.decode(payload, x)).all()
 
 
 # ------------------------------------------------- moniqua: theta and errors

@@ -1,0 +1,149 @@
+"""Every mistake gets one line that names it, and exit status 2."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from configs import digits
+from moniqua_jax import command_line, experiment
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def config_with(method='moniqua4', **entries):
+  config = digits.get_config(method)
+  config.update(entries)
+  return config
+
+
+MISTAKES = {
+  'a model': (
+    dict(model=dict(name='resnet21')),
+    r"config.model.name='resnet21'; choose from .*'resnet20'",
+  ),
+  'a quantizer': (
+    dict(quantizer=dict(name='qsdg')),
+    r"config.quantizer.name='qsdg'; choose from .*'moniqua'",
+  ),
+  'a topology': (
+    dict(topology=dict(name='rign')),
+    r"config.topology.name='rign'; choose from .*'ring'",
+  ),
+  'an algorithm': (
+    dict(gossip=dict(name='dpsdg')),
+    r"config.gossip.name='dpsdg'; choose from .*'dpsgd'",
+  ),
+  'a runner': (dict(runner='vmap'), r"config.runner='vmap'; choose from"),
+  'a schedule': (
+    dict(learning_rate=dict(name='linear')),
+    r"config.learning_rate.name='linear'; choose from",
+  ),
+  'no bits': (dict(quantizer=dict(bits=0)), 'bits=0; a code has 1 to 8 bits'),
+  'nine bits': (dict(quantizer=dict(bits=9)), 'bits=9; .* 1 to 8'),
+  'theta 0': (
+    dict(quantizer=dict(theta=0.0)),
+    'theta=0.0; .* positive',
+  ),
+  'theta < 0': (dict(quantizer=dict(theta=-1.0)), 'theta=-1.0'),
+  'devices': (
+    dict(runner='sharded', workers=7),
+    'workers=7, but there are 8 devices',
+  ),
+  'a torus of nine': (
+    dict(topology=dict(name='torus', rows=3, cols=3)),
+    'config.topology has 9 workers, config.workers=8',
+  ),
+  'half a torus': (
+    dict(topology=dict(name='torus', rows=2)),
+    'torus needs topology.cols',
+  ),
+  'a hypercube of six': (
+    dict(topology=dict(name='hypercube'), workers=6),
+    'config.topology: .*6',
+  ),
+  'gamma': (dict(gamma=0.0), 'gamma'),
+  'no data_dir': (dict(data=dict(name='cifar10')), 'needs data.data_dir'),
+  'data_dir': (
+    dict(data=dict(name='cifar10', data_dir='nowhere')),
+    r'nowhere.*cifar10',
+  ),
+  'batches': (
+    dict(batch_size=200),
+    'batch_size=200 is larger than the shard of worker 5 .179 images',
+  ),
+  'an argument': (
+    dict(topology=dict(rows=2)),
+    'config.topology.rows is not an argument of ring',
+  ),
+  'silence': (
+    dict(reduce=dict(name='none'), gossip=dict(name='none')),
+    'the workers would never talk',
+  ),
+  'scales': (dict(scales_from='nowhere'), 'no leaf_distance.json'),
+}
+
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_a_mistake_is_named(mistake):
+  entries, message = MISTAKES[mistake]
+  with pytest.raises(ValueError, match=message) as error:
+    experiment.from_config(config_with(**entries))
+  assert '\n' not in str(error.value)
+
+
+def parsed(capsys, *argv):
+  """The exit status and the one line of a command line with a mistake."""
+  with pytest.raises(SystemExit) as error:
+    command_line.parser(['train.py', *argv])
+  return error.value.code, capsys.readouterr().err
+
+
+def test_unknown_config_file(capsys):
+  status, text = parsed(capsys, '--config=configs/nope.py')
+  assert status == 2 and 'configs/nope.py: no such file' in text
+  assert 'configs/digits.py' in text and text.count('\n') == 1
+
+
+COMMANDS = {
+  '--config=configs/digits.py:nope': 'nope is unknown; choose from',
+  '--config.bits=1': "config has no 'bits'; it has",
+  '--config.quantizer.bitz=1': "config.quantizer has no 'bitz'; it has",
+  '--config.epochs=many': 'could not convert',
+  '--config.quantizer.bits=1': 'not an argument of full_precision',
+  '--bits=1': "Unknown command line flag 'bits'",
+  '--runner=threads': "config.runner='threads'; choose from",
+}
+
+
+@pytest.mark.parametrize('argument', COMMANDS)
+def test_exit_status_2_and_one_line(argument, tmp_path):
+  result = subprocess.run(
+    [sys.executable, 'train.py', argument, f'--workdir={tmp_path}/run'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 2
+  assert COMMANDS[argument] in result.stderr
+  lines = result.stderr.strip().splitlines()
+  assert sum(line.startswith('error: ') for line in lines) == 1
+  assert 'Traceback' not in result.stderr
+
+
+def test_dry_run():
+  result = subprocess.run(
+    [
+      sys.executable,
+      'train.py',
+      '--config=configs/digits.py:moniqua1',
+      '--dry_run',
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  for part in ('9,610 parameters', 'ring', 'spectral gap', 'theta', '2,428 b'):
+    assert part in result.stdout
