@@ -6,7 +6,7 @@ MALLOC := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 \
   MALLOC_TOP_PAD_=268435456
 DEMO := dpsgd moniqua4 moniqua1
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo results-digits test test-slow lint clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,16 @@ demo: .venv/installed
 	done
 	$(BIN)/python -m moniqua_jax.plots $(addprefix runs/demo/,$(DEMO)) \
 	  --out=runs/demo/report
+
+# results/digits: five seeds of each method of the demo.
+results-digits: .venv/installed
+	for seed in 0 1 2 3 4; do for method in $(DEMO); do \
+	  $(MALLOC) $(BIN)/python train.py --config=configs/digits.py:$$method \
+	    --config.seed=$$seed --workdir=results/digits/$${method}_seed$$seed \
+	    || exit 1; \
+	done; done
+	$(BIN)/python -m moniqua_jax.plots $(foreach method,$(DEMO),\
+	  $(wildcard results/digits/$(method)_seed*)) --out=results/digits
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -175,21 +175,21 @@ def circle(theta, bits, rounding):
 def edge(theta, x, y, rounding):
   """How close to theta |x - y| must not come in float32.
 
-  x / s and y / s are rounded, and where x stands on the edge of a cell *and* y
-  at theta the sum of the two distances is exactly half a turn. From the three
-  roundings of y / s - u - code, the two of x / s - u and that of s follows
-  eps (2.5 max(|x|, |y|) + 3 theta); the worst that random search finds is
-  1.3 eps (max + theta). In steps: 2^22 steps from zero this is more than half
-  a step, all of theta at 1 bit. Stochastic rounding has no such zone: its
+  Where x stands on the edge of a cell *and* y at theta, the two distances add
+  up to exactly half a turn, and rounding decides. Two roundings of x / s - u,
+  three of y / s - u - code (whose code may be 2^b) and that of s itself can
+  move it by eps (2.5 max(|x|, |y|) + 4 theta); the worst that a random search
+  found is 1.3 eps (max + theta). At 2^22 steps from zero eps |x| is half a
+  step: at 1 bit all of theta. Stochastic rounding has no such zone, since its
   theta leaves half a step of room.
   """
   if rounding == 'stochastic':
     return 0
-  return EPS * (2.5 * largest(x, y) + 3 * float(np.float32(theta)))
+  return EPS * (2.5 * largest(x, y) + 4 * float(np.float32(theta)))
 
 
 def error_bound(theta, bits, rounding, x, y):
-  """delta B + 4 eps max(|x|, |y|), and where both are 0 the rounding of s."""
+  """delta B + 4 eps max(|x|, |y|), and next to zero the rounding of s."""
   _, error = circle(theta, bits, rounding)
   return error * (1 + 2 * EPS) + 4 * EPS * largest(x, y)
 
@@ -237,13 +237,10 @@ def adversaries(rng, d, theta, steps, bits, rounding, u):
 
 
 def talk(theta, x, y, key, bits, rounding):
-  """One message, read by a neighbour, by another one and by its sender."""
+  """One message, read by its sender and by a neighbour."""
   q = mj.moniqua(theta, bits, rounding)
   payload = q.encode(x, key)
-  other = x + (x - y) / 2
-  readers = jnp.stack([x, y, other])
-  hats = jax.vmap(q.decode, in_axes=(None, 0))(payload, readers)
-  return hats, q.inspect(payload, y)
+  return q.decode(payload, x), q.decode(payload, y), q.inspect(payload, y)
 
 
 @functools.cache
@@ -257,16 +254,15 @@ def check_lemma(bits, rounding, d, theta, steps, seed, talk):
   u = 0 if rounding == 'nearest' else noise
   rng = np.random.default_rng(seed)
   x, y = adversaries(rng, d, theta, steps, bits, rounding, u)
-  (own, x_hat, third), seen = talk(
+  own, x_hat, seen = talk(
     jnp.float32(theta), jnp.asarray(x), jnp.asarray(y), key
   )
   # Lemma 2.
   error = np.abs(f64(x_hat) - f64(x))
   allowed = error_bound(theta, bits, rounding, x, y)
   assert (error <= allowed).all(), (error / allowed).max()
-  # The corollary: all who are near read the same, the sender too.
+  # The corollary: the neighbour reads what the sender reads.
   np.testing.assert_array_equal(bits_of(x_hat), bits_of(own))
-  np.testing.assert_array_equal(bits_of(third), bits_of(own))
   # What the receiver can know.
   assert seen.readable
   assert seen.theta == np.float32(theta)
@@ -279,27 +275,25 @@ def check_lemma(bits, rounding, d, theta, steps, seed, talk):
 thetas = st.floats(-4, 4).map(lambda power: np.float32(10.0**power))
 reaches = st.floats(-3, 22).map(lambda power: 2.0**power)
 seeds = st.integers(0, 2**31 - 1)
-often = hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
-rarely = hypothesis.settings(max_examples=4, deadline=None, derandomize=True)
+often = hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+rarely = hypothesis.settings(max_examples=6, deadline=None, derandomize=True)
 
 
-@moniquas
-@often
-@hypothesis.given(theta=thetas, steps=reaches, seed=seeds)
-def test_lemma(bits, rounding, theta, steps, seed):
-  jitted = jitted_talk(bits, rounding)
-  check_lemma(bits, rounding, 1000, theta, steps, seed, jitted)
-
-
-@pytest.mark.parametrize('d', [1, 7, 8, 4097])
+@sizes
 @moniquas
 @rarely
 @hypothesis.given(theta=thetas, steps=reaches, seed=seeds)
-def test_lemma_at_other_lengths_and_without_jit(
-  bits, rounding, d, theta, steps, seed
-):
+def test_lemma(bits, rounding, d, theta, steps, seed):
   plain = functools.partial(talk, bits=bits, rounding=rounding)
   check_lemma(bits, rounding, d, theta, steps, seed, plain)
+
+
+@some
+@often
+@hypothesis.given(theta=thetas, steps=reaches, seed=seeds)
+def test_lemma_under_jit(bits, rounding, theta, steps, seed):
+  jitted = jitted_talk(bits, rounding)
+  check_lemma(bits, rounding, 4097, theta, steps, seed, jitted)
 
 
 def test_shared_dither_is_the_same_offset_of_the_grid_on_all_workers():
@@ -386,14 +380,13 @@ def test_the_digest_sees_an_odd_number_of_wraps(bits, rounding):
   q, (x, _) = mj.moniqua(THETA, bits, rounding), near(1000)
   payload = q.encode(x, KEY)
   own = f64(q.decode(payload, x))
-  b_theta, error = circle(THETA, bits, rounding)
-  for count in (1, 3, 33, 501, 999):
+  b_theta, _ = circle(THETA, bits, rounding)
+  for count in (1, 33, 999):
     places = rng.permutation(1000)[:count]
     y = jnp.asarray(wrapped(x, places, THETA, bits, rounding, rng))
     turns = np.rint((f64(q.decode(payload, y)) - own) / b_theta)
     assert set(np.flatnonzero(turns)) == set(places)
     assert not q.inspect(payload, y).readable
-    assert q.inspect(payload, y).distance <= b_theta / 2 + error + 1e-5
 
 
 @some
@@ -672,8 +665,8 @@ def test_uniform_with_a_bucket_per_value_is_exact(d, rounding):
 
 @uniforms
 def test_uniform_with_a_bucket_larger_than_the_vector_is_one_bucket(rounding):
-  x, _ = near(77)
-  whole, large = mj.uniform(4, 77, rounding), mj.uniform(4, 5000, rounding)
+  x, _ = near(1000)
+  whole, large = mj.uniform(4, 1000, rounding), mj.uniform(4, 4097, rounding)
   np.testing.assert_array_equal(large.encode(x, KEY), whole.encode(x, KEY))
   np.testing.assert_array_equal(send(large, x)[0], send(whole, x)[0])
 

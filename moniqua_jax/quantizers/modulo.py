@@ -113,7 +113,8 @@ def moniqua(
     stop = wire.packed_size(size, bits)
     bound = wire.from_bytes(payload[stop : stop + 4], jnp.float32)
     seed = wire.from_bytes(payload[stop + 4 : stop + 8], jnp.uint32)
-    return wire.unpack(payload[:stop], bits, size), bound, seed
+    codes = wire.unpack(payload[:stop], bits, size)
+    return codes, bound, seed
 
   def turns(codes, bound, seed, reference):
     """k, the number of whole turns that bring each code next to reference."""
@@ -128,16 +129,14 @@ def moniqua(
     codes = (n.astype(jnp.int32) & (levels - 1)).astype(jnp.uint8)
     within_reach = jnp.max(jnp.abs(x)) < _REACH * (bound * per_theta)
     bound_sent = jnp.where(within_reach, bound, jnp.nan)
-    packed = wire.pack(codes, bits)
-    fields = [packed, wire.to_bytes(bound_sent), wire.to_bytes(seed)]
+    fields = [wire.to_bytes(bound_sent), wire.to_bytes(seed)]
     if digest:
-      # Of what will be unpacked, through the receiver's function: computed
+      # Of the codes that are packed, through the receiver's function: computed
       # from n in another fusion, a rounding tie would be a false alarm.
-      packed = lax.optimization_barrier(packed)
-      codes = wire.unpack(packed, bits, x.size)
+      codes = lax.optimization_barrier(codes)
       own = turns(codes, bound, seed, x)
-      fields = [packed, *fields[1:], wire.to_bytes(fold_parity(own))]
-    return jnp.concatenate(fields)
+      fields.append(wire.to_bytes(fold_parity(own)))
+    return jnp.concatenate([wire.pack(codes, bits), *fields])
 
   def decode(payload, reference):
     codes, bound, seed = split(payload, reference.size)
