@@ -33,11 +33,11 @@ def get_config(method: str = 'dpsgd') -> ml_collections.ConfigDict:
   return digits.choose(config, METHODS, method, 'configs/cifar10_cpu.py')
 
 
-def _moniqua(bits, theta, gamma=1.0):
+def _moniqua(bits, theta, gamma=1.0, power=1.0):
   return dict(
     gamma=gamma,
     quantizer=dict(name='moniqua', bits=bits, theta=theta),
-    theta=dict(name='follow', shrink=0.995),
+    theta=dict(name='follow', shrink=0.995, power=power),
   )
 
 
@@ -49,9 +49,11 @@ METHODS = {
   'slack0.2': dict(gamma=0.2),
   'slack0.1': dict(gamma=0.1),
   # With theta per leaf, theta counts distances of the probe. It looks every
-  # 20 steps and so sees about 0.8 of the largest. The dither alone drives
-  # neighbours apart, by a share of theta that grows with gamma: 1 bit at
-  # gamma 0.2 came to 0.9 theta within 80 steps, and wrapped at theta=2.
-  'moniqua2': _moniqua(bits=2, theta=2.0, gamma=0.2),
-  'moniqua1': _moniqua(bits=1, theta=2.2, gamma=0.1),
+  # 20 steps and so sees about 0.8 of the largest; some leaves are furthest
+  # apart late, so theta follows the root of the rate: following the rate itself
+  # wrapped at step 409 (theta=2) and at step 898 (theta=2.8). The dither alone
+  # drives neighbours apart too, by a share of theta that grows with gamma: 1
+  # bit at gamma 0.2 came to 0.9 theta within 80 steps.
+  'moniqua2': _moniqua(bits=2, theta=2.5, gamma=0.2, power=0.5),
+  'moniqua1': _moniqua(bits=1, theta=2.5, gamma=0.1, power=0.5),
 }

@@ -82,7 +82,7 @@ def default() -> ml_collections.ConfigDict:
     bucket_size=unset(int),
   )
   # How theta moves: 'fixed', or 'follow' the learning rate down.
-  config.theta = dict(name='fixed', shrink=unset(float))
+  config.theta = dict(name='fixed', shrink=unset(float), power=unset(float))
   config.scales_from = ''  # a full-precision run: theta per parameter leaf
 
   config.log_every = 10  # steps

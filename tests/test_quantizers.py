@@ -172,7 +172,7 @@ def circle(theta, bits, rounding):
   return b_theta, delta * b_theta
 
 
-def edge(theta, x, y, rounding):
+def edge(theta, bits, rounding, x, y):
   """How close to theta |x - y| must not come in float32.
 
   Where x stands on the edge of a cell *and* y at theta, the two distances add
@@ -180,12 +180,13 @@ def edge(theta, x, y, rounding):
   three of y / s - u - code (whose code may be 2^b) and that of s itself can
   move it by eps (2.5 max(|x|, |y|) + 4 theta); the worst that a random search
   found is 1.3 eps (max + theta). At 2^22 steps from zero eps |x| is half a
-  step: at 1 bit all of theta. Stochastic rounding has no such zone, since its
-  theta leaves half a step of room.
+  step: at 1 bit all of theta. Stochastic rounding has this zone only far out,
+  since its theta leaves half a step of room.
   """
-  if rounding == 'stochastic':
-    return 0
-  return EPS * (2.5 * largest(x, y) + 4 * float(np.float32(theta)))
+  zone = EPS * (2.5 * largest(x, y) + 4 * float(np.float32(theta)))
+  b_theta, _ = circle(theta, bits, rounding)
+  room = b_theta / 2**bits / 2 if rounding == 'stochastic' else 0
+  return np.maximum(zone - room, 0)
 
 
 def error_bound(theta, bits, rounding, x, y):
@@ -228,9 +229,9 @@ def adversaries(rng, d, theta, steps, bits, rounding, u):
   y = np.float32(f64(x) + sign * gap)
   y = np.where(np.abs(f64(x) - f64(y)) < theta, y, np.nextafter(y, x))
   inside = lambda y: (
-    np.abs(f64(x) - f64(y)) < theta - edge(theta, x, y, rounding)
+    np.abs(f64(x) - f64(y)) < theta - edge(theta, bits, rounding, x, y)
   )
-  pulled = theta - 1.01 * edge(theta, x, y, rounding)
+  pulled = theta - 1.01 * edge(theta, bits, rounding, x, y)
   pulled = np.float32(f64(x) + sign * np.maximum(pulled, 0))
   y = np.where(inside(y), y, np.where(inside(pulled), pulled, x))
   return x, np.float32(y)
@@ -342,7 +343,9 @@ def test_nearest_is_algorithm_1_as_the_paper_writes_it(bits, theta):
     # Where x stands within rounding of the edge of a cell both sides are right.
     to_edge = error - np.abs(f64(x) - expected)
     clear = to_edge > 4 * EPS * (largest(x, y) + theta)
-    clear &= np.abs(f64(x) - f64(y)) < theta - edge(theta, x, y, 'nearest')
+    clear &= np.abs(f64(x) - f64(y)) < theta - edge(
+      theta, bits, 'nearest', x, y
+    )
     assert clear.mean() > 0.9
     np.testing.assert_array_less(
       np.abs(x_hat - expected)[clear],
