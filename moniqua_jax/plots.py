@@ -1,4 +1,4 @@
-"""Tables and figures of runs, from what the runs wrote down.
+"""Figures and reports of runs, from what the runs wrote down.
 
   python -m moniqua_jax.plots runs/dpsgd runs/moniqua4 --out=report
 
@@ -8,12 +8,9 @@ without pyplot: a notebook that imports the library keeps its own backend.
 
 import argparse
 from collections.abc import Sequence
-import json
-import os
 import pathlib
 import sys
 import textwrap
-from typing import NamedTuple
 
 import matplotlib.figure
 import matplotlib.lines
@@ -21,41 +18,7 @@ import matplotlib.style
 import matplotlib.ticker
 import numpy as np
 
-from moniqua_jax import metrics
-
-DASH = '–'  # what was not measured
-
-# Names that papers spell otherwise than Python does.
-SPELLED = {
-  'adpsgd': 'AD-PSGD',
-  'allreduce': 'all-reduce',
-  'd2': 'D²',
-  'dpsgd': 'D-PSGD',
-  'full_precision': '',
-  'moniqua': 'Moniqua',
-  'none': '',
-  'nuqsgd': 'NUQSGD',
-  'qsgd': 'QSGD',
-}
-
-# How the columns that `_measures` computes are written.
-COLUMNS = {
-  'epochs': '.3g',
-  'MB sent': '.2f',
-  'vs first': '.3f',
-  'test %': '.2f',
-  'worst %': '.2f',
-  'unreadable %': '.3g',
-  'distance/theta': '.3g',
-  'consensus rms': '.2g',
-  'minutes': '.2f',
-}
-NOTES = """\
-MB sent: by each worker, 1 MB = 10^6 bytes. vs first: bytes per step, relative
-to the first row. test %: accuracy of the mean model; worst %: of the worst
-worker. unreadable %: of the messages. distance/theta: the largest of the run;
-theta holds up to 1. consensus rms: of the workers from their mean, at the last
-evaluation."""
+from moniqua_jax import tables
 
 # Of Okabe and Ito; three lists of different lengths, so lines rarely repeat.
 COLOURS = '#000000 #0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9'.split()
@@ -72,16 +35,6 @@ STYLE = {
   'lines.markersize': 5,
   'svg.hashsalt': 'moniqua_jax',  # else the ids in the file are random
 }
-
-
-class Run(NamedTuple):
-  """What a work directory holds."""
-
-  name: str  # of the folder
-  rows: list[dict]  # metrics.jsonl
-  config: dict  # config.json
-  source: dict  # run.json
-
 
 # Label with the unit, factor and scale of an axis.
 QUANTITIES = {
@@ -100,95 +53,6 @@ PANELS = [
 ]
 
 
-def load(workdir) -> Run:
-  """Reads one run.
-
-  Args:
-    workdir: of the run.
-
-  Returns:
-    A `Run`.
-
-  Raises:
-    ValueError: the folder does not hold a run.
-    OSError: it lacks config.json or run.json.
-  """
-  folder = pathlib.Path(workdir).resolve()
-  rows = metrics.read(workdir)
-  read = lambda name: json.loads((folder / name).read_text())
-  return Run(folder.name, rows, read('config.json'), read('run.json'))
-
-
-def by_seed(runs: Sequence[Run]) -> list[list[Run]]:
-  """Groups of runs whose configs are equal but for the seed, in order."""
-  groups = {}
-  for run in runs:
-    key = json.dumps(run.config | {'seed': None}, sort_keys=True)
-    groups.setdefault(key, []).append(run)
-  return list(groups.values())
-
-
-def method(config: dict) -> str:
-  """What a config trains with; a quantizer on D-PSGD stands alone.
-
-  Args:
-    config: as in config.json.
-
-  Returns:
-    Reduce, gossip, quantizer and slack, where they say something.
-
-  >>> moniqua = {'name': 'moniqua', 'bits': 4, 'theta': 1.0}
-  >>> method({'gossip': {'name': 'd2'}, 'quantizer': moniqua, 'gamma': 0.2})
-  'D², Moniqua 4 bits, gamma .2'
-  """
-  slots = ('reduce', 'gossip', 'quantizer')
-  reduce, gossip, quantizer = (_spell(config.get(slot, {})) for slot in slots)
-  if not gossip:
-    return reduce or DASH
-  gamma = config.get('gamma', 1.0)
-  words = [
-    reduce,
-    '' if quantizer and gossip == SPELLED['dpsgd'] else gossip,
-    quantizer,
-    'theta per leaf' if config.get('scales_from') else '',
-    f'gamma {gamma:g}'.replace(' 0.', ' .') if gamma != 1 else '',
-  ]
-  return ', '.join(filter(None, words))
-
-
-def table(runs: Sequence) -> str:
-  """A markdown table with a row a run, aligned to be read in a terminal.
-
-  Args:
-    runs: work directories.
-
-  Returns:
-    The table; an en dash is what was not measured.
-
-  Raises:
-    ValueError: there are no runs, or one of the folders does not hold one.
-  """
-  return _markdown([[run] for run in _load(runs)])
-
-
-def seed_table(runs: Sequence) -> str:
-  """The table with one row for all runs that differ only in their seed.
-
-  Numbers are the mean ± the sample standard deviation; without ± where all
-  seeds agree, and a dash where a seed lacks the number.
-
-  Args:
-    runs: work directories.
-
-  Returns:
-    The table.
-
-  Raises:
-    ValueError: as for `table`.
-  """
-  return _markdown(by_seed(_load(runs)))
-
-
 def figure(runs: Sequence, path) -> None:
   """Loss, accuracy and consensus against epochs and bytes, as SVG and PNG.
 
@@ -202,7 +66,7 @@ def figure(runs: Sequence, path) -> None:
   Raises:
     ValueError: as for `table`.
   """
-  groups, path = by_seed(_load(runs)), pathlib.Path(path)
+  groups, path = tables.by_seed(tables.loaded(runs)), pathlib.Path(path)
   with matplotlib.style.context(['default', STYLE]):
     fig = matplotlib.figure.Figure(figsize=(9, 5.4), layout='constrained')
     *panels, free = fig.subplots(2, 3, sharex='row', sharey='col').flat
@@ -236,14 +100,14 @@ def report(runs: Sequence, out) -> str:
   Raises:
     ValueError: as for `table`.
   """
-  text, loaded = table(runs), _load(runs)
-  if len(by_seed(loaded)) < len(loaded):
+  text, loaded = tables.table(runs), tables.loaded(runs)
+  if len(tables.by_seed(loaded)) < len(loaded):
     means = 'Mean ± sample standard deviation over the seeds:'
-    text += f'\n{means}\n\n{seed_table(runs)}'
+    text += f'\n{means}\n\n{tables.seed_table(runs)}'
   out = pathlib.Path(out)
   out.mkdir(parents=True, exist_ok=True)
-  sources = '\n'.join(map(_source, loaded))
-  (out / 'table.md').write_text(f'{text}\n{NOTES}\n\n{sources}\n')
+  sources = '\n'.join(map(tables.source, loaded))
+  (out / 'table.md').write_text(f'{text}\n{tables.NOTES}\n\n{sources}\n')
   figure(runs, out / 'figure')
   return text
 
@@ -273,112 +137,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'error: {error}', file=sys.stderr)
     return 2
   return 0
-
-
-def _load(runs):
-  if not runs:
-    raise ValueError('there are no runs; give their work directories.')
-  return [load(run) for run in runs]
-
-
-def _values(rows, key):
-  """What the rows that have the key say; null, in JSON not finite, is NaN."""
-  return np.array([row[key] for row in rows if key in row], float)
-
-
-def _last(run, key):
-  return np.append(np.nan, _values(run.rows, key))[-1]
-
-
-def _bytes_a_step(run):
-  return _last(run, 'wire/bytes_sent') / _last(run, 'step')
-
-
-def _finished(run):
-  steps_per_epoch = _last(run, 'step') / _last(run, 'epoch')
-  epochs = run.config.get('epochs', 0.0)
-  return _last(run, 'step') >= np.round(epochs * np.round(steps_per_epoch))
-
-
-def _name(group):
-  name = os.path.commonprefix([run.name for run in group])
-  return name + '*' * (len(group) > 1)
-
-
-def _spell(spec):
-  """'Moniqua 4 bits' from {'name': 'moniqua', 'bits': 4, ...}."""
-  name = spec.get('name', 'none')
-  words = SPELLED.get(name, name.replace('_', ' '))
-  bits = spec.get('bits')
-  return f'{words} {bits} bit{"s" * (bits != 1)}' if bits else words
-
-
-def _markdown(groups):
-  title = ['run', 'method', 'seed', *COLUMNS]
-  rows = [_cells(group, groups[0][0]) for group in groups]
-  widths = [max(map(len, column)) for column in zip(title, *rows, strict=True)]
-  words, *numbers = widths[:2], *widths[2:]  # at the left, at the right
-  formats = [f'<{w}' for w in words] + [f'>{w}' for w in numbers]
-  rule = ['-' * w for w in words] + ['-' * (w - 1) + ':' for w in numbers]
-  lines = [map(format, line, formats) for line in (title, rule, *rows)]
-  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
-
-
-def _cells(group, first):
-  name = _name(group).replace('|', r'\|')
-  if not all(map(_finished, group)):
-    name += ' (unfinished)'
-  seeds = {run.config.get('seed', 0) for run in group}
-  seed = f'n = {len(seeds)}' if len(group) > 1 else str(*seeds)
-  rows = [_measures(run, first) for run in group]
-  numbers = [_number([r[name] for r in rows], f) for name, f in COLUMNS.items()]
-  return [name, method(group[0].config), seed, *numbers]
-
-
-def _measures(run, first):
-  """The numbers in a run's row by column; NaN where there is none."""
-  last = lambda key: _last(run, key)
-  messages = _values(run.rows, 'gossip/messages').sum() or np.nan
-  unreadable = _values(run.rows, 'gossip/unreadable').sum()
-  # Without a theta, distance/theta is written too, and is 0.
-  modulo = [row for row in run.rows if 'gossip/theta' in row]
-  share = _values(modulo, 'gossip/distance_over_theta')
-  return {
-    'epochs': last('epoch'),
-    'MB sent': last('wire/bytes_sent') / 1e6,
-    'vs first': _bytes_a_step(run) / (_bytes_a_step(first) or np.nan),
-    'test %': 100 * last('test/accuracy'),
-    'worst %': 100 * last('test/worst_worker'),
-    'unreadable %': 100 * unreadable / messages,
-    'distance/theta': np.fmax.reduce(share, initial=np.nan),
-    'consensus rms': last('gossip/consensus_rms'),
-    'minutes': last('seconds') / 60,
-  }
-
-
-def _number(values, spec):
-  """'0.97', or '0.96 ± 0.01' of seeds that differ."""
-  mean = np.mean(values)
-  if np.isnan(mean):
-    return DASH
-  if np.ptp(values) == 0:
-    return format(mean, spec)
-  return f'{mean:{spec}} ± {np.std(values, ddof=1):{spec}}'
-
-
-def _source(run):
-  """One line of provenance."""
-  source = {'command': DASH, 'date': DASH, 'machine': DASH} | run.source
-  seconds = _number([_last(run, 'seconds')], '.0f')
-  facts = [
-    f'- {run.name}: `{source["command"]}`',
-    source['date'],
-    f'{seconds} s on {source["machine"]}',
-    ', '.join(f'{k} {v}' for k, v in source.get('versions', {}).items()),
-  ]
-  if 'resumed' in source:
-    facts.append(f'resumed: `{json.dumps(source["resumed"], sort_keys=True)}`')
-  return '; '.join(filter(None, facts))
 
 
 def _style(i):
@@ -418,7 +176,7 @@ def _thin(values):
 def _scaled(rows, key):
   """The rows' values in the units of the axis; a log axis shows no zeros."""
   _, factor, scale = QUANTITIES[key]
-  values = factor * _values(rows, key)
+  values = factor * tables.values(rows, key)
   return np.where((scale == 'log') & (values <= 0), np.nan, values)
 
 
@@ -437,13 +195,15 @@ def _number_log(axis):
 
 def _labels(groups):
   """Legend entries: the method, and the name where that is not enough."""
-  methods = [method(group[0].config) for group in groups]
+  methods = [tables.method(group[0].config) for group in groups]
   for group, label in zip(groups, methods, strict=True):
     if methods.count(label) > 1:
-      label += f' ({_name(group)})'
+      label += f' ({tables.group_name(group)})'
     if len(group) > 1:
       label += f', {len(group)}\N{NO-BREAK SPACE}seeds'
-    apart = _values(sum((r.rows for r in group), []), 'gossip/consensus_rms')
+    apart = tables.values(
+      sum((r.rows for r in group), []), 'gossip/consensus_rms'
+    )
     if apart.size and not apart.any():
       label += ' (distance 0)'
     yield textwrap.fill(label, 30)

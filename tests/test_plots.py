@@ -11,7 +11,7 @@ import matplotlib
 from PIL import Image
 import pytest
 
-from moniqua_jax import plots
+from moniqua_jax import plots, tables
 
 FILES = ['figure.png', 'figure.svg', 'table.md']
 MONIQUA = {'quantizer': {'name': 'moniqua', 'bits': 4, 'theta': 1.0}}
@@ -119,7 +119,7 @@ def parse(text):
 
 
 def test_every_number_stands_in_its_column(baseline, moniqua):
-  first, second = parse(plots.table([baseline, str(moniqua)]))
+  first, second = parse(tables.table([baseline, str(moniqua)]))
   assert first == {
     'run': 'base',
     'method': 'D-PSGD',
@@ -142,7 +142,7 @@ def test_every_number_stands_in_its_column(baseline, moniqua):
 
 
 def test_columns_are_aligned(baseline, moniqua):
-  lines = plots.table([baseline, moniqua]).splitlines()
+  lines = tables.table([baseline, moniqua]).splitlines()
   bars = [[i for i, c in enumerate(line) if c == '|'] for line in lines]
   assert len(lines) == 4
   assert all(b == bars[0] for b in bars)
@@ -150,7 +150,7 @@ def test_columns_are_aligned(baseline, moniqua):
 
 def test_vs_first_compares_steps_not_lengths(tmp_path, baseline):
   short = write(tmp_path / 'short', [row(10)], epochs=1.0)
-  assert parse(plots.table([baseline, short]))[1]['vs first'] == '1.000'
+  assert parse(tables.table([baseline, short]))[1]['vs first'] == '1.000'
 
 
 @pytest.mark.parametrize(
@@ -167,17 +167,17 @@ def test_vs_first_compares_steps_not_lengths(tmp_path, baseline):
   ],
 )
 def test_method_is_named_by_its_config(changes, words):
-  assert plots.method(config(**changes)) == words
+  assert tables.method(config(**changes)) == words
 
 
 def test_without_gossip_quantizer_and_slack_do_not_count():
   slots = {'reduce': {'name': 'allreduce'}, 'gossip': {'name': 'none'}}
-  assert plots.method(config(**slots, **MONIQUA, gamma=0.2)) == 'all-reduce'
+  assert tables.method(config(**slots, **MONIQUA, gamma=0.2)) == 'all-reduce'
 
 
 def test_seeds_become_one_row_of_means(tmp_path, baseline):
   runs = [baseline, *seeds(tmp_path, [0.8, 0.81, 0.82], **MONIQUA)]
-  base, mean = parse(plots.seed_table(runs))
+  base, mean = parse(tables.seed_table(runs))
   assert base['seed'] == '0'
   assert base['test %'] == '91.25'
   assert mean['run'] == 'm4-s*'
@@ -190,7 +190,7 @@ def test_seeds_become_one_row_of_means(tmp_path, baseline):
 def test_runs_group_only_if_all_but_the_seed_is_equal(tmp_path):
   runs = seeds(tmp_path, [0.8, 0.9])
   other = write(tmp_path / 'other', [row(20)], seed=2, gamma=0.5)
-  groups = plots.by_seed([plots.load(run) for run in [*runs, other]])
+  groups = tables.by_seed([tables.load(run) for run in [*runs, other]])
   assert [[run.name for run in group] for group in groups] == [
     ['m4-s0', 'm4-s1'],
     ['other'],
@@ -202,7 +202,7 @@ def test_report_writes_all_files_and_where_they_come_from(
 ):
   out = tmp_path / 'deep' / 'out'
   text = plots.report([baseline, moniqua], out)
-  assert text == plots.table([baseline, moniqua])
+  assert text == tables.table([baseline, moniqua])
   assert sorted(p.name for p in out.iterdir()) == FILES
   written = (out / 'table.md').read_text()
   assert written.startswith(text)
@@ -215,7 +215,7 @@ def test_report_writes_all_files_and_where_they_come_from(
 def test_a_resumed_run_says_what_changed(baseline):
   resumed = {'date': '2026-01-03', 'changed': {'epochs': 2.0}}
   (baseline / 'run.json').write_text(json.dumps(SOURCE | {'resumed': resumed}))
-  assert plots._source(plots.load(baseline)).endswith(
+  assert tables.source(tables.load(baseline)).endswith(
     '; resumed: `{"changed": {"epochs": 2.0}, "date": "2026-01-03"}`'
   )
 
@@ -223,8 +223,8 @@ def test_a_resumed_run_says_what_changed(baseline):
 def test_report_adds_the_means_over_seeds(tmp_path):
   runs = seeds(tmp_path, [0.8, 0.9])
   text = plots.report(runs, tmp_path / 'out')
-  assert text.startswith(plots.table(runs))
-  assert text.endswith(plots.seed_table(runs))
+  assert text.startswith(tables.table(runs))
+  assert text.endswith(tables.seed_table(runs))
   assert 'standard deviation' in text
 
 
@@ -262,20 +262,20 @@ def test_partial_runs_are_reported(tmp_path, rows, changes):
 
 
 def test_missing_numbers_are_a_dash(tmp_path):
-  (cells,) = parse(plots.table([write(tmp_path / 'run', [])]))
-  assert {cells[column] for column in plots.COLUMNS} == {'–'}
+  (cells,) = parse(tables.table([write(tmp_path / 'run', [])]))
+  assert {cells[column] for column in tables.COLUMNS} == {'–'}
   assert cells['run'] == 'run (unfinished)'
 
 
 def test_a_stopped_run_says_so(tmp_path, baseline):
   stopped = write(tmp_path / 'stopped', [row(10, **evaluated(0.5, 1.0))])
-  names = [cells['run'] for cells in parse(plots.table([baseline, stopped]))]
+  names = [cells['run'] for cells in parse(tables.table([baseline, stopped]))]
   assert names == ['base', 'stopped (unfinished)']
 
 
 def test_a_number_that_ended_not_finite_is_no_earlier_one(tmp_path):
   rows = [row(10, **evaluated(0.5, 1.0)), row(20, **evaluated(0.1, None))]
-  (cells,) = parse(plots.table([write(tmp_path / 'run', rows)]))
+  (cells,) = parse(tables.table([write(tmp_path / 'run', rows)]))
   assert cells['consensus rms'] == '–'
 
 
@@ -287,7 +287,7 @@ def test_labels_tell_runs_apart(tmp_path, baseline):
     write(tmp_path / 'reduce', [row(20, **evaluated(0.5, 0.0))], **zero),
     *seeds(tmp_path, [0.1, 0.2], **MONIQUA),
   ]
-  groups = plots.by_seed([plots.load(run) for run in runs])
+  groups = tables.by_seed([tables.load(run) for run in runs])
   assert list(plots._labels(groups)) == [
     'D-PSGD (base)',
     'D-PSGD (longer)',
@@ -298,13 +298,13 @@ def test_labels_tell_runs_apart(tmp_path, baseline):
 
 def test_without_runs_there_is_an_error():
   with pytest.raises(ValueError, match='no runs'):
-    plots.table([])
+    tables.table([])
 
 
 def test_a_folder_without_config_is_named(baseline):
   (baseline / 'config.json').unlink()
   with pytest.raises(OSError, match='base.*config.json'):
-    plots.load(baseline)
+    tables.load(baseline)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_module_runs_without_pyplot(baseline):
     cwd=Path(__file__).parents[1],
   )
   assert run.returncode == 0
-  assert run.stdout == plots.table([baseline])
+  assert run.stdout == tables.table([baseline])
   assert 'matplotlib.figure' in run.stderr
   assert 'matplotlib.pyplot' not in run.stderr
   assert set(FILES) <= set(os.listdir(baseline))

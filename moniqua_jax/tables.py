@@ -1,0 +1,249 @@
+"""Tables of runs, from what the runs wrote down: one row a run or a method."""
+
+from collections.abc import Sequence
+import json
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from moniqua_jax import metrics
+
+DASH = '–'  # what was not measured
+
+# Names that papers spell otherwise than Python does.
+SPELLED = {
+  'adpsgd': 'AD-PSGD',
+  'allreduce': 'all-reduce',
+  'd2': 'D²',
+  'dpsgd': 'D-PSGD',
+  'full_precision': '',
+  'moniqua': 'Moniqua',
+  'none': '',
+  'nuqsgd': 'NUQSGD',
+  'qsgd': 'QSGD',
+}
+
+# How the columns that `_measures` computes are written.
+COLUMNS = {
+  'epochs': '.3g',
+  'MB sent': '.2f',
+  'vs first': '.3f',
+  'test %': '.2f',
+  'worst %': '.2f',
+  'unreadable %': '.3g',
+  'distance/theta': '.3g',
+  'consensus rms': '.2g',
+  'minutes': '.2f',
+}
+NOTES = """\
+MB sent: by each worker, 1 MB = 10^6 bytes. vs first: bytes per step, relative
+to the first row. test %: accuracy of the mean model; worst %: of the worst
+worker. unreadable %: of the messages. distance/theta: the largest of the run;
+theta holds up to 1. consensus rms: of the workers from their mean, at the last
+evaluation."""
+
+
+class Run(NamedTuple):
+  """What a work directory holds."""
+
+  name: str  # of the folder
+  rows: list[dict]  # metrics.jsonl
+  config: dict  # config.json
+  source: dict  # run.json
+
+
+def load(workdir) -> Run:
+  """Reads one run.
+
+  Args:
+    workdir: of the run.
+
+  Returns:
+    A `Run`.
+
+  Raises:
+    ValueError: the folder does not hold a run.
+    OSError: it lacks config.json or run.json.
+  """
+  folder = pathlib.Path(workdir).resolve()
+  rows = metrics.read(workdir)
+  read = lambda name: json.loads((folder / name).read_text())
+  return Run(folder.name, rows, read('config.json'), read('run.json'))
+
+
+def by_seed(runs: Sequence[Run]) -> list[list[Run]]:
+  """Groups of runs whose configs are equal but for the seed, in order."""
+  groups = {}
+  for run in runs:
+    key = json.dumps(run.config | {'seed': None}, sort_keys=True)
+    groups.setdefault(key, []).append(run)
+  return list(groups.values())
+
+
+def method(config: dict) -> str:
+  """What a config trains with; a quantizer on D-PSGD stands alone.
+
+  Args:
+    config: as in config.json.
+
+  Returns:
+    Reduce, gossip, quantizer and slack, where they say something.
+
+  >>> moniqua = {'name': 'moniqua', 'bits': 4, 'theta': 1.0}
+  >>> method({'gossip': {'name': 'd2'}, 'quantizer': moniqua, 'gamma': 0.2})
+  'D², Moniqua 4 bits, gamma .2'
+  """
+  slots = ('reduce', 'gossip', 'quantizer')
+  reduce, gossip, quantizer = (_spell(config.get(slot, {})) for slot in slots)
+  if not gossip:
+    return reduce or DASH
+  gamma = config.get('gamma', 1.0)
+  words = [
+    reduce,
+    '' if quantizer and gossip == SPELLED['dpsgd'] else gossip,
+    quantizer,
+    'theta per leaf' if config.get('scales_from') else '',
+    f'gamma {gamma:g}'.replace(' 0.', ' .') if gamma != 1 else '',
+  ]
+  return ', '.join(filter(None, words))
+
+
+def table(runs: Sequence) -> str:
+  """A markdown table with a row a run, aligned to be read in a terminal.
+
+  Args:
+    runs: work directories.
+
+  Returns:
+    The table; an en dash is what was not measured.
+
+  Raises:
+    ValueError: there are no runs, or one of the folders does not hold one.
+  """
+  return _markdown([[run] for run in loaded(runs)])
+
+
+def seed_table(runs: Sequence) -> str:
+  """The table with one row for all runs that differ only in their seed.
+
+  Numbers are the mean ± the sample standard deviation; without ± where all
+  seeds agree, and a dash where a seed lacks the number.
+
+  Args:
+    runs: work directories.
+
+  Returns:
+    The table.
+
+  Raises:
+    ValueError: as for `table`.
+  """
+  return _markdown(by_seed(loaded(runs)))
+
+
+def loaded(runs):
+  if not runs:
+    raise ValueError('there are no runs; give their work directories.')
+  return [load(run) for run in runs]
+
+
+def values(rows, key):
+  """What the rows that have the key say; null, in JSON not finite, is NaN."""
+  return np.array([row[key] for row in rows if key in row], float)
+
+
+def _last(run, key):
+  return np.append(np.nan, values(run.rows, key))[-1]
+
+
+def _bytes_a_step(run):
+  return _last(run, 'wire/bytes_sent') / _last(run, 'step')
+
+
+def _finished(run):
+  steps_per_epoch = _last(run, 'step') / _last(run, 'epoch')
+  epochs = run.config.get('epochs', 0.0)
+  return _last(run, 'step') >= np.round(epochs * np.round(steps_per_epoch))
+
+
+def group_name(group):
+  name = os.path.commonprefix([run.name for run in group])
+  return name + '*' * (len(group) > 1)
+
+
+def _spell(spec):
+  """'Moniqua 4 bits' from {'name': 'moniqua', 'bits': 4, ...}."""
+  name = spec.get('name', 'none')
+  words = SPELLED.get(name, name.replace('_', ' '))
+  bits = spec.get('bits')
+  return f'{words} {bits} bit{"s" * (bits != 1)}' if bits else words
+
+
+def _markdown(groups):
+  title = ['run', 'method', 'seed', *COLUMNS]
+  rows = [_cells(group, groups[0][0]) for group in groups]
+  widths = [max(map(len, column)) for column in zip(title, *rows, strict=True)]
+  words, *numbers = widths[:2], *widths[2:]  # at the left, at the right
+  formats = [f'<{w}' for w in words] + [f'>{w}' for w in numbers]
+  rule = ['-' * w for w in words] + ['-' * (w - 1) + ':' for w in numbers]
+  lines = [map(format, line, formats) for line in (title, rule, *rows)]
+  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
+def _cells(group, first):
+  name = group_name(group).replace('|', r'\|')
+  if not all(map(_finished, group)):
+    name += ' (unfinished)'
+  seeds = {run.config.get('seed', 0) for run in group}
+  seed = f'n = {len(seeds)}' if len(group) > 1 else str(*seeds)
+  rows = [_measures(run, first) for run in group]
+  numbers = [_number([r[name] for r in rows], f) for name, f in COLUMNS.items()]
+  return [name, method(group[0].config), seed, *numbers]
+
+
+def _measures(run, first):
+  """The numbers in a run's row by column; NaN where there is none."""
+  last = lambda key: _last(run, key)
+  messages = values(run.rows, 'gossip/messages').sum() or np.nan
+  unreadable = values(run.rows, 'gossip/unreadable').sum()
+  # Without a theta, distance/theta is written too, and is 0.
+  modulo = [row for row in run.rows if 'gossip/theta' in row]
+  share = values(modulo, 'gossip/distance_over_theta')
+  return {
+    'epochs': last('epoch'),
+    'MB sent': last('wire/bytes_sent') / 1e6,
+    'vs first': _bytes_a_step(run) / (_bytes_a_step(first) or np.nan),
+    'test %': 100 * last('test/accuracy'),
+    'worst %': 100 * last('test/worst_worker'),
+    'unreadable %': 100 * unreadable / messages,
+    'distance/theta': np.fmax.reduce(share, initial=np.nan),
+    'consensus rms': last('gossip/consensus_rms'),
+    'minutes': last('seconds') / 60,
+  }
+
+
+def _number(values, spec):
+  """'0.97', or '0.96 ± 0.01' of seeds that differ."""
+  mean = np.mean(values)
+  if np.isnan(mean):
+    return DASH
+  if np.ptp(values) == 0:
+    return format(mean, spec)
+  return f'{mean:{spec}} ± {np.std(values, ddof=1):{spec}}'
+
+
+def source(run):
+  """One line of provenance."""
+  source = {'command': DASH, 'date': DASH, 'machine': DASH} | run.source
+  seconds = _number([_last(run, 'seconds')], '.0f')
+  facts = [
+    f'- {run.name}: `{source["command"]}`',
+    source['date'],
+    f'{seconds} s on {source["machine"]}',
+    ', '.join(f'{k} {v}' for k, v in source.get('versions', {}).items()),
+  ]
+  if 'resumed' in source:
+    facts.append(f'resumed: `{json.dumps(source["resumed"], sort_keys=True)}`')
+  return '; '.join(filter(None, facts))

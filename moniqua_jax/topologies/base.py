@@ -1,0 +1,320 @@
+"""The type Topology, and what is computed from it.
+
+n: workers. Row i of W is receiver i, column j is sender j.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csgraph, csr_array
+
+Weight = float | tuple[float, ...]
+Perm = tuple[int, ...]
+
+ROUNDING = 1e-9  # slack for sums of float64 weights
+TOLERANCE = 1e-6  # slack for a matrix from outside, perhaps once float32
+
+
+class _Edges(NamedTuple):
+  edges: tuple[tuple[Weight, Perm], ...]
+
+
+class Topology(_Edges):
+  """The edges of one round of gossip; static and hashable.
+
+  W = I + sum_k diag(w_k) (P_k - I), with P_k[perm[i], i] = 1.
+
+  Args:
+    edges: `((weight, perm), ...)`. `perm[i]` is the worker to which worker i
+      sends, a full permutation of range(n); where `perm[i] == i` nothing is
+      sent and nothing contributed. `weight` is one float, or n floats indexed
+      by the *receiver*.
+
+  Raises:
+    ValueError: if there is no edge, a perm is not a permutation of range(n)
+      with the same n, a weight is negative, not finite or one of a wrong
+      number, or the weights that a worker receives sum to more than 1.
+
+  >>> pair = Topology([(0.5, [1, 0])])
+  >>> pair, pair.n
+  (Topology(edges=((0.5, (1, 0)),)), 2)
+
+  Reference: Birkhoff 1946 (W as a sum of permutations).
+  """
+
+  __slots__ = ()
+
+  def __new__(cls, edges: Iterable[tuple[Weight, Sequence[int]]]):
+    edges = [(weight, _checked_perm(perm)) for weight, perm in edges]
+    if not edges:
+      raise ValueError('edges is empty; a Topology needs at least one edge.')
+    n = len(edges[0][1])
+    for _, perm in edges:
+      if len(perm) != n:
+        raise ValueError(
+          f'perm {perm} is of {len(perm)} workers, the first edge of {n}; all '
+          'edges of a Topology permute the same workers.'
+        )
+    edges = tuple((_checked_weight(weight, n), perm) for weight, perm in edges)
+    _check_received(edges, n)
+    return super().__new__(cls, edges)
+
+  @classmethod
+  def _make(cls, iterable):
+    return cls(*iterable)  # so that _replace is checked too
+
+  @property
+  def n(self) -> int:
+    """Number of workers."""
+    return len(self.edges[0][1])
+
+
+def _checked_perm(perm: Iterable[int]) -> Perm:
+  perm = tuple(perm)
+  if not perm or sorted(perm) != list(range(len(perm))):
+    raise ValueError(
+      f'perm {perm} is not a full permutation: it must hold each of '
+      f'0..{len(perm) - 1} exactly once.'
+    )
+  return tuple(int(i) for i in perm)
+
+
+def _checked_weight(weight, n: int) -> Weight:
+  if np.ndim(weight) and len(weight) != n:
+    raise ValueError(
+      f'weight {weight} has {len(weight)} entries; give one float or one per '
+      f'receiver, {n} in all.'
+    )
+  values = np.asarray(weight, np.float64)
+  if not np.all(np.isfinite(values) & (values >= 0)):
+    raise ValueError(f'weight {weight} must be finite and at least 0.')
+  return tuple(values.tolist()) if values.ndim else values.item()
+
+
+def _check_received(edges, n: int) -> None:
+  workers = np.arange(n)
+  received = sum(np.where(perm == workers, 0.0, w) for w, perm in edges)
+  worst = int(np.argmax(received))
+  if received[worst] > 1 + ROUNDING:
+    raise ValueError(
+      f'the weights that worker {worst} receives sum to {received[worst]}; at '
+      'most 1 is allowed, since its own weight is what they leave.'
+    )
+
+
+def _rounds(topology: Topology | Sequence[Topology]) -> tuple[Topology, ...]:
+  rounds = (topology,) if isinstance(topology, Topology) else tuple(topology)
+  if not rounds or not all(isinstance(r, Topology) for r in rounds):
+    raise ValueError(
+      f'expected a Topology or a non-empty tuple of them; got {topology!r}.'
+    )
+  sizes = [r.n for r in rounds]
+  if len(set(sizes)) > 1:
+    raise ValueError(f'all rounds must have the same n; got {sizes}.')
+  return rounds
+
+
+def sources(perm: Sequence[int]) -> Perm:
+  """Who sends to me: the inverse permutation.
+
+  sources(perm)[perm[i]] = i.
+
+  Args:
+    perm: n ints, `perm[i]` the worker to which worker i sends.
+
+  Returns:
+    n ints, entry i the worker from which worker i receives.
+
+  >>> sources((1, 2, 0))
+  (2, 0, 1)
+
+  Reference: P^-1 = P^T of a permutation matrix.
+  """
+  return tuple(np.argsort(perm).tolist())
+
+
+def matrix(topology: Topology) -> np.ndarray:
+  """The weights as a dense matrix.
+
+  W = I + sum_k diag(w_k) (P_k - I).
+
+  Args:
+    topology: a single Topology of n workers.
+
+  Returns:
+    float64[n, n]; row i is receiver i, and sums to 1.
+
+  >>> matrix(Topology([((0.5, 0.25), (1, 0))]))
+  array([[0.5 , 0.5 ],
+         [0.25, 0.75]])
+
+  Reference: W of Lian et al. 2017 and Lu and De Sa 2020.
+  """
+  workers = np.arange(topology.n)
+  w = np.zeros((topology.n, topology.n))
+  for weight, perm in topology.edges:
+    w[workers, sources(perm)] += weight
+  np.fill_diagonal(w, 0)  # self-loops contribute nothing
+  return w + np.diag(1 - w.sum(1))
+
+
+def lazy(
+  topology: Topology | Sequence[Topology], gamma: float
+) -> Topology | tuple[Topology, ...]:
+  """Gossip with only a part of each weight, so that coarse messages settle.
+
+  W_bar = gamma W + (1 - gamma) I.
+
+  Args:
+    topology: a Topology, or a tuple of them.
+    gamma: 0 < gamma <= 1, the part that is kept; 1 changes nothing.
+
+  Returns:
+    The same as was given, with weights times gamma.
+
+  Raises:
+    ValueError: if gamma is not within (0, 1].
+
+  >>> from moniqua_jax import complete
+  >>> lazy(complete(2), 0.5).edges
+  ((0.25, (1, 0)),)
+
+  Reference: Lu and De Sa 2020 (the slack matrix, for 1 bit).
+  """
+  if not 0 < gamma <= 1:
+    raise ValueError(f'lazy needs 0 < gamma <= 1; got gamma={gamma}.')
+  slow = tuple(
+    Topology([(np.multiply(gamma, w), perm) for w, perm in r.edges])
+    for r in _rounds(topology)
+  )
+  return slow[0] if isinstance(topology, Topology) else slow
+
+
+def spectral_gap(topology: Topology | Sequence[Topology]) -> float:
+  """How much of the disagreement one round takes away, at least.
+
+  1 - rho, rho = ||W - 1 1^T / n||_2, the second largest singular value of W:
+  max(|lambda_2|, |lambda_n|) if W is symmetric. Over m rounds it is
+  1 - ||W_{m-1} ... W_0 - 1 1^T / n||_2^(1/m).
+
+  Args:
+    topology: a Topology, or a tuple of them; doubly stochastic.
+
+  Returns:
+    A float in [0, 1], 1 for exact averaging.
+
+  Raises:
+    ValueError: if a tuple is empty or its rounds differ in n.
+
+  >>> from moniqua_jax import ring
+  >>> round(1 - spectral_gap(ring(8)), 4)
+  0.8047
+
+  Reference: Lu and De Sa 2020 (rho, there for a symmetric W).
+  """
+  rounds = _rounds(topology)
+  product = np.eye(rounds[0].n)
+  for r in rounds:
+    product = matrix(r) @ product
+  rho = np.linalg.norm(product - 1 / len(product), 2)
+  return float(1 - rho ** (1 / len(rounds)))
+
+
+def schedule(topology: Topology | Sequence[Topology]) -> tuple[Topology, ...]:
+  """The rounds that gossip cycles through: `rounds[step % len(rounds)]`.
+
+  The union of the graphs of W_0, ..., W_{m-1} is strongly connected.
+
+  Args:
+    topology: a Topology, or a tuple of them.
+
+  Returns:
+    A non-empty tuple of Topologies of the same n.
+
+  Raises:
+    ValueError: if it is neither, the rounds differ in n, or some workers
+      never hear of some others.
+
+  >>> from moniqua_jax import one_peer_exponential, ring
+  >>> len(schedule(ring(4))), len(schedule(one_peer_exponential(8)))
+  (1, 3)
+
+  Reference: Koloskova et al., "A Unified Theory of Decentralized SGD with
+  Changing Topology and Local Updates", ICML 2020.
+  """
+  rounds = _rounds(topology)
+  union = sum(matrix(r) for r in rounds)
+  check_connected(union, 'the topology (all rounds together)')
+  return rounds
+
+
+def require_doubly_stochastic(schedule, algorithm: str) -> None:
+  """Refuses weights that would move the mean of the workers.
+
+  1^T W = 1^T in each round (W 1 = 1 always holds).
+
+  Args:
+    schedule: a Topology, or a tuple of them.
+    algorithm: the name that the error blames.
+
+  Raises:
+    ValueError: naming the column whose sum is furthest from 1.
+
+  >>> from moniqua_jax import exponential
+  >>> require_doubly_stochastic(exponential(6), 'dpsgd')
+
+  Reference: Lian et al. 2017 (the assumptions on W).
+  """
+  for k, r in enumerate(_rounds(schedule)):
+    sums = matrix(r).sum(0)
+    j = int(np.argmax(abs(sums - 1)))
+    # from_matrix allows each of the two sums TOLERANCE, and moves one of them
+    # into the diagonal.
+    if abs(sums[j] - 1) > 2 * TOLERANCE:
+      raise ValueError(
+        f'{algorithm} needs a doubly stochastic W, else the mean of the '
+        f'workers moves; in round {k} column {j}, what worker {j} gives, sums '
+        f'to {sums[j]} instead of 1. Use from_matrix or from_graph, which '
+        'ensure it, or push_sum, which does without.'
+      )
+
+
+def require_symmetric(schedule, algorithm: str) -> None:
+  """Refuses weights that differ between the two directions of an edge.
+
+  W = W^T in each round.
+
+  Args:
+    schedule: a Topology, or a tuple of them.
+    algorithm: the name that the error blames.
+
+  Raises:
+    ValueError: naming the two entries that differ most.
+
+  >>> from moniqua_jax import ring
+  >>> require_symmetric(ring(6), 'd2')
+
+  Reference: Lu and De Sa 2020 (the assumptions on W).
+  """
+  for k, r in enumerate(_rounds(schedule)):
+    w = matrix(r)
+    i, j = np.unravel_index(np.argmax(abs(w - w.T)), w.shape)
+    if abs(w[i, j] - w[j, i]) > TOLERANCE:
+      raise ValueError(
+        f'{algorithm} needs a symmetric W; in round {k} W[{i}, {j}] = '
+        f'{w[i, j]} but W[{j}, {i}] = {w[j, i]}. Use ring, torus, hypercube, '
+        'complete or from_graph, or give from_matrix (w + w.T) / 2.'
+      )
+
+
+def check_connected(w: np.ndarray, subject: str) -> None:
+  count, label = csgraph.connected_components(
+    csr_array(w > 0), connection='strong'
+  )
+  if count > 1:
+    groups = sorted(np.flatnonzero(label == k).tolist() for k in range(count))
+    raise ValueError(
+      f'{subject} is not connected: messages do not pass both ways between '
+      f'the groups of workers {groups}.'
+    )

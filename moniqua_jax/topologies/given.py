@@ -1,0 +1,137 @@
+"""Topologies from a matrix of weights, or from a graph."""
+
+import networkx as nx
+import numpy as np
+from scipy.sparse import csgraph, csr_array
+
+from moniqua_jax.topologies.base import (
+  ROUNDING,
+  TOLERANCE,
+  Topology,
+  Weight,
+  check_connected,
+)
+
+
+def from_matrix(w: np.ndarray) -> Topology:
+  """The edges of any doubly stochastic W, as few of them as there can be.
+
+  max_i max(in_i, out_i) edges, in_i and out_i the off-diagonal non-zeros of
+  row i and column i: no worker is ever made to wait for another (Koenig).
+
+  Args:
+    w: float[n, n], W_ij what receiver i makes of sender j; need not be
+      symmetric. The diagonal is taken as what the other entries leave.
+
+  Returns:
+    A Topology whose `matrix` is `w`. An idle worker's arc is a self-loop,
+    always so if each worker sends to as many as it hears (every symmetric W);
+    else there are sum_i max(0, in_i - out_i) messages of weight 0, the minimum.
+
+  Raises:
+    ValueError: if `w` is not square, has an entry that is negative or not
+      finite, a row or column sum that is not 1 to 1e-6, or is not connected.
+
+  >>> from_matrix([[0.75, 0.25], [0.25, 0.75]]).edges
+  ((0.25, (1, 0)),)
+
+  Reference: Koenig 1916 (colouring the edges of bipartite graphs).
+  """
+  w = np.array(w, np.float64)
+  _check_matrix(w)
+  check_connected(w, 'the graph of w')
+  np.fill_diagonal(w, 0)
+  w = np.maximum(w, 0)  # -1e-17 is no arc
+  w /= max(1, w.sum(1).max())  # an off-diagonal sum of 1 + 1e-7 is float32's
+  return Topology([_take(w, senders) for senders in _colour(w > 0)])
+
+
+def _check_matrix(w: np.ndarray) -> None:
+  if w.ndim != 2 or w.shape[0] != w.shape[1] or not w.size:
+    raise ValueError(f'w must be a square matrix; got shape {w.shape}.')
+  bad = np.argwhere(~np.isfinite(w) | (w < -ROUNDING)).tolist()
+  if bad:
+    i, j = bad[0]
+    raise ValueError(f'w[{i}, {j}] = {w[i, j]} must be finite and at least 0.')
+  for name, sums in (('row', w.sum(1)), ('column', w.sum(0))):
+    worst = int(np.argmax(abs(sums - 1)))
+    if abs(sums[worst] - 1) > TOLERANCE:
+      raise ValueError(
+        f'w must be doubly stochastic, but {name} {worst} sums to '
+        f'{sums[worst]} instead of 1.'
+      )
+
+
+def _colour(heard: np.ndarray) -> list[np.ndarray]:
+  """Splits arcs, bool[receiver, sender], into rounds, each senders int[n].
+
+  Padded until each worker has `degree` arcs in and as many out, the arcs are a
+  regular bipartite multigraph: it has a perfect matching, and is regular again
+  without it. Self-loops are the padding that costs nothing, so they come first.
+  """
+  workers = np.arange(len(heard))
+  into, out = heard.sum(1), heard.sum(0)
+  degree = max(1, into.max(), out.max())
+  arcs = heard + np.diag(degree - np.maximum(into, out))
+  receivers = np.repeat(workers, degree - arcs.sum(1))
+  senders = np.repeat(workers, degree - arcs.sum(0))
+  np.add.at(arcs, (receivers, senders), 1)
+
+  colours = []
+  for _ in range(degree):
+    senders = csgraph.maximum_bipartite_matching(csr_array(arcs), 'column')
+    arcs[workers, senders] -= 1
+    colours.append(senders)
+  return colours
+
+
+def _take(w: np.ndarray, senders: np.ndarray) -> tuple[Weight, np.ndarray]:
+  """Moves one edge out of `w`: padding that repeats an arc finds 0 there."""
+  workers = np.arange(len(w))
+  weight = w[workers, senders]
+  w[workers, senders] = 0
+  # Self-loops do not care for the weight, so it may be the others' constant.
+  moving = set(weight[senders != workers].tolist()) or {0.0}
+  return moving.pop() if len(moving) == 1 else weight, np.argsort(senders)
+
+
+def from_graph(g: nx.Graph) -> Topology:
+  """Metropolis weights on any connected undirected graph.
+
+  W_ij = 1 / (1 + max(deg_i, deg_j)) on its edges.
+
+  Args:
+    g: networkx graph. Its nodes become workers 0..n-1 in sorted order, or in
+      the order of iteration if they cannot be sorted; self-loops and the
+      graph's own weights are ignored.
+
+  Returns:
+    A Topology of max deg_i edges, symmetric; idle workers send nothing.
+
+  Raises:
+    ValueError: if `g` is directed, empty or not connected.
+
+  >>> from moniqua_jax import matrix
+  >>> matrix(from_graph(nx.path_graph(3))).round(2).tolist()
+  [[0.67, 0.33, 0.0], [0.33, 0.33, 0.33], [0.0, 0.33, 0.67]]
+
+  Reference: Xiao, Boyd, Lall, "Distributed Average Consensus with Time-Varying
+  Metropolis Weights", 2006.
+  """
+  if g.is_directed() or not len(g):
+    raise ValueError(
+      f'from_graph needs an undirected graph with a node; got {g}. A directed '
+      'one can be given as a doubly stochastic matrix to from_matrix.'
+    )
+  try:
+    nodes = sorted(g)
+  except TypeError:
+    nodes = list(g)
+  parts = [[v for v in nodes if v in c] for c in nx.connected_components(g)]
+  if len(parts) > 1:
+    raise ValueError(f'g is not connected: its parts are the nodes {parts}.')
+  near = nx.to_numpy_array(g, nodelist=nodes, weight=None) > 0
+  np.fill_diagonal(near, False)
+  degree = near.sum(0)
+  w = near / (1 + np.maximum.outer(degree, degree))
+  return from_matrix(w + np.diag(1 - w.sum(1)))
