@@ -37,7 +37,7 @@ def main(argv):
     jax.config.update('jax_num_cpu_devices', config.workers)
   with command_line.one_line_errors():
     if _DRY_RUN.value:
-      print(experiment.describe(config))
+      print(experiment.describe(config, experiment.from_config(config)))
       return
     if _WORKDIR.value is None:
       raise ValueError('--workdir is not given; it takes a folder.')

@@ -263,16 +263,16 @@ def _runner(config):
   return specs.RUNNERS[config.runner]
 
 
-def describe(config) -> str:
-  """What a run of the config would be, without running it.
+def describe(config, experiment: Experiment) -> str:
+  """What a run of the config is, in a few lines.
 
   Args:
     config: a ConfigDict.
+    experiment: built from it.
 
   Returns:
     Some lines: data, model, topology, quantizer, bytes on the wire.
   """
-  experiment = from_config(config)
   leaves = jax.tree.leaves(experiment.variables['params'])
   size = sum(leaf.size for leaf in leaves)
   sent = bytes_sent(experiment, size).mean()
@@ -289,12 +289,16 @@ def describe(config) -> str:
       f'{float(ends[0]):.4g} at the start, {float(ends[1]):.4g} at the end'
     )
   shards = sorted(len(shard) for shard in experiment.shards)
+  statistics = 'none; normalisation keeps none'
+  if 'batch_stats' in experiment.variables:
+    statistics = 'stay with each worker; pooled exactly for the mean model'
   rows = {
     'data': f'{config.data.name}, {len(dataset.train.labels)} training and '
     f'{len(dataset.test.labels)} test images; {config.partition.name} shards of'
     f' {shards[0]} to {shards[-1]}',
     'model': f'{config.model.name}, {size:,} parameters in {len(leaves)} leaves'
     f', {4 * size / 1e6:.2f} MB in float32',
+    'statistics': statistics,
     'run': f'{experiment.steps} steps, {config.epochs} epochs, batches of '
     f'{config.batch_size} on each of {config.workers} workers, '
     f'{config.runner}',

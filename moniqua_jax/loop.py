@@ -122,6 +122,7 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
   # ------------------------------------------------------------------ set up
   experiment = experiment_lib.from_config(config)
   workdir = workdir_lib.open_(pathlib.Path(workdir), config, resume)
+  print(experiment_lib.describe(config, experiment))
   init, train_step, eval_step = make_steps(experiment)
   n, run = config.workers, experiment.run
   state = run(init, (0,))(jnp.arange(n))

@@ -1,7 +1,5 @@
 """Algorithms: one battery over a table, and what the compiled step sends."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 import moniqua_jax as mj
 from moniqua_jax import gossip, topologies, wire
 from moniqua_jax.workers import AXIS
-from tests import helpers
+from tests import helpers, hlo
 
 N, D, LR = helpers.N, 40, 0.1
 KEY = jax.random.key(1)
@@ -218,22 +216,6 @@ def test_errors():
 
 # ------------------------------------------------------------- on the wire
 
-# name, dtype, dimensions of what a collective gives; -start forms give tuples.
-_COLLECTIVE = re.compile(
-  r'= (\(?.*?)\s(all-reduce|all-gather|all-to-all|collective-permute|'
-  r'reduce-scatter|collective-broadcast)(?:-start)?\('
-)
-_SHAPE = re.compile(r'(\w+)\[([\d,]*)\]')
-_WIDTH = {'u8': 1, 'pred': 1, 's8': 1, 'f32': 4, 'u32': 4, 's32': 4}
-
-
-def collectives(text):
-  """(kind, dtype, bytes) of every collective in compiled HLO text."""
-  for result, kind in _COLLECTIVE.findall(text):
-    for dtype, dims in _SHAPE.findall(result):
-      size = int(np.prod([int(d) for d in dims.split(',') if d]))
-      yield kind, dtype, size * _WIDTH[dtype]
-
 
 def compiled_step(quantizer, d):
   algorithm = mj.dpsgd(mj.ring(N), quantizer, axis_name=AXIS, key=KEY)
@@ -247,7 +229,7 @@ def compiled_step(quantizer, d):
 @pytest.mark.parametrize('bits', range(1, 9))
 def test_only_packed_bytes_travel(bits):
   d = 10_007
-  found = list(collectives(compiled_step(mj.moniqua(1.0, bits), d)))
+  found = list(hlo.collectives(compiled_step(mj.moniqua(1.0, bits), d)))
   permutes = [c for c in found if c[0] == 'collective-permute' and c[2] > 64]
   assert len(permutes) == 2
   least = -(-d * bits // 8)
@@ -260,7 +242,7 @@ def test_only_packed_bytes_travel(bits):
 
 
 def test_full_precision_travels_as_it_is():
-  found = list(collectives(compiled_step(mj.full_precision(), 1000)))
+  found = list(hlo.collectives(compiled_step(mj.full_precision(), 1000)))
   assert found == [('collective-permute', 'f32', 4000)] * 2
 
 
@@ -268,7 +250,7 @@ def test_the_count_of_collectives_can_fail():
   """An all-reduce of the parameters would be seen."""
   run = mj.sharded(lambda x: jax.lax.pmean(x, AXIS), (0,))
   text = run.lower(jnp.zeros((N, 1000))).compile().as_text()
-  assert list(collectives(text)) == [('all-reduce', 'f32', 4000)]
+  assert list(hlo.collectives(text)) == [('all-reduce', 'f32', 4000)]
 
 
 def test_quantize_alone():

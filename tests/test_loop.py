@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from configs import cifar10_cpu, digits
-from moniqua_jax import checkpoint, experiment, loop, metrics
+import moniqua_jax as mj
+from moniqua_jax import checkpoint, data, experiment, loop, metrics
+from tests import hlo
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -74,6 +76,22 @@ def test_other_runners_train_the_same(tmp_path, runner):
   for one, other in zip(*runs.values(), strict=True):
     assert one['train/loss'] == pytest.approx(other['train/loss'], rel=1e-3)
     assert one['wire/bytes_sent'] == other['wire/bytes_sent']
+
+
+@pytest.mark.parametrize('bits', [1, 3, 8])
+def test_the_step_of_the_loop_sends_packed_bytes_only(bits):
+  """What `--runner=sharded` compiles for the digits, seen by its text."""
+  config = small(runner='sharded')
+  config.quantizer.bits = bits
+  built = experiment.from_config(config)
+  init, train_step, _ = loop.make_steps(built)
+  state = built.run(init, (0,))(np.arange(8))
+  batch = data.batch(built.dataset, built.shards, seed=0, step=0, batch_size=16)
+  step = built.run(train_step, (0, 0, None))
+  text = step.lower(state, batch, np.int32(0)).compile().as_text()
+  found = list(hlo.collectives(text))
+  nbytes = mj.wire.packed_size(9610, bits) + 12
+  assert found == [('collective-permute', 'u8', nbytes)] * 2
 
 
 class Interrupted(Exception):
@@ -234,5 +252,5 @@ def test_every_cifar_config_builds(method):
   config.data.update(
     num_train=400, num_test=40, shape=(32, 32, 3), num_classes=10, seed=0
   )
-  text = experiment.describe(config)
+  text = experiment.describe(config, experiment.from_config(config))
   assert '269,722 parameters' in text and '8 workers' in text

@@ -15,7 +15,7 @@ import pytest
 
 import moniqua_jax as mj
 from moniqua_jax import dither, wire
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import base, modulo
 from tests.helpers import QUANTIZERS, THETA, UNBIASED
 
 EPS = 2.0**-23  # of float32
@@ -378,18 +378,46 @@ def wrapped(x, places, theta, bits, rounding, rng):
 
 
 @moniquas
-def test_the_digest_sees_an_odd_number_of_wraps(bits, rounding):
+def test_the_digest_sees_wraps(bits, rounding):
   rng = np.random.default_rng(0)
   q, (x, _) = mj.moniqua(THETA, bits, rounding), near(1000)
   payload = q.encode(x, KEY)
   own = f64(q.decode(payload, x))
   b_theta, _ = circle(THETA, bits, rounding)
-  for count in (1, 33, 999):
+  for count in (1, 34, 999):
     places = rng.permutation(1000)[:count]
     y = jnp.asarray(wrapped(x, places, THETA, bits, rounding, rng))
     turns = np.rint((f64(q.decode(payload, y)) - own) / b_theta)
     assert set(np.flatnonzero(turns)) == set(places)
     assert not q.inspect(payload, y).readable
+
+
+def folded(turns):
+  """The digest in Python integers: the XOR of bytes, rotated by place."""
+  digest = 0
+  for place, turn in enumerate(turns):
+    byte, left = int(turn) % 256, place % 32
+    digest ^= (byte << left | byte >> 32 - left) % 2**32
+  return digest
+
+
+@pytest.mark.parametrize('size', [1, 31, 32, 33, 127, 128, 129, 1000])
+def test_fold_turns_is_the_rotated_xor(size):
+  rng = np.random.default_rng(size)
+  for reach in (1, 200, 2**22):
+    turns = rng.integers(-reach, reach + 1, size=size)
+    digest = modulo.fold_turns(jnp.float32(turns))
+    assert digest.dtype == jnp.uint32 and int(digest) == folded(turns)
+
+
+def test_one_wrong_turn_by_any_number_is_seen():
+  x, _ = near(1000)
+  q = mj.moniqua(THETA, 1, 'nearest')
+  payload, (turn, _) = q.encode(x, KEY), circle(THETA, 1, 'nearest')
+  for wrong in (1, -1, 2, -4, 100, 128, 255, -1000):
+    for place in (0, 500, 999):
+      seen = q.inspect(payload, x.at[place].add(wrong * turn))
+      assert not seen.readable
 
 
 @some
@@ -406,11 +434,10 @@ def test_half_the_theta_it_needs_is_reported(bits, rounding):
   assert not half.inspect(payload, y).readable
 
 
-def test_how_often_the_digest_misses_an_even_number_of_wraps():
-  """As often as `count` balls in 32 urns leave an even number in each.
+def test_how_seldom_the_digest_misses_many_wraps():
+  """Two wraps: 1 in 64 (half of those 32 places apart, near zero); then less.
 
-  1 in 32 for two wraps anywhere, 1 in 350 for four, and 2^-32 for many; never
-  for wraps in one stretch of 32 neighbours.
+  Never in one stretch of 25: the lowest bit of the first one stands alone.
   """
   rng = np.random.default_rng(0)
   q, (x, _) = mj.moniqua(THETA, 2, 'nearest'), near(1024)
@@ -422,18 +449,12 @@ def test_how_often_the_digest_misses_an_even_number_of_wraps():
     return int(readable(jnp.asarray(np.stack(y))).sum())
 
   assert missed([[]] * n) == n
-  urns = np.arange(33)
-  ways = np.array(
-    [float(np.prod((32 - urns[:k]) / urns[1 : k + 1])) for k in urns]
-  )
-  for count in (2, 4, 50, 51, 700):
+  for count, chance in ((2, 1 / 64), (3, 1e-3), (4, 1e-3), (8, 0), (700, 0)):
     places = [rng.permutation(1024)[:count] for _ in range(n)]
-    chance = np.sum(ways * (1 - urns / 16) ** count) / 2.0**32
-    expected = n * chance
-    assert abs(missed(places) - expected) <= 5 * np.sqrt(expected) + 0.5
+    assert missed(places) <= n * chance + 5 * np.sqrt(n * chance)
   stretches = [
-    start + rng.permutation(32)[: rng.integers(1, 33)]
-    for start in rng.integers(0, 992, size=n)
+    start + rng.permutation(25)[: rng.integers(1, 26)]
+    for start in rng.integers(0, 999, size=n)
   ]
   assert missed(stretches) == 0
 

@@ -84,11 +84,13 @@ rates = st.lists(st.floats(0.001, 10), min_size=1, max_size=40)
 
 
 @hypothesis.settings(max_examples=50, deadline=None, derandomize=True)
-@hypothesis.given(rates, st.floats(0.01, 0.99))
-def test_follow_is_never_below_the_rate_and_shrinks_slowly(rates, shrink):
-  theta = schedules.follow(lambda t: rates[t], len(rates), shrink)
+@hypothesis.given(rates, st.floats(0.01, 0.99), st.sampled_from([0.5, 1.0]))
+def test_follow_is_never_below_the_rate_and_shrinks_slowly(
+  rates, shrink, power
+):
+  theta = schedules.follow(lambda t: rates[t], len(rates), shrink, power)
   relative, rates = values(theta, len(rates)), np.array(rates)
-  ratio, peak = rates / rates.max(), rates.argmax()
+  ratio, peak = (rates / rates.max()) ** power, rates.argmax()
   # One for the whole way up: distances grow with the rate, not after it.
   np.testing.assert_array_equal(relative[: peak + 1], 1)
   assert (relative >= ratio * (1 - 1e-6)).all()
