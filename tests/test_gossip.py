@@ -90,11 +90,7 @@ def test_one_round_is_bit_identical_under_all_runners(quantizer):
 
 @pytest.mark.parametrize('rounding', ['dithered', 'nearest', 'stochastic'])
 def test_all_ends_believe_the_same_bits(rounding):
-  """Receivers and sender, a million coordinates, 8 bits, |x| / s near 10^5.
-
-  Fails without the barrier between encode and decode: XLA would recompute the
-  sender's codes in another fusion, and rounding ties would flip.
-  """
+  """Receivers and sender, a million coordinates, 8 bits, |x| / s near 10^5."""
   d, theta = 1_000_003, 0.01
   quantizer = mj.moniqua(theta, bits=8, rounding=rounding)
   step = 2 * theta / 255
@@ -118,6 +114,37 @@ def test_all_ends_believe_the_same_bits(rounding):
     for sender, receiver in enumerate(perm):
       np.testing.assert_array_equal(theirs[receiver, edge], own[sender])
   assert np.abs(own - x).max() <= step * 1.001 + 4 * 2**-23 * np.abs(x).max()
+
+
+def test_nothing_recomputes_what_was_sent():
+  """The payload that encode makes goes to the barrier and nowhere else.
+
+  Otherwise XLA may recompute the codes for the sender's own decode in another
+  fusion, where a multiply and add are fused, or not, and a rounding tie flips.
+  Whether it does depends on its version; so this reads the program.
+  """
+
+  def worker(x, key):
+    return gossip.correction(
+      x,
+      key,
+      topology=mj.ring(N),
+      quantizer=mj.moniqua(0.5, bits=8),
+      axis_name=AXIS,
+    )[0]
+
+  jaxpr = jax.make_jaxpr(worker, axis_env=[(AXIS, N)])(jnp.zeros(D), KEY)
+  eqns = jaxpr.jaxpr.eqns
+  made_by = {var: eqn for eqn in eqns for var in eqn.outvars}
+  permutes = [eqn for eqn in eqns if eqn.primitive.name == 'ppermute']
+  assert len(permutes) == 2
+  (sealed,) = {eqn.invars[0] for eqn in permutes}
+  barrier = made_by[sealed]
+  assert barrier.primitive.name == 'optimization_barrier'
+  users = [eqn for eqn in eqns if barrier.invars[0] in eqn.invars]
+  assert users == [barrier]
+  # The sender decodes the sealed payload too, besides sending it twice.
+  assert sum(sealed in eqn.invars for eqn in eqns) > 2
 
 
 @pytest.mark.parametrize('poison', [np.nan, np.inf, -np.inf, 1e30])
