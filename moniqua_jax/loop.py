@@ -204,7 +204,9 @@ def fetch(step, report, schedule, workdir) -> dict:
     )
   seen = report['seen']
   if not seen.readable.all():
-    receiver, edge = np.argwhere(~seen.readable)[0]
+    # A sender that could not say what it holds is the cause, not the effect.
+    mute = ~seen.readable & ~np.isfinite(seen.theta)
+    receiver, edge = np.argwhere(mute if mute.any() else ~seen.readable)[0]
     perm = schedule[step % len(schedule)].edges[edge][1]
     sender = topologies.sources(perm)[receiver]
     raise Stopped(

@@ -126,6 +126,24 @@ def scheduled(
   )
 
 
+def largest(x: Array) -> Array:
+  """max|x|, or NaN if any value is not finite.
+
+  `jnp.max` alone does not do: XLA on CPUs loses the NaN where workers are
+  batched by `vmap`. A sum does not.
+
+  Args:
+    x: f32[d].
+
+  Returns:
+    f32[].
+
+  >>> largest(jnp.array([1.0, -2.0])), largest(jnp.array([1.0, jnp.inf]))
+  (Array(2., dtype=float32), Array(nan, dtype=float32))
+  """
+  return jnp.max(jnp.abs(x)) + jnp.sum(0 * x)
+
+
 def watched(decode: Callable[[Array, Array], Array]) -> Callable:
   """`inspect` for a `decode` that gives non-finite values when unreadable.
 
@@ -141,10 +159,31 @@ def watched(decode: Callable[[Array, Array], Array]) -> Callable:
   """
 
   def inspect(payload: Array, reference: Array) -> Seen:
-    distance = jnp.max(jnp.abs(decode(payload, reference) - reference))
+    distance = largest(decode(payload, reference) - reference)
     return Seen(jnp.isfinite(distance), distance, jnp.float32(jnp.inf))
 
   return inspect
+
+
+def rounded(product: Array, zero: Array) -> Array:
+  """The product as float32 has it, whatever it is added to later.
+
+  A compiler may fuse a multiplication with the addition that follows, and then
+  the product is not rounded; whether it does depends on the program around. The
+  sender and a receiver, or two runners, would differ in the last bit. A zero
+  that only shows at run time takes the place of that addition.
+
+  Args:
+    product: f32[...], the result of a multiplication.
+    zero: f32[] or like product, 0 (or NaN) but not a constant of the program.
+
+  Returns:
+    product + zero.
+
+  >>> rounded(jnp.float32(2) * 3, jnp.float32(0))
+  Array(6., dtype=float32)
+  """
+  return product + zero
 
 
 def full_precision() -> Quantizer:

@@ -127,7 +127,7 @@ def moniqua(
     bound, seed = jnp.float32(theta), dither.seed(key)
     n = jnp.rint(x / (bound * per_theta) - rule.sent(seed, x.size))
     codes = (n.astype(jnp.int32) & (levels - 1)).astype(jnp.uint8)
-    within_reach = jnp.max(jnp.abs(x)) < _REACH * (bound * per_theta)
+    within_reach = base.largest(x) < _REACH * (bound * per_theta)
     bound_sent = jnp.where(within_reach, bound, jnp.nan)
     fields = [wire.to_bytes(bound_sent), wire.to_bytes(seed)]
     if digest:
@@ -143,7 +143,8 @@ def moniqua(
     k = turns(codes, bound, seed, reference)
     n = codes.astype(jnp.float32) + levels * k
     x_hat = (n + rule.received(seed, reference.size)) * (bound * per_theta)
-    return x_hat.astype(reference.dtype)
+    zero = jnp.minimum(bound, 0)  # a bound is positive, or NaN
+    return base.rounded(x_hat, zero).astype(reference.dtype)
 
   def inspect(payload, reference):
     codes, bound, seed = split(payload, reference.size)

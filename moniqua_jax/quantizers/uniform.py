@@ -56,8 +56,10 @@ def uniform(
 
   def encode(x, key):
     rows = _buckets(x.astype(jnp.float32), bucket_size)
-    low = jnp.min(rows, axis=1, keepdims=True)
-    high = jnp.max(rows, axis=1, keepdims=True)
+    # XLA on CPUs may lose a NaN in a maximum of rows, not in a sum.
+    nothing = jnp.sum(0 * rows, axis=1, keepdims=True)
+    low = jnp.min(rows, axis=1, keepdims=True) + nothing
+    high = jnp.max(rows, axis=1, keepdims=True) + nothing
     # A constant bucket has no step; its code is 0 whatever we divide by.
     step = jnp.where(high > low, (high - low) / top, 1)
     u = jnp.broadcast_to(noise(dither.seed(key), rows.size), (rows.size,))
@@ -72,7 +74,8 @@ def uniform(
     count = -(-size // bucket_size)
     low, high = wire.from_bytes(payload[stop:], jnp.float32, (2, count, 1))
     rows = _buckets(codes, bucket_size).astype(jnp.float32)
-    x_hat = low + rows * ((high - low) / top)
+    above = rows * ((high - low) / top)
+    x_hat = low + base.rounded(above, jnp.minimum(high - low, 0))
     return x_hat.reshape(-1)[:size].astype(reference.dtype)
 
   return base.Quantizer(encode, decode, base.watched(decode))
