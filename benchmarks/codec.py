@@ -101,7 +101,7 @@ def tasks(x):
       )
       return x + moved, seen
 
-    mapped = mj.simulated(one_round, (0,))
+    mapped = mj.sharded(one_round, (0,))
     rows[name, 'round'] = lambda f=mapped: f(device_x[None])
   return rows
 

@@ -2,6 +2,7 @@
 
 import math
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,28 +139,34 @@ def test_a_block_of_zero_weights_is_its_shortcut(filters, stride):
   variables = jax.eval_shape(block.init, KEY, x)
   zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), variables)
   expected = jax.nn.relu(resnet.identity_shortcut(x, filters, stride, None))
-  np.testing.assert_array_equal(block.apply(zeros, x), expected)
+  np.testing.assert_array_equal(jax.jit(block.apply)(zeros, x), expected)
 
 
 @pytest.mark.parametrize('train', [True, False])
 def test_batch_norm_looks_at_the_batch_in_training_only(train):
-  images = jax.random.normal(KEY, (4, 4, 4, 1))
-  model = models.cnn(features=(8,), norm='batch')
-  variables = jax.jit(model.init)(KEY, images)
-  apply = jax.jit(
-    lambda images: model.apply(
-      variables, images, train=train, mutable=['batch_stats']
-    )
+  x = 3 + jax.random.normal(KEY, (4, 2, 2, 3))
+  layer = norms.make('batch', train)()
+  variables = layer.init(KEY, x)
+  apply = lambda x: layer.apply(variables, x, mutable=['batch_stats'])
+  (y, after), (alone, _) = apply(x), apply(x[:1])
+  assert np.allclose(y[:1], alone, atol=1e-5) == (not train)
+  moved = after['batch_stats']['mean'] != variables['batch_stats']['mean']
+  assert (moved == train).all()
+
+
+@pytest.mark.parametrize('name', ['cnn', 'resnet20', 'resnet18'])
+def test_train_reaches_the_batch_norms(name):
+  """In training they write statistics, which must be mutable for it."""
+  model = MODELS[name]('batch')
+  _, variables = shapes(model)
+  apply = lambda train: jax.eval_shape(
+    lambda variables, x: model.apply(variables, x, train=train),
+    variables,
+    IMAGES,
   )
-  (logits, after), (alone, _) = apply(images), apply(images[:1])
-  same = np.allclose(logits[:1], alone, atol=1e-5)
-  assert same == (not train)
-  moved = jax.tree.map(
-    lambda a, b: bool((a != b).any()),
-    after['batch_stats'],
-    variables['batch_stats'],
-  )
-  assert all(leaf == train for leaf in jax.tree.leaves(moved))
+  assert apply(train=False).shape == (2, 7)
+  with pytest.raises(flax.errors.ModifyScopeVariableError):
+    apply(train=True)
 
 
 def test_combine_gives_the_moments_of_the_pooled_samples():

@@ -75,7 +75,7 @@ def test_round_trip_is_within_its_bound(name, d):
       largest(x, y) + THETA
     )
     assert (error <= allowed).all()
-    assert q.inspect(payload, reference).readable
+  assert q.inspect(payload, y).readable
 
 
 @sizes

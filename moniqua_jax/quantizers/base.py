@@ -145,7 +145,9 @@ def largest(x: Array) -> Array:
 
 
 def watched(decode: Callable[[Array, Array], Array]) -> Callable:
-  """`inspect` for a `decode` that gives non-finite values when unreadable.
+  """`inspect` by the distance alone, which a value that is not finite spoils.
+
+  Only the distance that the maximum finds: see `largest` for what it may lose.
 
   Args:
     decode: of the quantizer.
@@ -159,7 +161,7 @@ def watched(decode: Callable[[Array, Array], Array]) -> Callable:
   """
 
   def inspect(payload: Array, reference: Array) -> Seen:
-    distance = largest(decode(payload, reference) - reference)
+    distance = jnp.max(jnp.abs(decode(payload, reference) - reference))
     return Seen(jnp.isfinite(distance), distance, jnp.float32(jnp.inf))
 
   return inspect

@@ -78,7 +78,14 @@ def uniform(
     x_hat = low + base.rounded(above, jnp.minimum(high - low, 0))
     return x_hat.reshape(-1)[:size].astype(reference.dtype)
 
-  return base.Quantizer(encode, decode, base.watched(decode))
+  def inspect(payload, reference):
+    stop = wire.packed_size(reference.size, bits)
+    count = -(-reference.size // bucket_size)
+    ends = wire.from_bytes(payload[stop:], jnp.float32, (2 * count,))
+    seen = base.watched(decode)(payload, reference)
+    return seen._replace(readable=jnp.isfinite(ends).all())
+
+  return base.Quantizer(encode, decode, inspect)
 
 
 def _buckets(x: Array, bucket_size: int) -> Array:
