@@ -52,8 +52,9 @@ METHODS = {
   # 20 steps and so sees about 0.8 of the largest; some leaves are furthest
   # apart late, so theta follows the root of the rate: following the rate itself
   # wrapped at step 409 (theta=2) and at step 898 (theta=2.8). The dither alone
-  # drives neighbours apart too, by a share of theta that grows with gamma: 1
-  # bit at gamma 0.2 came to 0.9 theta within 80 steps.
+  # drives neighbours apart too, by a share of theta that grows with gamma: at 1
+  # bit and gamma 0.2 to 0.9 theta within 80 steps, at gamma 0.1 to 0.27 theta,
+  # to which the gradients add (theta=2.5 wrapped at step 81).
   'moniqua2': _moniqua(bits=2, theta=2.5, gamma=0.2, power=0.5),
-  'moniqua1': _moniqua(bits=1, theta=2.5, gamma=0.1, power=0.5),
+  'moniqua1': _moniqua(bits=1, theta=4.5, gamma=0.1, power=0.5),
 }

@@ -21,7 +21,8 @@ def bits(seed: jax.Array, size: int, offset: int = 0) -> jax.Array:
     offset: index of the first word, to draw a part of a longer vector.
 
   Returns:
-    u32[d].
+    u32[d]. Seeds that differ by a multiple of the constant give the same words,
+    shifted; of random seeds half a percent overlap at ten million words.
 
   >>> whole = bits(jnp.uint32(1), 4)
   >>> bool((bits(jnp.uint32(1), 2, offset=2) == whole[2:]).all())

@@ -15,7 +15,7 @@ Schedule = Callable
 def constant(
   peak: float, steps_per_epoch: int, warmup_epochs: float = 0
 ) -> Schedule:
-  """`peak`, after a linear warm-up from 0.
+  """`peak`, after a linear warm-up from peak / warm-up steps.
 
   Args:
     peak: the learning rate.
@@ -56,7 +56,10 @@ def step(
   [1.0, 0.1]
   """
   shift = round(warmup_epochs * steps_per_epoch)
-  drops = {round(m * steps_per_epoch) - shift: factor for m in milestones}
+  drops = {}
+  for milestone in milestones:
+    at = round(milestone * steps_per_epoch) - shift
+    drops[at] = drops.get(at, 1.0) * factor  # two may round to one step
   after = optax.piecewise_constant_schedule(peak, drops)
   return _after_warmup(after, peak, steps_per_epoch, warmup_epochs)
 

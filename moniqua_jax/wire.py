@@ -29,9 +29,9 @@ def planes(bits: int) -> tuple[int, ...]:
   >>> planes(8), planes(7), planes(1)
   ((8,), (4, 2, 1), (1,))
   """
-  if isinstance(bits, bool) or bits not in range(1, 9):
-    raise ValueError(f'bits={bits!r}; a code has 1 to 8 bits.')
-  return tuple(width for width in (8, 4, 2, 1) if int(bits) & width)
+  if type(bits) is not int or bits not in range(1, 9):
+    raise ValueError(f'bits={bits!r}; a code has 1 to 8 bits, an int.')
+  return tuple(width for width in (8, 4, 2, 1) if bits & width)
 
 
 def packed_size(size: int, bits: int) -> int:

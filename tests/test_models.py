@@ -214,3 +214,8 @@ def test_combine_takes_the_statistics_of_a_resnet():
   combined = jax.eval_shape(norms.combine, stacked)
   assert jax.tree.structure(combined) == jax.tree.structure(stats)
   assert jax.tree.map(jnp.shape, combined) == jax.tree.map(jnp.shape, stats)
+
+
+def test_pooling_does_not_cancel():
+  stats = {'mean': jnp.full((8, 1), 100.0), 'var': jnp.full((8, 1), 1e-4)}
+  np.testing.assert_allclose(norms.combine(stats)['var'], 1e-4, rtol=1e-6)

@@ -859,3 +859,27 @@ def test_tuned_takes_any_quantizer_and_leaves_a_tuned_alone(name):
 def test_tuned_refuses_what_is_neither(thing):
   with pytest.raises(TypeError, match='expected a Quantizer or a Tuned'):
     base.tuned(thing)
+
+
+def test_a_receiver_that_is_not_finite_reads_nothing():
+  q = mj.moniqua(0.5, 4, 'nearest')
+  x = jnp.zeros(8)
+  assert not q.inspect(q.encode(x, KEY), x.at[3].set(np.nan)).readable
+
+
+def test_a_theta_whose_circle_overflows_is_unreadable():
+  q, x = mj.moniqua(3e38, 1), jnp.ones(8)
+  payload = q.encode(x, KEY)
+  assert not q.inspect(payload, x).readable
+  assert np.isnan(q.decode(payload, x)).all()
+
+
+def test_scaled_refuses_no_scales():
+  with pytest.raises(ValueError, match='a .size, scale. for every leaf'):
+    mj.scaled(mj.full_precision(), ())
+
+
+@pytest.mark.parametrize('bits', [2.0, np.uint8(8)])
+def test_bits_are_a_plain_int(bits):
+  with pytest.raises(ValueError, match='1 to 8 bits, an int'):
+    mj.moniqua(0.5, bits)

@@ -119,3 +119,8 @@ def test_follow_of_a_drop_shrinks_geometrically_until_it_is_reached():
 def test_follow_refuses_a_shrink_outside_0_to_1(shrink):
   with pytest.raises(ValueError, match=f'shrink={shrink!r};'):
     schedules.follow(schedules.fixed(), 10, shrink)
+
+
+def test_milestones_that_round_to_one_step_both_count():
+  schedule = schedules.step(1.0, steps_per_epoch=10, milestones=[1.0, 1.01])
+  np.testing.assert_allclose([schedule(9), schedule(10)], [1, 0.01], rtol=1e-6)

@@ -64,7 +64,8 @@ def combine(batch_stats):
 
   def pooled(pair):
     mean = jnp.mean(pair['mean'], axis=0)
-    square = jnp.mean(pair['var'] + pair['mean'] ** 2, axis=0)
-    return {'mean': mean, 'var': jnp.maximum(square - mean**2, 0)}
+    # mean_i mean_i^2 - mean^2, without the cancellation.
+    apart = jnp.mean((pair['mean'] - mean[None]) ** 2, axis=0)
+    return {'mean': mean, 'var': jnp.mean(pair['var'], axis=0) + apart}
 
   return jax.tree.map(pooled, batch_stats, is_leaf=is_pair)

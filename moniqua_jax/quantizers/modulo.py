@@ -75,7 +75,10 @@ def moniqua(
   """Sends x modulo B_theta; the receiver resolves it with its own vector y.
 
   |x - y| < theta in every coordinate implies |x_hat - x| <= delta B_theta, with
-  B_theta = 2 theta / (1 - 2 delta); in float32 up to 4 eps max(|x|, |y|) more.
+  B_theta = 2 theta / (1 - 2 delta). In float32 the error may be 2 eps delta
+  B_theta + 4 eps max(|x|, |y|) more, and |x - y| must stay below theta by
+  eps (2.5 max(|x|, |y|) + 4 theta); nearer to it a wrong turn is possible, and
+  the digest sees it.
 
   Args:
     theta: bound on the distance of neighbours in any coordinate, > 0, in units
@@ -127,7 +130,10 @@ def moniqua(
     bound, seed = jnp.float32(theta), dither.seed(key)
     n = jnp.rint(x / (bound * per_theta) - rule.sent(seed, x.size))
     codes = (n.astype(jnp.int32) & (levels - 1)).astype(jnp.uint8)
-    within_reach = base.largest(x) < _REACH * (bound * per_theta)
+    step = bound * per_theta
+    within_reach = (base.largest(x) < _REACH * step) & jnp.isfinite(
+      levels * step
+    )
     bound_sent = jnp.where(within_reach, bound, jnp.nan)
     fields = [wire.to_bytes(bound_sent), wire.to_bytes(seed)]
     if digest:
@@ -154,6 +160,8 @@ def moniqua(
       readable &= own == wire.from_bytes(payload[-4:], jnp.uint32)
     gap = jnp.max(jnp.abs(decode(payload, reference) - reference))
     error = delta * levels * per_theta * bound
+    # A receiver that is itself not finite reads nothing.
+    readable &= jnp.isfinite(gap)
     return base.Seen(readable, jnp.maximum(gap - error, 0), bound)
 
   return base.Quantizer(encode, decode, inspect, rule.shared)

@@ -50,7 +50,7 @@ def uniform(
   wire.planes(bits)
   if rounding not in ROUNDINGS:
     raise ValueError(f'rounding={rounding!r}; choose from {sorted(ROUNDINGS)}.')
-  if not (isinstance(bucket_size, int) and bucket_size >= 1):
+  if type(bucket_size) is not int or bucket_size < 1:
     raise ValueError(f'bucket_size={bucket_size!r}; it must be at least 1.')
   noise, top = ROUNDINGS[rounding], 2**bits - 1
 

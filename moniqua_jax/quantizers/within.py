@@ -74,6 +74,8 @@ def scaled(
   >>> q.encode(jnp.ones(3), jax.random.key(0))
   Array([1., 1., 2.], dtype=float32)
   """
+  if not scales:
+    raise ValueError('scales=(); give a (size, scale) for every leaf.')
   for index, (size, scale) in enumerate(scales):
     if not (size > 0 and 0 < scale < math.inf):
       raise ValueError(
