@@ -6,7 +6,7 @@ MALLOC := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 \
   MALLOC_TOP_PAD_=268435456
 DEMO := dpsgd moniqua4 moniqua1
 
-.PHONY: demo results-digits test test-slow lint clean
+.PHONY: demo results-digits test test-slow test-tpu lint clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -41,9 +41,15 @@ test: .venv/installed
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
 
+# Compiles for a TPU without one. libtpu stays out of the environment, where JAX
+# would look for a TPU at every start.
+test-tpu: .venv/installed
+	$(BIN)/pip install --quiet --no-deps --target .libtpu libtpu==0.0.52
+	JAX_PLATFORMS= PYTHONPATH=.libtpu $(BIN)/python -m pytest -m slow tests/test_tpu.py
+
 lint: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .libtpu runs

@@ -9,7 +9,7 @@ from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
-from moniqua_jax import command_line, experiment, loop
+from moniqua_jax import command_line, experiment, guard, loop
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'What to train, and how; configs/digits.py if not given.'
@@ -43,7 +43,7 @@ def main(argv):
       raise ValueError('--workdir is not given; it takes a folder.')
     try:
       loop.train_and_evaluate(config, _WORKDIR.value, _RESUME.value)
-    except loop.Stopped as error:
+    except guard.Stopped as error:
       print(f'stopped: {error}', file=sys.stderr)
       sys.exit(1)
 

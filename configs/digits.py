@@ -33,6 +33,7 @@ def default() -> ml_collections.ConfigDict:
   """
   unset = config_dict.placeholder
   config = ml_collections.ConfigDict()
+  config.variant = ''  # of a larger experiment: named in all output
   config.seed = 0
   config.workers = 8
   config.runner = 'simulated'  # or one worker a device: sharded, pmapped
@@ -63,7 +64,10 @@ def default() -> ml_collections.ConfigDict:
   config.weight_decay = 0.0
 
   config.reduce = dict(name='none', strategy=unset(str))
-  config.gossip = dict(name='dpsgd')
+  config.gossip = dict(
+    name='dpsgd', gamma=unset(float), eta=unset(float), delays=unset(int)
+  )
+  config.local_steps = 1  # gossip in one step of so many
   config.topology = dict(
     name='ring',
     weight=unset(float),
@@ -80,7 +84,16 @@ def default() -> ml_collections.ConfigDict:
     rounding=unset(str),
     digest=unset(bool),
     bucket_size=unset(int),
+    scale=unset(str),
+    start=unset(float),
+    safety=unset(float),
+    shrink=unset(float),
+    limit=unset(float),
   )
+  # For the limit of auto_theta: what no coordinate of a gradient should exceed.
+  config.largest_gradient = 1.0
+  config.answered = False  # both ends leave out what one could not read
+  config.patience = unset(int)  # times in a row that an edge may be of no use
   # How theta moves: 'fixed', or 'follow' the learning rate down.
   config.theta = dict(name='fixed', shrink=unset(float), power=unset(float))
   config.scales_from = ''  # a full-precision run: theta per parameter leaf

@@ -16,9 +16,11 @@ import numpy as np
 import optax
 
 from moniqua_jax import (
+  algorithms,
   data,
   quantizers,
   specs,
+  theory,
   topologies,
   wire,
   workers,
@@ -38,7 +40,8 @@ class Experiment(NamedTuple):
     schedule: the topologies, cycled by step; () without gossip.
     quantizer: a `Tuned`; of no use without gossip.
     learning_rate: by step.
-    theta: by step; None for quantizers without.
+    theta: by step; None for quantizers without, or that find it themselves.
+    patience: how often in a row an edge may be of no use.
     steps: of the whole run.
     steps_per_epoch: steps in which the workers together see as many images as
       there are.
@@ -54,6 +57,7 @@ class Experiment(NamedTuple):
   quantizer: base.Tuned
   learning_rate: Callable
   theta: Callable | None
+  patience: int
   steps: int
   steps_per_epoch: int
   run: Callable
@@ -73,7 +77,7 @@ def from_config(config) -> Experiment:
   """
   # What is quick to refuse comes before what is long to read.
   run, schedule = _runner(config), _schedule(config)
-  specs.build(specs.QUANTIZERS, 'quantizer', config.quantizer)
+  specs.build(specs.QUANTIZERS, 'quantizer', _with_limit(config, schedule))
   dataset = specs.build(specs.DATASETS, 'data', config.data)
   labels = np.asarray(dataset.train.labels)
   shards = specs.build(
@@ -98,7 +102,8 @@ def from_config(config) -> Experiment:
     specs.MODELS, 'model', config.model, num_classes=dataset.num_classes
   )
   variables = _initialise(model, dataset, config.seed)
-  quantizer, theta = _quantizer(config, learning_rate, steps, variables)
+  spec = _with_limit(config, schedule)
+  quantizer, theta = _quantizer(config, spec, learning_rate, steps, variables)
   return Experiment(
     dataset,
     shards,
@@ -109,6 +114,7 @@ def from_config(config) -> Experiment:
     quantizer,
     learning_rate,
     theta,
+    _patience(config, quantizer),
     steps,
     steps_per_epoch,
     run,
@@ -118,7 +124,8 @@ def from_config(config) -> Experiment:
 def bytes_sent(experiment: Experiment, size: int) -> np.ndarray:
   """Bytes that each worker puts on the wire, in each round of the schedule.
 
-  Of gossip: the size of the payload, times the workers that it is sent to. Of
+  Of gossip: the size of the payload (and of the answer, if the edges are
+  answered), times the workers that it is sent to. Of
   an exact all-reduce: 2 (n - 1) / n * 4 d, what a ring all-reduce sends.
 
   Args:
@@ -142,7 +149,8 @@ def bytes_sent(experiment: Experiment, size: int) -> np.ndarray:
       for topology in experiment.schedule
     ]
   )
-  return receivers * float(wire.nbytes(payload))
+  answer = experiment.quantizer.answered
+  return receivers * float(wire.nbytes(payload) + answer)
 
 
 def _check_batch(batch_size, shards):
@@ -177,8 +185,41 @@ def _schedule(config):
   return schedule
 
 
-def _quantizer(config, learning_rate, steps, variables):
+def _with_limit(config, schedule) -> dict:
+  """The spec of the quantizer; auto_theta gets a limit from theory."""
   spec = dict(config.quantizer)
+  if spec['name'] != 'auto_theta' or spec['limit'] or not schedule:
+    return spec
+  update = config.learning_rate.peak * config.largest_gradient
+  if spec['bits'] is None:
+    raise ValueError('config.quantizer: auto_theta needs quantizer.bits.')
+  try:
+    limit = theory.auto_theta_limit(
+      schedule,
+      config.gossip.name,
+      spec['bits'],
+      update=update / (1 - config.momentum),
+      safety=spec['safety'] or 1.5,
+    )
+  except ValueError as error:
+    raise ValueError(f'config.quantizer: {error}') from error
+  # Twice: it is an estimate, and a doubling overshoots.
+  return spec | {'limit': 2 * limit}
+
+
+def _patience(config, quantizer) -> int:
+  answered = quantizer.answered or config.answered
+  if config.patience and not answered:
+    raise ValueError(
+      f'config.patience={config.patience}: a message that only one end leaves '
+      'out moves the mean of the workers; set config.answered, or patience 0.'
+    )
+  if config.patience is None:
+    return 20 if answered else 0
+  return config.patience
+
+
+def _quantizer(config, spec, learning_rate, steps, variables):
   quantizer = base.tuned(specs.build(specs.QUANTIZERS, 'quantizer', spec))
   theta = None
   if spec.get('theta') is not None:
@@ -194,6 +235,8 @@ def _quantizer(config, learning_rate, steps, variables):
       specs.QUANTIZERS, 'quantizer', {**spec, 'theta': now}
     )
     quantizer = base.scheduled(make, theta)
+  if config.answered:
+    quantizer = quantizer._replace(answered=True)
   if config.scales_from:
     scales = _scales(config.scales_from, variables['params'])
     quantizer = quantizers.scaled(quantizer, scales)
@@ -239,18 +282,18 @@ def _chain(config, learning_rate, schedule, quantizer):
     optax.add_decayed_weights(config.weight_decay),
     optax.sgd(learning_rate, config.momentum or None, config.nesterov),
   )
-  return optax.chain(
-    specs.build(none | specs.REDUCE, 'reduce', config.reduce, **slots),
-    local,
-    specs.build(
-      none | specs.GOSSIP,
-      'gossip',
-      config.gossip,
-      topology=schedule,
-      quantizer=quantizer,
-      **slots,
-    ),
+  gossip = specs.build(
+    none | specs.GOSSIP,
+    'gossip',
+    config.gossip,
+    topology=schedule,
+    quantizer=quantizer,
+    **slots,
   )
+  if config.local_steps > 1:
+    gossip = algorithms.every(gossip, config.local_steps)
+  reduce = specs.build(none | specs.REDUCE, 'reduce', config.reduce, **slots)
+  return optax.chain(reduce, local, gossip)
 
 
 def _runner(config):
@@ -282,17 +325,12 @@ def describe(config, experiment: Experiment) -> str:
   dataset, gap = experiment.dataset, 'no gossip'
   if experiment.schedule:
     gap = f'spectral gap {topologies.spectral_gap(experiment.schedule):.4g}'
-  theta = 'none'
-  if experiment.theta is not None:
-    ends = experiment.theta(0), experiment.theta(experiment.steps - 1)
-    theta = (
-      f'{float(ends[0]):.4g} at the start, {float(ends[1]):.4g} at the end'
-    )
   shards = sorted(len(shard) for shard in experiment.shards)
   statistics = 'none; normalisation keeps none'
   if 'batch_stats' in experiment.variables:
     statistics = 'stay with each worker; pooled exactly for the mean model'
   rows = {
+    'variant': config.variant or 'none',
     'data': f'{config.data.name}, {len(dataset.train.labels)} training and '
     f'{len(dataset.test.labels)} test images; {config.partition.name} shards of'
     f' {shards[0]} to {shards[-1]}',
@@ -302,13 +340,28 @@ def describe(config, experiment: Experiment) -> str:
     'run': f'{experiment.steps} steps, {config.epochs} epochs, batches of '
     f'{config.batch_size} on each of {config.workers} workers, '
     f'{config.runner}',
+    'gossip': _listed(config.gossip),
     'topology': f'{config.topology.name}, gamma {config.gamma}, {gap}',
-    'quantizer': ', '.join(
-      f'{k} {v}' for k, v in config.quantizer.items() if v
-    ),
-    'theta': theta,
+    'quantizer': _listed(config.quantizer),
+    'theta': _describe_theta(config, experiment),
     'wire': f'{sent:,.0f} bytes per worker and step, '
     f'{8 * sent / size:.3f} bits per parameter; full precision sends '
     f'{full / sent:.1f} times as much',
   }
   return '\n'.join(f'{name:10s} {text}' for name, text in rows.items())
+
+
+def _listed(spec) -> str:
+  """A spec in words: its name, and the arguments that are set."""
+  set_ = [f'{k} {v}' for k, v in spec.items() if v and k != 'name']
+  return ', '.join([spec.name, *set_])
+
+
+def _describe_theta(config, experiment) -> str:
+  if experiment.theta is not None:
+    ends = experiment.theta(0), experiment.theta(experiment.steps - 1)
+    return f'{float(ends[0]):.4g} at the start, {float(ends[1]):.4g} at the end'
+  spec = _with_limit(config, experiment.schedule)
+  if spec['limit']:
+    return f'{spec["start"]} at the start, at most {spec["limit"]:.4g}'
+  return 'none'

@@ -8,6 +8,7 @@ n workers, d parameters, E edges: messages that a worker sends in one round.
 
 from collections.abc import Callable
 import functools
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -54,6 +55,196 @@ def send(payload: Array, perm: tuple[int, ...], axis_name: str) -> Array:
   return lax.ppermute(payload, axis_name, tuple(enumerate(perm)))
 
 
+class Heard(NamedTuple):
+  """What an algorithm keeps of its messages.
+
+  Attributes:
+    tuned: state of the quantizer, () where it does not move.
+    seen: what came in with the last round, each field [E].
+  """
+
+  tuned: Any
+  seen: base.Seen
+
+
+class Neighbours(NamedTuple):
+  """The workers that one worker talks to, and how.
+
+  Attributes:
+    init: () -> Heard.
+    exchange: (x: f32[d], reference: f32[d], heard, step: i32[], agree=None) ->
+      (own, pull, heard), see `neighbours`.
+  """
+
+  init: Callable[[], Heard]
+  exchange: Callable[..., tuple[Array, Array, Heard]]
+
+
+def neighbours(
+  schedule: tuple[topologies.Topology, ...],
+  quantizer: base.Quantizer | base.Tuned,
+  *,
+  axis_name: str,
+  key: Array,
+  share: Callable | None = None,
+) -> Neighbours:
+  """What every gossip algorithm does with its messages, in each of its steps.
+
+    own_i = x_hat_i        pull_i = sum_j W_ij (x_hat_j - x_hat_i)
+
+  Args:
+    schedule: topologies, cycled by step.
+    quantizer: a `Quantizer` or a `Tuned`.
+    axis_name: of the workers.
+    key: of the run, the same on all workers.
+    share: how the weights are read, `by_receiver` if not given.
+
+  Returns:
+    `Neighbours`. `exchange` sends x, reads what came in with `reference` next
+    to it, and gives what others believe of x, the pull towards them, and what
+    was heard. `step` must be the same on all workers: it chooses who talks to
+    whom. `agree` says which messages count, by default `answers` if the
+    quantizer wants them, else `alone`.
+  """
+  quantizer = base.tuned(quantizer)
+  default = answers if quantizer.answered else alone
+  most = max_edges(schedule)
+
+  def init():
+    return Heard(quantizer.init(), no_news(most))
+
+  def exchange(x, reference, heard, step, agree=None):
+    current = quantizer.quantizer(heard.tuned, step)
+    step_key = worker_key(key, step, axis_name, current.shared)
+    payload = sealed(current.encode(x, step_key))
+    own = current.decode(payload, reference)  # what others believe of me
+    one_round = functools.partial(
+      _one_round,
+      current,
+      agree or default,
+      share or by_receiver,
+      axis_name,
+      most,
+    )
+    branches = [functools.partial(one_round, topology) for topology in schedule]
+    if len(branches) == 1:
+      pull, seen = branches[0](payload, own, reference)
+    else:
+      turn = step % len(branches)
+      pull, seen = lax.switch(turn, branches, payload, own, reference)
+    return own, pull, Heard(quantizer.observe(heard.tuned, seen, x), seen)
+
+  return Neighbours(init, exchange)
+
+
+def _one_round(
+  quantizer, agree, share, axis_name, most, topology, payload, own, reference
+):
+  """The messages of one round, and the pull of those that count."""
+  received = [send(payload, perm, axis_name) for _, perm in topology.edges]
+  seen = [quantizer.inspect(message, reference) for message in received]
+  seen = jax.tree.map(lambda *edges: jnp.stack(edges), *seen)
+  seen = seen._replace(readable=agree(seen.readable, topology, axis_name))
+  pull = jnp.zeros_like(own)
+  for edge, (weight, perm) in enumerate(topology.edges):
+    theirs = quantizer.decode(received[edge], reference)
+    pull += share(own, theirs, weight, perm, seen.readable[edge], axis_name)
+  missing = no_news(most - len(topology.edges))
+  return pull, jax.tree.map(lambda *s: jnp.concatenate(s), seen, missing)
+
+
+def pulled(own: Array, theirs: Array, weight, readable: Array) -> Array:
+  """What one message moves its receiver: w (x_hat_j - x_hat_i), if readable.
+
+  Args:
+    own: f32[d], x_hat_i.
+    theirs: f32[d], x_hat_j.
+    weight: W_ij.
+    readable: bool[]; an edge whose message was not contributes nothing.
+
+  Returns:
+    f32[d].
+
+  >>> pulled(jnp.zeros(1), jnp.ones(1), 0.5, jnp.bool(True))
+  Array([0.5], dtype=float32)
+  """
+  # A worker that could not say what it holds moves on no edge either.
+  usable = readable & jnp.isfinite(own)
+  return jnp.where(usable, weight * (theirs - own), 0)
+
+
+def by_receiver(own, theirs, weight, perm, readable, axis_name) -> Array:
+  """`pulled` with the weights as W has them: w of worker i, who receives."""
+  del perm
+  mine = _at(weight, lax.axis_index(axis_name))
+  return pulled(own, theirs, mine, readable)
+
+
+def by_sender(own, theirs, weight, perm, readable, axis_name) -> Array:
+  """As push-sum has it: w_j x_hat_j comes in, w_i x_hat_i was given away."""
+  worker = lax.axis_index(axis_name)
+  source = jnp.asarray(topologies.sources(perm))[worker]
+  given, came = _at(weight, worker) * own, _at(weight, source) * theirs
+  return jnp.where(readable & jnp.isfinite(own), came - given, 0)
+
+
+def alone(
+  readable: Array, topology: topologies.Topology, axis_name: str
+) -> Array:
+  """Which messages count: those that this worker could read, come what may.
+
+  First wraps are mostly one-sided: the mean of the workers moves then, and the
+  run should stop.
+
+  Args:
+    readable: bool[E], of what came in.
+    topology: of this round.
+    axis_name: of the workers.
+
+  Returns:
+    bool[E].
+  """
+  del topology, axis_name
+  return readable
+
+
+def answers(
+  readable: Array, topology: topologies.Topology, axis_name: str
+) -> Array:
+  """Which messages count: those between two workers that read each other.
+
+  One byte goes back along each edge; both ends leave out the same edges, and
+  the mean of the workers survives, since W is symmetric.
+
+  Args:
+    readable: bool[E], of what came in.
+    topology: of this round, symmetric.
+    axis_name: of the workers.
+
+  Returns:
+    bool[E].
+
+  Raises:
+    ValueError: W is not symmetric.
+  """
+  topologies.require_symmetric((topology,), 'answers')
+  perms = [perm for _, perm in topology.edges]
+  inverses = [topologies.sources(perm) for perm in perms]
+  read = jnp.stack(
+    [
+      send(readable[k : k + 1].astype(jnp.uint8), inverse, axis_name)[0] > 0
+      for k, inverse in enumerate(inverses)
+    ]
+  )
+  # The edge by which I reach the worker that I hear on edge k.
+  workers = range(topology.n)
+  reach = [
+    [next(k for k, p in enumerate(perms) if p[i] == s[i]) for i in workers]
+    for s in inverses
+  ]
+  return readable & read[jnp.asarray(reach)[:, lax.axis_index(axis_name)]]
+
+
 def correction(
   x: Array,
   key: Array,
@@ -83,50 +274,11 @@ def correction(
   Source: lines 2 to 5 of Algorithm 1 of Moniqua, arXiv:2002.11787.
   """
   payload = sealed(quantizer.encode(x, key))  # line 2
-  own = quantizer.decode(payload, x)  # line 3: what others believe of me
-  total, seen = jnp.zeros_like(x), []
-  for weight, perm in topology.edges:
-    received = send(payload, perm, axis_name)
-    theirs = quantizer.decode(received, x)  # line 4
-    seen.append(quantizer.inspect(received, x))
-    # A worker that could not say what it holds moves on no edge either.
-    usable = seen[-1].readable & jnp.isfinite(own)
-    moved = _mine(weight, axis_name) * (theirs - own)
-    total += jnp.where(usable, moved, 0)  # line 5
-  return total, jax.tree.map(lambda *edges: jnp.stack(edges), *seen)
-
-
-def rounds(
-  schedule: tuple[topologies.Topology, ...],
-  quantizer: base.Quantizer,
-  axis_name: str,
-) -> Callable[[Array, Array, Array], tuple[Array, base.Seen]]:
-  """`correction` over a time-varying topology: schedule[step mod length].
-
-  Args:
-    schedule: one topology or several, cycled by step.
-    quantizer: what is sent.
-    axis_name: of the workers.
-
-  Returns:
-    (x: f32[d], key, step: i32[]) -> (f32[d], Seen over the most edges that any
-    topology of the schedule has; those a round lacks read as no news). `step`
-    must be the same on all workers, not one array per worker: it chooses who
-    talks to whom.
-  """
-  most = max_edges(schedule)
-
-  def one_round(topology, x, key):
-    total, seen = correction(
-      x, key, topology=topology, quantizer=quantizer, axis_name=axis_name
-    )
-    missing = no_news(most - len(topology.edges))
-    return total, jax.tree.map(lambda *s: jnp.concatenate(s), seen, missing)
-
-  branches = [functools.partial(one_round, topology) for topology in schedule]
-  if len(branches) == 1:
-    return lambda x, key, step: branches[0](x, key)
-  return lambda x, key, step: lax.switch(step % len(branches), branches, x, key)
+  own = quantizer.decode(payload, x)  # line 3
+  edges = len(topology.edges)
+  return _one_round(  # lines 4 and 5
+    quantizer, alone, by_receiver, axis_name, edges, topology, payload, own, x
+  )
 
 
 def max_edges(schedule: tuple[topologies.Topology, ...]) -> int:
@@ -208,8 +360,8 @@ def consensus(x: Array, axis_name: str) -> tuple[Array, Array]:
   return jnp.sqrt(square), reduce.largest(jnp.max(jnp.abs(apart)), axis_name)
 
 
-def _mine(weight: float | tuple[float, ...], axis_name: str):
-  """The weight of what this worker receives on an edge."""
+def _at(weight: float | tuple[float, ...], worker: Array):
+  """One weight for all, or that of a worker."""
   if isinstance(weight, tuple):
-    return jnp.asarray(weight, jnp.float32)[lax.axis_index(axis_name)]
+    return jnp.asarray(weight, jnp.float32)[worker]
   return weight

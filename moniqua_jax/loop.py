@@ -20,8 +20,8 @@ from moniqua_jax import (
   data,
   evaluation,
   gossip,
+  guard,
   plots,
-  topologies,
 )
 from moniqua_jax import experiment as experiment_lib
 from moniqua_jax import metrics as metrics_lib
@@ -40,10 +40,6 @@ class TrainState(NamedTuple):
   params: jax.Array
   opt_state: Any
   model_state: Any
-
-
-class Stopped(RuntimeError):
-  """The run cannot go on; the message says why and what to do."""
 
 
 def make_steps(experiment: experiment_lib.Experiment):
@@ -86,7 +82,8 @@ def make_steps(experiment: experiment_lib.Experiment):
       grads, state.opt_state, state.params, step=step
     )
     params = optax.apply_updates(state.params, updates)
-    seen = getattr(opt_state[-1], 'seen', gossip.no_news(0))
+    heard = getattr(opt_state[-1], 'heard', None)
+    seen = heard.seen if heard else gossip.no_news(0)
     report = {'loss': loss, 'accuracy': accuracy, 'seen': seen}
     return TrainState(params, opt_state, model_state), report
 
@@ -117,7 +114,7 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
 
   Raises:
     ValueError: the config or the folder does not fit.
-    Stopped: a loss was not finite, or a message was unreadable.
+    guard.Stopped: a loss was not finite, or messages were unreadable.
   """
   # ------------------------------------------------------------------ set up
   experiment = experiment_lib.from_config(config)
@@ -134,6 +131,9 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
   writer = metrics_lib.Writer(workdir, config.tensorboard)
   sent = experiment_lib.bytes_sent(experiment, state.params.shape[1])
   probe = evaluation.Probe(experiment, workdir)
+  watch = guard.Guard(
+    experiment.schedule, experiment.patience, config.local_steps, workdir
+  )
   progress = tqdm(
     total=experiment.steps, initial=start, unit='step', mininterval=1
   )
@@ -152,7 +152,7 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
     for step, batch in batches:
       state, report = train(state, batch, np.int32(step))
       if late is not None:
-        recent.append(fetch(*late, experiment.schedule, workdir))
+        recent.append(watch.check(*late))
       late = step, report
       done = step + 1
       last = done == experiment.steps
@@ -162,18 +162,16 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
       saving = done % _steps(config.checkpoint_every, experiment) == 0 or last
       if not (evaluating or saving or done % config.log_every == 0):
         continue
-      recent.append(fetch(*late, experiment.schedule, workdir))
+      recent.append(watch.check(*late))
       late = None
       row = {
         'step': done,
         'epoch': done / experiment.steps_per_epoch,
-        'wire/bytes_sent': total_bytes(sent, done),
+        'wire/bytes_sent': total_bytes(sent, done // config.local_steps),
         'train/learning_rate': experiment.learning_rate(step),
         **metrics_lib.summarise(recent),
       }
       recent = []
-      if experiment.theta is not None:
-        row['gossip/theta'] = experiment.theta(step)
       if evaluating:
         row |= evaluate(state, last)
       row['seconds'] = time.perf_counter() - began
@@ -189,50 +187,10 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
   return row
 
 
-def fetch(step, report, schedule, workdir) -> dict:
-  """The metrics of one step on the host; stops the run if it went wrong."""
-  report = jax.device_get(report)
-  resume = (
-    f'The last good checkpoint is in {workdir}; go on from it with the same '
-    'command, --resume, and the changed entry.'
-  )
-  bad = np.flatnonzero(~np.isfinite(report['loss']))
-  if bad.size:
-    raise Stopped(
-      f'step {step}: the loss of worker {bad[0]} is {report["loss"][bad[0]]};'
-      f' try a smaller learning rate. {resume}'
-    )
-  seen = report['seen']
-  if not seen.readable.all():
-    # A sender that could not say what it holds is the cause, not the effect.
-    mute = ~seen.readable & ~np.isfinite(seen.theta)
-    receiver, edge = np.argwhere(mute if mute.any() else ~seen.readable)[0]
-    perm = schedule[step % len(schedule)].edges[edge][1]
-    sender = topologies.sources(perm)[receiver]
-    raise Stopped(
-      f'step {step}: worker {receiver} could not read the message of worker '
-      f'{sender}. {_why_unreadable(seen, receiver, edge)} {resume}'
-    )
-  return report
-
-
-def _why_unreadable(seen, receiver, edge) -> str:
-  theta, distance = seen.theta[receiver, edge], seen.distance[receiver, edge]
-  if not np.isfinite(theta):
-    return (
-      'Its parameters were not finite, or so large that float32 cannot hold '
-      'them in steps of theta: try a smaller learning rate or a larger theta.'
-    )
-  return (
-    f'They are further apart than theta={theta:.4g}: try '
-    f'theta={2 * max(theta, distance):.4g}.'
-  )
-
-
-def total_bytes(sent: np.ndarray, steps: int) -> float:
-  """Bytes that a worker sent in so many steps, the mean over workers."""
-  rounds = np.arange(len(sent))
-  times = steps // len(sent) + (rounds < steps % len(sent))
+def total_bytes(sent: np.ndarray, rounds: int) -> float:
+  """Bytes that a worker sent in so many rounds, the mean over workers."""
+  turns = np.arange(len(sent))
+  times = rounds // len(sent) + (turns < rounds % len(sent))
   return float((times * sent.mean(axis=1)).sum())
 
 
@@ -253,7 +211,7 @@ def _one_line(row) -> str:
 def _save(checkpoints, done, state, workdir):
   """Saves the state, unless the last step made it worthless."""
   if not bool(jnp.isfinite(state.params).all()):
-    raise Stopped(
+    raise guard.Stopped(
       f'step {done - 1}: the parameters are not finite after it; try a smaller '
       f'learning rate. The last good checkpoint is in {workdir}.'
     )

@@ -70,7 +70,8 @@ def summarise(steps: list[dict]) -> dict:
 
   Returns:
     Means of loss and accuracy, the largest distance between neighbours and the
-    largest share of theta that it took, and the number of unreadable messages.
+    largest share of theta that it took, the largest theta, and the number of
+    unreadable messages.
   """
   row = {
     'train/loss': np.mean([s['loss'] for s in steps]),
@@ -79,10 +80,15 @@ def summarise(steps: list[dict]) -> dict:
   seen = [s['seen'] for s in steps if s['seen'].readable.size]
   if seen:
     shares = [s.distance / s.theta for s in seen]
+    thetas = [
+      np.max(s.theta, where=np.isfinite(s.theta), initial=0) for s in seen
+    ]
     row |= {
       'gossip/disagreement': np.nanmax([s.distance.max() for s in seen]),
       'gossip/distance_over_theta': np.nanmax([s.max() for s in shares]),
       'gossip/unreadable': int(sum((~s.readable).sum() for s in seen)),
       'gossip/messages': int(sum(s.readable.size for s in seen)),
     }
+    if max(thetas) > 0:
+      row['gossip/theta'] = max(thetas)
   return row

@@ -39,11 +39,16 @@ TOPOLOGIES = _named(
     'torus',
   ],
 )
-QUANTIZERS = _named(quantizers, ['full_precision', 'moniqua', 'uniform'])
+QUANTIZERS = _named(
+  quantizers, ['auto_theta', 'full_precision', 'moniqua', 'sign', 'uniform']
+)
 LEARNING_RATES = _named(schedules, ['constant', 'cosine', 'step'])
 THETAS = _named(schedules, ['fixed', 'follow'])
 REDUCE = _named(algorithms, ['allreduce'])
-GOSSIP = _named(algorithms, ['dpsgd'])
+GOSSIP = _named(
+  algorithms,
+  ['adpsgd', 'choco', 'd2', 'dcd', 'deepsqueeze', 'dpsgd', 'ecd', 'push_sum'],
+)
 RUNNERS = _named(workers, ['pmapped', 'sharded', 'simulated'])
 
 

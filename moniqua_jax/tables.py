@@ -16,12 +16,18 @@ DASH = '–'  # what was not measured
 SPELLED = {
   'adpsgd': 'AD-PSGD',
   'allreduce': 'all-reduce',
+  'auto_theta': 'Moniqua auto theta',
+  'choco': 'CHOCO',
   'd2': 'D²',
+  'dcd': 'DCD',
+  'deepsqueeze': 'DeepSqueeze',
   'dpsgd': 'D-PSGD',
+  'ecd': 'ECD',
   'full_precision': '',
   'moniqua': 'Moniqua',
   'none': '',
   'nuqsgd': 'NUQSGD',
+  'push_sum': 'push-sum',
   'qsgd': 'QSGD',
 }
 
@@ -100,12 +106,17 @@ def method(config: dict) -> str:
   if not gossip:
     return reduce or DASH
   gamma = config.get('gamma', 1.0)
+  every = config.get('local_steps', 1)
+  own = config['gossip'].get('gamma') or config['gossip'].get('eta')
   words = [
     reduce,
     '' if quantizer and gossip == SPELLED['dpsgd'] else gossip,
     quantizer,
     'theta per leaf' if config.get('scales_from') else '',
     f'gamma {gamma:g}'.replace(' 0.', ' .') if gamma != 1 else '',
+    f'own step {own:g}'.replace(' 0.', ' .') if own else '',
+    f'every {every} steps' if every > 1 else '',
+    f'({config["variant"]} variant)' if config.get('variant') else '',
   ]
   return ', '.join(filter(None, words))
 

@@ -144,6 +144,39 @@ def from_bytes(packed: jax.Array, dtype, shape: tuple = ()) -> jax.Array:
   return lax.bitcast_convert_type(packed.reshape(*shape, 4), dtype)
 
 
+def cast(number: jax.Array, dtype) -> jax.Array:
+  """One f32 for the end of a payload of either kind, u8 or f32.
+
+  Args:
+    number: f32[].
+    dtype: of the payload.
+
+  Returns:
+    u8[4] or f32[1].
+
+  >>> cast(jnp.float32(1.0), jnp.float32), cast(jnp.float32(1.0), jnp.uint8)
+  (Array([1.], dtype=float32), Array([  0,   0, 128,  63], dtype=uint8))
+  """
+  return to_bytes(number) if dtype == jnp.uint8 else number.reshape(1)
+
+
+def uncast(end: jax.Array) -> jax.Array:
+  """The inverse of `cast`.
+
+  Args:
+    end: u8[4] or f32[1].
+
+  Returns:
+    f32[].
+
+  >>> uncast(cast(jnp.float32(1.0), jnp.uint8))
+  Array(1., dtype=float32)
+  """
+  if end.dtype == jnp.uint8:
+    return from_bytes(end, jnp.float32)
+  return end[0]
+
+
 def nbytes(payload) -> int:
   """Bytes of a payload, of arrays or of the shapes `jax.eval_shape` gives.
 

@@ -195,7 +195,7 @@ def test_parameters_may_be_a_tree():
 def test_seen_rides_in_the_state():
   tx = chain(**ALGORITHMS['dpsgd moniqua 8'])
   _, state = train(tx, mj.simulated, 3, problem())
-  seen = state[-1].seen
+  seen = state[-1].heard.seen
   assert seen.readable.shape == (N, 2) and seen.readable.all()
   assert (seen.distance > 0).all() and (seen.theta == 2.0).all()
 

@@ -23,11 +23,13 @@ def vectors(d=D, apart=0.2, scale=1.0, seed=0):
 
 
 def one_round(quantizer, schedule, run):
-  """The runner's map of one round: (x, step) -> (correction, seen)."""
+  """The runner's map of one round: (x, step) -> (pull, seen)."""
+
+  neighbours = gossip.neighbours(schedule, quantizer, axis_name=AXIS, key=KEY)
 
   def worker(x, step):
-    key = gossip.worker_key(KEY, step, AXIS, quantizer.shared)
-    return gossip.rounds(schedule, quantizer, AXIS)(x, key, step)
+    _, pull, heard = neighbours.exchange(x, x, neighbours.init(), step)
+    return pull, heard.seen
 
   return run(worker, (0, None))
 

@@ -56,6 +56,15 @@ def test_small_resnets_have_the_papers_parameters(depth):
   assert logits.shape == (2, 10)
 
 
+def test_vgg16_has_the_parameters_of_13_convolutions():
+  widths = [3, 64, 64, 128, 128, *[256] * 3, *[512] * 6]
+  pairs = list(zip(widths, widths[1:], strict=False))
+  by_hand = sum(9 * a * b + 2 * b for a, b in pairs) + 512 * 10 + 10
+  logits, variables = shapes(models.vgg16())
+  assert count(variables['params']) == by_hand == 14_724_042
+  assert logits.shape == (2, 10)
+
+
 @pytest.mark.parametrize('norm', ['group', 'batch'])
 def test_resnet20_has_as_many_parameters_with_either_norm(norm):
   _, variables = shapes(models.resnet20(norm=norm))

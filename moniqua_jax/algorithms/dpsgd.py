@@ -5,7 +5,7 @@ NeurIPS 2017, arXiv:1705.09056, Algorithm 1. With the quantizer `moniqua` it is
 Algorithm 1 of Lu and De Sa, ICML 2020, arXiv:2002.11787.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,9 @@ from moniqua_jax.quantizers import base
 
 
 class DPSGDState(NamedTuple):
-  """What D-PSGD keeps: nothing that grows with the model.
+  """What D-PSGD keeps: nothing that grows with the model."""
 
-  Attributes:
-    tuned: state of the quantizer, () where it does not move.
-    seen: what came in with the last step, each field [E].
-  """
-
-  tuned: Any
-  seen: base.Seen
+  heard: gossip.Heard
 
 
 def dpsgd(
@@ -65,21 +59,19 @@ def dpsgd(
   """
   schedule = topologies.schedule(topology)
   topologies.require_doubly_stochastic(schedule, 'dpsgd')
-  quantizer = base.tuned(quantizer)
+  neighbours = gossip.neighbours(
+    schedule, quantizer, axis_name=axis_name, key=key
+  )
 
   def init(params):
     del params
-    edges = gossip.max_edges(schedule)
-    return DPSGDState(quantizer.init(), gossip.no_news(edges))
+    return DPSGDState(neighbours.init())
 
-  def update(updates, state, params=None, *, step, **extra_args):
+  def update(updates, state, params=None, *, step, agree=None, **extra_args):
     del extra_args
     x, unravel = gossip.flatten(params)
-    current = quantizer.quantizer(state.tuned, step)
-    step_key = gossip.worker_key(key, step, axis_name, current.shared)
-    gossip_round = gossip.rounds(schedule, current, axis_name)
-    moved, seen = gossip_round(x, step_key, step)
-    updates = jax.tree.map(jnp.add, updates, unravel(moved))
-    return updates, DPSGDState(quantizer.observe(state.tuned, seen, x), seen)
+    _, pull, heard = neighbours.exchange(x, x, state.heard, step, agree)
+    updates = jax.tree.map(jnp.add, updates, unravel(pull))
+    return updates, DPSGDState(heard)
 
   return optax.GradientTransformationExtraArgs(init, update)

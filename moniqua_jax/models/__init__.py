@@ -9,6 +9,7 @@ from moniqua_jax.models.resnet import (
   resnet110,
 )
 from moniqua_jax.models.small import cnn, mlp
+from moniqua_jax.models.vgg import vgg16
 
 __all__ = [
   'cnn',
@@ -19,4 +20,5 @@ __all__ = [
   'resnet34',
   'resnet50',
   'resnet56',
+  'vgg16',
 ]

@@ -1,5 +1,6 @@
 """Quantizers: one vector into one payload of bytes, and back."""
 
+from moniqua_jax.quantizers.auto import auto_theta
 from moniqua_jax.quantizers.base import (
   Quantizer,
   Seen,
@@ -8,6 +9,7 @@ from moniqua_jax.quantizers.base import (
   scheduled,
 )
 from moniqua_jax.quantizers.modulo import moniqua
+from moniqua_jax.quantizers.sign import sign
 from moniqua_jax.quantizers.uniform import uniform
 from moniqua_jax.quantizers.within import scaled, within
 
@@ -15,10 +17,12 @@ __all__ = [
   'Quantizer',
   'Seen',
   'Tuned',
+  'auto_theta',
   'full_precision',
   'moniqua',
   'scaled',
   'scheduled',
+  'sign',
   'uniform',
   'within',
 ]

@@ -70,11 +70,14 @@ class Tuned(NamedTuple):
     init: () -> state, a pytree, kept in the algorithm's state and checkpointed.
     quantizer: (state, step: i32[]) -> Quantizer.
     observe: (state, Seen over the edges, x: f32[d]) -> state.
+    answered: its workers want to know whether they were read: one byte goes
+      back along each edge, and `Seen.readable` says whether both ends read.
   """
 
   init: Callable[[], Any]
   quantizer: Callable[[Any, Array], Quantizer]
   observe: Callable[[Any, Seen, Array], Any]
+  answered: bool = False
 
 
 def tuned(quantizer: Quantizer | Tuned) -> Tuned:

@@ -38,6 +38,7 @@ def within(
       quantizer.init,
       lambda state, step: within(quantizer.quantizer(state, step), to, back),
       lambda state, seen, x: quantizer.observe(state, seen, to(x)),
+      quantizer.answered,
     )
   return base.Quantizer(
     encode=lambda x, key: quantizer.encode(to(x), key),

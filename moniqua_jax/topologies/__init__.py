@@ -16,6 +16,8 @@ References, by first author below:
     ICML 2020.
   Ying et al., "Exponential Graph is Provably Efficient for Decentralized Deep
     Training", NeurIPS 2021.
+  Assran et al., "Stochastic Gradient Push for Distributed Deep Learning", ICML
+    2019.
   Koenig, "Ueber Graphen und ihre Anwendung auf Determinantentheorie und
     Mengenlehre", 1916; Birkhoff, "Tres observaciones sobre el algebra lineal",
     1946.
@@ -25,6 +27,9 @@ from moniqua_jax.topologies.base import (
   Topology,
   lazy,
   matrix,
+  one_symmetric,
+  push_matrix,
+  push_schedule,
   require_doubly_stochastic,
   require_symmetric,
   schedule,
@@ -56,6 +61,9 @@ __all__ = [
   'lazy',
   'matrix',
   'one_peer_exponential',
+  'one_symmetric',
+  'push_matrix',
+  'push_schedule',
   'random_matchings',
   'require_doubly_stochastic',
   'require_symmetric',

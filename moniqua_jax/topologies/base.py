@@ -249,6 +249,82 @@ def schedule(topology: Topology | Sequence[Topology]) -> tuple[Topology, ...]:
   return rounds
 
 
+def one_symmetric(
+  topology: Topology | Sequence[Topology], algorithm: str
+) -> tuple[Topology]:
+  """A schedule of one symmetric topology, for algorithms that keep replicas.
+
+  Args:
+    topology: a Topology, or a tuple of one.
+    algorithm: the name that an error blames.
+
+  Returns:
+    A tuple of one Topology.
+
+  Raises:
+    ValueError: there are several, W is not symmetric, or not connected.
+
+  >>> from moniqua_jax import ring
+  >>> len(one_symmetric(ring(4), 'choco'))
+  1
+
+  Reference: Lu and De Sa 2020 (the assumptions on W).
+  """
+  rounds = schedule(topology)
+  if len(rounds) > 1:
+    raise ValueError(
+      f'{algorithm} remembers its neighbours and takes one topology for all '
+      f'steps, not {len(rounds)}; dpsgd, adpsgd, deepsqueeze and push_sum take '
+      'several.'
+    )
+  require_symmetric(rounds, algorithm)
+  return rounds
+
+
+def push_matrix(topology: Topology) -> np.ndarray:
+  """The weights read by sender, as a dense matrix: A[perm[i], i] = weight[i].
+
+  Args:
+    topology: a single Topology of n workers.
+
+  Returns:
+    float64[n, n]; row i is receiver i, and column j sums to 1.
+
+  >>> push_matrix(Topology([((0.5, 0.25), (1, 0))]))
+  array([[0.5 , 0.25],
+         [0.5 , 0.75]])
+
+  Reference: the column stochastic P of Assran et al. 2019.
+  """
+  back = [(weight, sources(perm)) for weight, perm in topology.edges]
+  return matrix(Topology(back)).T
+
+
+def push_schedule(
+  topology: Topology | Sequence[Topology],
+) -> tuple[Topology, ...]:
+  """`schedule`, with the weights read by sender.
+
+  Args:
+    topology: a Topology, or a tuple of them.
+
+  Returns:
+    A non-empty tuple of Topologies of the same n.
+
+  Raises:
+    ValueError: as `schedule`.
+
+  >>> len(push_schedule(Topology([(0.5, (1, 2, 0))])))
+  1
+
+  Reference: Assran et al. 2019 (strongly connected over a period).
+  """
+  rounds = _rounds(topology)
+  union = sum(push_matrix(r) for r in rounds)
+  check_connected(union, 'the topology (all rounds together)')
+  return rounds
+
+
 def require_doubly_stochastic(schedule, algorithm: str) -> None:
   """Refuses weights that would move the mean of the workers.
 

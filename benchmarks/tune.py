@@ -1,0 +1,99 @@
+"""Which numbers does each method like best? The same number of runs for all.
+
+  python -m benchmarks.tune --config=configs/digits_sorted.py --out=DIR
+
+Runs all CHOICES of every method of a config on one seed, writes each result to
+DIR/tuning.jsonl as it comes, and then prints the choice for each method: the
+best mean of the accuracies of the mean model and of the worst worker.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import pathlib
+import runpy
+import tempfile
+
+import jax
+
+from moniqua_jax import guard, loop
+
+SEED = 100  # not among the seeds that are reported
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--config', default='configs/digits_sorted.py')
+  parser.add_argument('--out', type=pathlib.Path, required=True)
+  parser.add_argument('--methods', help='a comma list; all if not given')
+  parser.add_argument('--data_dir')
+  parser.add_argument('--epochs', type=float, help='instead of the config')
+  args = parser.parse_args()
+  config = runpy.run_path(args.config)
+  names = args.methods.split(',') if args.methods else config['CHOICES']
+  args.out.mkdir(parents=True, exist_ok=True)
+  path = args.out / 'tuning.jsonl'
+  done = read(path)
+  with path.open('a') as file:
+    for name in names:
+      for choice in config['CHOICES'][name]:
+        if (name, choice) in [(row['method'], row['choice']) for row in done]:
+          continue
+        row = {'method': name, 'choice': choice}
+        row |= trial(configured(config, name, choice, args))
+        done.append(row)
+        file.write(json.dumps(row) + '\n')
+        file.flush()
+        print(row, flush=True)
+  for name in names:
+    print(f'  {name!r}: {best(done, name)},')
+
+
+def configured(config, name, choice, args):
+  built = config['base']()
+  built.update(config['METHODS'][name])
+  built.update_from_flattened_dict(choice)
+  built.seed = SEED
+  if args.data_dir:
+    built.data.data_dir = args.data_dir
+  if args.epochs:
+    built.epochs = args.epochs
+  if built.runner != 'simulated':
+    jax.config.update('jax_num_cpu_devices', built.workers)
+  return built
+
+
+def trial(config) -> dict:
+  """The last accuracies of one run, or why it stopped."""
+  quiet = io.StringIO()
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    contextlib.redirect_stdout(quiet),
+    contextlib.redirect_stderr(quiet),
+  ):
+    try:
+      row = loop.train_and_evaluate(config, f'{folder}/run')
+    except guard.Stopped as stopped:
+      return {'stopped': str(stopped).split('.')[0], 'score': 0.0}
+  accuracies = row['test/accuracy'], row['test/worst_worker']
+  return {
+    'test': float(accuracies[0]),
+    'worst': float(accuracies[1]),
+    'score': float(sum(accuracies) / 2),
+  }
+
+
+def read(path) -> list[dict]:
+  if not path.exists():
+    return []
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def best(rows, name) -> dict:
+  mine = [row for row in rows if row['method'] == name]
+  return max(mine, key=lambda row: row['score'])['choice']
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,78 @@
+"""DCD-PSGD: gossip of compressed differences between two models in a row.
+
+Tang et al., "Communication compression for decentralized training", NeurIPS
+2018, arXiv:1803.06443, Algorithm 1.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from moniqua_jax import gossip, topologies
+from moniqua_jax.quantizers import base
+
+
+class DCDState(NamedTuple):
+  """What DCD-PSGD keeps, one vector instead of a replica per neighbour.
+
+  Attributes:
+    heard: of the messages.
+    apart: f32[d], sum_j W_ij (x_j - x_i); the replicas are the models.
+  """
+
+  heard: gossip.Heard
+  apart: jax.Array
+
+
+def dcd(
+  topology: topologies.Topology,
+  quantizer: base.Quantizer | base.Tuned,
+  *,
+  axis_name: str,
+  key: jax.Array,
+) -> optax.GradientTransformationExtraArgs:
+  """Last in the chain: DCD-PSGD.
+
+    z_i = sum_j W_ij x_j + u_i - x_i,  x_i <- x_i + C(z_i)
+
+  with u = -alpha g. C must be unbiased and fine; with few bits it diverges.
+
+  Args:
+    topology: symmetric, one for all steps.
+    quantizer: of the differences; a `Quantizer` or a `Tuned`.
+    axis_name: of the workers.
+    key: of the run, the same on all workers.
+
+  Returns:
+    A transformation whose `update(updates, state, params, *, step)` takes the
+    step as i32[], the same on all workers. All must start from the same x.
+
+  Raises:
+    ValueError: several topologies, or W is not symmetric or not connected.
+
+  >>> from moniqua_jax import ring, uniform
+  >>> algorithm = dcd(ring(8), uniform(bits=8),
+  ...                 axis_name='workers', key=jax.random.key(0))
+
+  Source: Algorithm 1 of arXiv:1803.06443.
+  """
+  schedule = topologies.one_symmetric(topology, 'dcd')
+  neighbours = gossip.neighbours(
+    schedule, quantizer, axis_name=axis_name, key=key
+  )
+
+  def init(params):
+    flat, _ = gossip.flatten(params)
+    return DCDState(neighbours.init(), jnp.zeros_like(flat))
+
+  def update(updates, state, params=None, *, step, agree=None, **extra_args):
+    del params, extra_args
+    u, unravel = gossip.flatten(updates)
+    sent, pull, heard = neighbours.exchange(
+      state.apart + u, jnp.zeros_like(u), state.heard, step, agree
+    )
+    return unravel(sent), DCDState(heard, state.apart + pull)
+
+  return optax.GradientTransformationExtraArgs(init, update)

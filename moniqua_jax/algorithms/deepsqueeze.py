@@ -1,0 +1,85 @@
+"""DeepSqueeze: gossip of compressed models, with error compensation.
+
+Tang et al., "DeepSqueeze: Decentralization meets error-compensated
+compression", 2019, arXiv:1907.07346.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from moniqua_jax import gossip, topologies
+from moniqua_jax.quantizers import base
+
+
+class DeepSqueezeState(NamedTuple):
+  """What DeepSqueeze keeps.
+
+  Attributes:
+    heard: of the messages.
+    error: f32[d], what compression has left out so far.
+  """
+
+  heard: gossip.Heard
+  error: jax.Array
+
+
+def deepsqueeze(
+  topology: topologies.Topology | tuple[topologies.Topology, ...],
+  quantizer: base.Quantizer | base.Tuned,
+  eta: float = 1.0,
+  *,
+  axis_name: str,
+  key: jax.Array,
+) -> optax.GradientTransformationExtraArgs:
+  """Last in the chain: DeepSqueeze.
+
+    y_i = x_i + u_i,  v_i = y_i + e_i,  e_i <- v_i - C(v_i)
+    x_i <- y_i + eta sum_j W_ij (C(v_j) - C(v_i))
+
+  with u = -alpha g. C may be biased.
+
+  Args:
+    topology: doubly stochastic; a tuple is cycled by step.
+    quantizer: of the models; a `Quantizer` or a `Tuned`.
+    eta: consensus step size, 0 < eta <= 1; smaller for coarser quantizers.
+    axis_name: of the workers.
+    key: of the run, the same on all workers.
+
+  Returns:
+    A transformation whose `update(updates, state, params, *, step)` takes the
+    step as i32[], the same on all workers.
+
+  Raises:
+    ValueError: columns of W do not sum to 1, the workers are not connected, or
+      eta outside (0, 1].
+
+  >>> from moniqua_jax import ring, uniform
+  >>> algorithm = deepsqueeze(ring(8), uniform(bits=4), eta=0.5,
+  ...                         axis_name='workers', key=jax.random.key(0))
+
+  Source: Algorithm 1 of arXiv:1907.07346.
+  """
+  schedule = topologies.schedule(topology)
+  topologies.require_doubly_stochastic(schedule, 'deepsqueeze')
+  if not 0 < eta <= 1:
+    raise ValueError(f'eta={eta!r}; deepsqueeze needs 0 < eta <= 1.')
+  neighbours = gossip.neighbours(
+    schedule, quantizer, axis_name=axis_name, key=key
+  )
+
+  def init(params):
+    flat, _ = gossip.flatten(params)
+    return DeepSqueezeState(neighbours.init(), jnp.zeros_like(flat))
+
+  def update(updates, state, params=None, *, step, agree=None, **extra_args):
+    del extra_args
+    x, unravel = gossip.flatten(params)
+    u, _ = gossip.flatten(updates)
+    v = x + u + state.error
+    sent, pull, heard = neighbours.exchange(v, v, state.heard, step, agree)
+    return unravel(u + eta * pull), DeepSqueezeState(heard, v - sent)
+
+  return optax.GradientTransformationExtraArgs(init, update)

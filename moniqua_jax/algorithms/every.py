@@ -1,0 +1,69 @@
+"""Local SGD: gossip only now and then.
+
+Koloskova et al., "A unified theory of decentralized SGD with changing topology
+and local updates", ICML 2020, arXiv:2003.10422.
+"""
+
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from moniqua_jax.algorithms.adpsgd import ADPSGDState
+from moniqua_jax.algorithms.dcd import DCDState
+from moniqua_jax.algorithms.ecd import ECDState
+
+# Their states hold what the parameters were after the last message.
+_NOT_ALONE = (ADPSGDState, DCDState, ECDState)
+
+
+def every(
+  algorithm: optax.GradientTransformationExtraArgs, steps: int
+) -> optax.GradientTransformationExtraArgs:
+  """Last in the chain: the algorithm in one step of so many, else local steps.
+
+    x_{k+1} = algorithm(x_k, u_k) if (k + 1) mod steps = 0 else x_k + u_k
+
+  Args:
+    algorithm: dpsgd, d2, choco, deepsqueeze or push_sum; it counts only the
+      steps in which it takes part.
+    steps: of a period, >= 1.
+
+  Returns:
+    A transformation whose state is that of the algorithm.
+
+  Raises:
+    ValueError: steps < 1; when it starts, an algorithm that must see each step.
+
+  >>> from moniqua_jax import dpsgd, moniqua, ring
+  >>> gossip = dpsgd(ring(8), moniqua(theta=1.0, bits=4),
+  ...                axis_name='workers', key=jax.random.key(0))
+  >>> tx = optax.chain(optax.sgd(0.1), every(gossip, steps=4))
+
+  Source: Algorithm 1 of arXiv:2003.10422.
+  """
+  if not isinstance(steps, int) or steps < 1:
+    raise ValueError(f'steps={steps!r}; every needs a whole number >= 1.')
+
+  def init(params):
+    state = algorithm.init(params)
+    if isinstance(state, _NOT_ALONE):
+      raise ValueError(
+        f'every: {type(state).__name__[:-5].lower()} must see each step; use '
+        'dpsgd, d2, choco, deepsqueeze or push_sum.'
+      )
+    return state
+
+  def update(updates, state, params=None, *, step, **extra_args):
+    def talk(updates, state, params):
+      return algorithm.update(
+        updates, state, params, step=step // steps, **extra_args
+      )
+
+    def rest(updates, state, params):
+      del params
+      return updates, state
+
+    turn = jnp.equal((step + 1) % steps, 0)
+    return lax.cond(turn, talk, rest, updates, state, params)
+
+  return optax.GradientTransformationExtraArgs(init, update)

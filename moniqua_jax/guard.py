@@ -1,0 +1,96 @@
+"""Stops a run that goes wrong, and says where, why, and what to do."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from moniqua_jax import topologies
+
+
+class Stopped(RuntimeError):
+  """The run cannot go on; the message says why and what to do."""
+
+
+class Guard:
+  """Looks at the metrics of every step, on the host.
+
+  Args:
+    schedule: the topologies, cycled by step; () without gossip.
+    patience: how many times in a row the message on one edge may be of no use
+      before the run stops; 0 stops at the first. More is for edges that are
+      answered: without an answer the mean of the workers moves each time.
+    period: messages are sent in one step of so many.
+    workdir: of the run, for the message.
+  """
+
+  def __init__(
+    self, schedule, patience: int, period: int, workdir: pathlib.Path
+  ):
+    self._schedule, self._patience = schedule, patience
+    self._period = period
+    self._in_a_row = [0] * len(schedule)  # of each round, i64[n, E]
+    self._resume = (
+      f'The last good checkpoint is in {workdir}; go on from it with the same '
+      'command, --resume, and the changed entry.'
+    )
+
+  def check(self, step: int, report: dict) -> dict:
+    """The metrics of one step on the host.
+
+    Args:
+      step: i.
+      report: `loss` f32[n], `seen`, a `Seen` of [n, E] arrays, and others.
+
+    Returns:
+      The report, fetched.
+
+    Raises:
+      Stopped: a loss is not finite, or an edge was of no use too often.
+    """
+    report = jax.device_get(report)
+    self._check_loss(step, report['loss'])
+    if self._schedule and (step + 1) % self._period == 0:
+      self._check_messages(step, report['seen'])
+    return report
+
+  def _check_loss(self, step, loss):
+    bad = np.flatnonzero(~np.isfinite(loss))
+    if bad.size:
+      raise Stopped(
+        f'step {step}: the loss of worker {bad[0]} is {loss[bad[0]]}; try a '
+        f'smaller learning rate. {self._resume}'
+      )
+
+  def _check_messages(self, step, seen):
+    turn = step // self._period % len(self._schedule)
+    in_a_row = np.where(seen.readable, 0, self._in_a_row[turn] + 1)
+    self._in_a_row[turn] = in_a_row
+    lost = in_a_row > self._patience
+    if not lost.any():
+      return
+    # A sender that could not say what it holds is the cause, not the effect.
+    mute = lost & ~np.isfinite(seen.theta)
+    receiver, edge = np.argwhere(mute if mute.any() else lost)[0]
+    perm = self._schedule[turn].edges[edge][1]
+    sender = topologies.sources(perm)[receiver]
+    often = f', {in_a_row[receiver, edge]} times in a row'
+    raise Stopped(
+      f'step {step}: worker {receiver} could not read the message of worker '
+      f'{sender}{often if self._patience else ""}. '
+      f'{_why(seen, receiver, edge)} {self._resume}'
+    )
+
+
+def _why(seen, receiver, edge) -> str:
+  theta, distance = seen.theta[receiver, edge], seen.distance[receiver, edge]
+  if not np.isfinite(theta):
+    return (
+      'Its parameters were not finite, or so large that float32 cannot hold '
+      'them in steps of theta, or its theta passed the limit of auto_theta: '
+      'try a smaller learning rate, a larger theta, or a smaller gamma.'
+    )
+  return (
+    f'They are further apart than theta={theta:.4g}: try '
+    f'theta={2 * max(theta, distance):.4g}.'
+  )

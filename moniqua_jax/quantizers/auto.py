@@ -1,0 +1,84 @@
+"""A theta that each sender finds by itself.
+
+Ours: arXiv:2002.11787 takes theta as known. Each worker's theta rides in the
+header of its messages, so the thetas need not agree.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from moniqua_jax.quantizers import base, modulo
+
+Array = jax.Array
+
+
+def auto_theta(
+  bits: int,
+  start: float,
+  safety: float = 1.5,
+  shrink: float = 0.98,
+  limit: float | None = None,
+  rounding: str = 'dithered',
+) -> base.Tuned:
+  """`moniqua` with a theta that follows the distance it sees.
+
+    theta_i <- max(safety * distance_i, shrink * max_j theta_j)    j: i and its
+    neighbours; 2 theta_i if a message on one of its edges was of no use
+
+  The thetas of neighbours come with their messages and pull each other up, so
+  that all are equal but for some steps after a rise: the errors of two workers
+  that share the dither only cancel on one grid (with thetas of their own 1 bit
+  ran away at a loop gain of .6). The distance is what `inspect` reports: less
+  the sender's own error bound, which is theta itself at 1 bit. Followed with
+  the noise in it, theta and the workers would run off together without a single
+  wrap; that still happens if the loop gain of `moniqua_jax.theory` exceeds 1:
+  take a smaller gamma.
+
+  Args:
+    bits: per coordinate, 1 to 8.
+    start: the first theta, > 0.
+    safety: theta over the distance seen, > 1.
+    shrink: the most that theta shrinks in one step, below 1.
+    limit: a theta above this makes the worker's messages unreadable, which
+      stops the training loop; 1000 times the start if not given.
+    rounding: as for `moniqua`.
+
+  Returns:
+    A `Tuned` whose edges are answered, since a sender must know that it was not
+    read. Its state is theta, f32[], each worker's own.
+
+  Raises:
+    ValueError: a number out of its range.
+
+  >>> auto_theta(bits=4, start=2.0).init()
+  Array(2., dtype=float32)
+
+  Source: ours; the rule and its numbers are measured in results/theta.
+  """
+  limit = 1000 * start if limit is None else limit
+  modulo.moniqua(start, bits, rounding)  # checks them
+  for name, value, valid, range_ in (
+    ('safety', safety, safety > 1, 'above 1'),
+    ('shrink', shrink, 0 < shrink < 1, 'between 0 and 1'),
+    ('limit', limit, limit > start, f'above start={start!r}'),
+  ):
+    if not valid:
+      raise ValueError(f'{name}={value!r}; auto_theta needs it {range_}.')
+
+  def init():
+    return jnp.asarray(start, jnp.float32)
+
+  def quantizer(theta: Array, step: Array) -> base.Quantizer:
+    del step
+    theta = jnp.where(theta <= limit, theta, jnp.nan)
+    return modulo.moniqua(theta, bits, rounding)
+
+  def observe(theta: Array, seen: base.Seen, x: Array) -> Array:
+    del x
+    distance = jnp.max(jnp.where(seen.readable, seen.distance, 0))
+    heard = jnp.max(jnp.where(jnp.isfinite(seen.theta), seen.theta, 0))
+    together = jnp.maximum(theta, heard)
+    followed = jnp.maximum(safety * distance, shrink * together)
+    return jnp.where(seen.readable.all(), followed, 2 * theta)
+
+  return base.Tuned(init, quantizer, observe, answered=True)

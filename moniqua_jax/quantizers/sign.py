@@ -1,0 +1,129 @@
+"""Signs, with one or two scales per bucket: 1 bit and a little per value.
+
+Bernstein et al., "signSGD", ICML 2018, arXiv:1802.04434; Karimireddy et al.,
+"Error feedback fixes SignSGD", ICML 2019, arXiv:1901.09847. Biased: for
+algorithms with error feedback or a memory.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from moniqua_jax import wire
+from moniqua_jax.quantizers import base
+
+Array = jax.Array
+
+
+class Scale(NamedTuple):
+  """What the two codes of a bucket stand for.
+
+  Attributes:
+    measure: (rows f32[n, size], real bool[n, size]) -> f32[k, n], what is sent.
+    ends: f32[k, n] -> the values of code 0 and of code 1, each f32[n].
+    threshold: the same -> f32[n], from which on a value gets code 1.
+  """
+
+  measure: Callable[[Array, Array], Array]
+  ends: Callable[[Array], tuple[Array, Array]]
+  threshold: Callable[[Array], Array]
+
+
+def _mean(rows, where):
+  total = jnp.sum(jnp.where(where, rows, 0), axis=1)
+  return total / jnp.maximum(jnp.sum(where, axis=1), 1)
+
+
+def _mean_abs(rows, real):
+  return _mean(jnp.abs(rows), real)[None]
+
+
+def _two_means(rows, real):
+  return jnp.stack(
+    [_mean(rows, real & (rows < 0)), _mean(rows, real & (rows >= 0))]
+  )
+
+
+def _extremes(rows, real):
+  nothing = jnp.sum(0 * rows, axis=1)  # a sum keeps the NaN that a max may lose
+  low = jnp.min(jnp.where(real, rows, jnp.inf), axis=1)
+  high = jnp.max(jnp.where(real, rows, -jnp.inf), axis=1)
+  return jnp.stack([low + nothing, high + nothing])
+
+
+SCALES = {
+  # mean|x| sign(x): the l2-best multiple of the signs.
+  'mean_abs': Scale(_mean_abs, lambda s: (-s[0], s[0]), lambda s: 0 * s[0]),
+  # The means of the negative and of the other values.
+  'two_mean': Scale(_two_means, lambda s: (s[0], s[1]), lambda s: 0 * s[0]),
+  # The nearer of min and max.
+  'minmax': Scale(
+    _extremes, lambda s: (s[0], s[1]), lambda s: (s[0] + s[1]) / 2
+  ),
+}
+
+
+def sign(bucket_size: int = 512, scale: str = 'mean_abs') -> base.Quantizer:
+  """One bit per value: on which side of a threshold it is.
+
+    x_hat = mean|x| sign(x)    with 'mean_abs'; sign(0) = 1
+
+  Payload: the packed bits, then the scales (f32), bucket by bucket.
+
+  Args:
+    bucket_size: values that share a scale; the last bucket may be shorter.
+    scale: 'mean_abs' (one number per bucket), 'two_mean' (the means of the
+      negative and of the other values), or 'minmax' (the extremes, whichever is
+      nearer).
+
+  Returns:
+    A `Quantizer`, biased and without randomness. A bucket that is not finite
+    decodes to NaN.
+
+  Raises:
+    ValueError: bucket_size < 1, or unknown scale.
+
+  >>> q, x = sign(bucket_size=4), jnp.array([1.0, -2.0, 3.0])
+  >>> q.decode(q.encode(x, jax.random.key(0)), x)
+  Array([ 2., -2.,  2.], dtype=float32)
+
+  Source: arXiv:1901.09847, the compressor of EF-SignSGD; two scales as in 1-bit
+  SGD (Seide et al. 2014).
+  """
+  if type(bucket_size) is not int or bucket_size < 1:
+    raise ValueError(f'bucket_size={bucket_size!r}; it must be at least 1.')
+  if scale not in SCALES:
+    raise ValueError(f'scale={scale!r}; choose from {sorted(SCALES)}.')
+  rule = SCALES[scale]
+
+  def rows_of(x):
+    return jnp.pad(x, (0, -x.size % bucket_size)).reshape(-1, bucket_size)
+
+  def encode(x, key):
+    del key
+    x = x.astype(jnp.float32)
+    rows, real = rows_of(x), rows_of(jnp.ones(x.shape, jnp.bool))
+    scales = rule.measure(rows, real)
+    codes = rows >= rule.threshold(scales)[:, None]
+    codes = codes.reshape(-1)[: x.size].astype(jnp.uint8)
+    return jnp.concatenate([wire.pack(codes, 1), wire.to_bytes(scales)])
+
+  def scales_of(payload, size):
+    tail = payload[wire.packed_size(size, 1) :]
+    return wire.from_bytes(tail, jnp.float32, (-1, -(-size // bucket_size)))
+
+  def decode(payload, reference):
+    size = reference.size
+    codes = wire.unpack(payload[: wire.packed_size(size, 1)], 1, size)
+    low, high = (end[:, None] for end in rule.ends(scales_of(payload, size)))
+    x_hat = jnp.where(rows_of(codes) > 0, high, low).reshape(-1)[:size]
+    return x_hat.astype(reference.dtype)
+
+  def inspect(payload, reference):
+    scales = scales_of(payload, reference.size)
+    seen = base.watched(decode)(payload, reference)
+    return seen._replace(readable=jnp.isfinite(scales).all())
+
+  return base.Quantizer(encode, decode, inspect)

@@ -1,0 +1,60 @@
+"""What the weights W say before a run: theta, bits, gamma, memory.
+
+Moniqua needs a theta that bounds how far neighbours are apart. Gossip is linear
+in the updates u (every coordinate within alpha G) and in the rounding errors
+(within delta B_theta), so what neighbours send differs by at most
+
+  S alpha G + S' delta B_theta,     B_theta = 2 theta / (1 - 2 delta)
+
+with sums S and S' over the impulse responses of the algorithm. A theta that
+covers this is a promise. What rounding does in fact, and with it the gain of a
+theta that follows what is seen, is simulated: the noise floor.
+
+  python -m moniqua_jax.theory --topology=ring:8 --algorithm=dpsgd
+
+prints all of it. `paper` gives the values of Lu and De Sa, "Moniqua: Modulo
+quantized communication in decentralized SGD", ICML 2020, arXiv:2002.11787, as
+we recall them; everything else is ours. NumPy only, on the host; imports
+nothing but topologies, so that algorithms can import it.
+"""
+
+from moniqua_jax.theory.bounds import least_bits, theta
+from moniqua_jax.theory.laws import LAWS
+from moniqua_jax.theory.noise import (
+  auto_theta_limit,
+  largest_gamma,
+  loop_gain,
+  noise_floor,
+)
+from moniqua_jax.theory.responses import Sums, everyone, neighbours, sums
+from moniqua_jax.theory.spectrum import (
+  eigenvalues,
+  require_d2_stable,
+  t_mix,
+)
+from moniqua_jax.theory.summary import Report, Row, report
+from moniqua_jax.theory.text import table
+from moniqua_jax.theory.theorems import Paper, paper
+
+__all__ = [
+  'LAWS',
+  'Paper',
+  'Report',
+  'Row',
+  'Sums',
+  'auto_theta_limit',
+  'eigenvalues',
+  'everyone',
+  'largest_gamma',
+  'least_bits',
+  'loop_gain',
+  'neighbours',
+  'noise_floor',
+  'paper',
+  'report',
+  'require_d2_stable',
+  'sums',
+  't_mix',
+  'table',
+  'theta',
+]

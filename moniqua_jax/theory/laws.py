@@ -1,0 +1,172 @@
+"""The algorithms as linear recursions, with what each asks of W and keeps.
+
+A worker keeps x and at most one vector more. With update u (-alpha g, momentum
+and all), rounding errors noise, and pull = (W - I)(message + noise):
+
+  dpsgd, adpsgd  message = x                x <- x + u + pull
+  push_sum       message = x + u            x <- x + u + pull
+  d2             message = x + u + drift    drift <- drift + pull
+                                            x <- x + u + drift
+  deepsqueeze    message = x + u + error    x <- x + u + pull
+                                            error <- -noise
+
+(u of adpsgd is late, which changes no sum. push_sum with equal masses: else its
+weights are not those of W.) choco, dcd and ecd send differences to replicas:
+their messages are small by themselves and need no theta.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from moniqua_jax import topologies
+from moniqua_jax.theory import spectrum
+
+Topology = topologies.Topology
+
+LARGEST = 256  # workers; beyond it the sums over impulse responses take minutes
+
+
+class Recursion(NamedTuple):
+  """One step of an algorithm, linear in everything.
+
+  Attributes:
+    message: (x, kept, u) -> what is sent.
+    after: (x, kept, u, noise, pull) -> the next (x, kept).
+  """
+
+  message: Callable
+  after: Callable
+
+
+class Law(NamedTuple):
+  """What is known about an algorithm without running it.
+
+  Attributes:
+    check: topology -> rounds; refuses what the algorithm refuses.
+    weights: Topology -> float[n, n], what a round does.
+    recursion: None where Moniqua's theta has no meaning.
+    memory: delay -> vectors of d floats that a worker keeps beyond x.
+    replicas: (n, m) -> the same in the papers' form, over the whole graph of m
+      directed edges; beyond the algorithm in full precision. None: not counted.
+  """
+
+  check: Callable
+  weights: Callable
+  recursion: Recursion | None
+  memory: Callable[[int], int]
+  replicas: Callable[[int, int], int] | None
+
+
+def _doubly_stochastic(algorithm):
+  def check(topology):
+    rounds = topologies.schedule(topology)
+    topologies.require_doubly_stochastic(rounds, algorithm)
+    return rounds
+
+  return check
+
+
+def _symmetric(algorithm):
+  return lambda topology: topologies.one_symmetric(topology, algorithm)
+
+
+def _d2_stable(topology):
+  rounds = topologies.one_symmetric(topology, 'd2')
+  spectrum.require_d2_stable(rounds[0])
+  return rounds
+
+
+def _equal_masses(topology):
+  rounds = topologies.push_schedule(topology)
+  for k, r in enumerate(rounds):
+    received = topologies.push_matrix(r).sum(1)
+    if abs(received - 1).max() > spectrum.MARGIN:
+      i = int(np.argmax(abs(received - 1)))
+      raise ValueError(
+        f'the theory of push_sum is of equal masses; in round {k} worker {i} '
+        f'receives {received[i]:.6f} in all instead of 1. It runs, with a '
+        'theta found by trial.'
+      )
+  return rounds
+
+
+_MODELS = Recursion(
+  lambda x, kept, u: x, lambda x, kept, u, noise, pull: (x + u + pull, kept)
+)
+_HALF_STEPS = _MODELS._replace(message=lambda x, kept, u: x + u)
+_DRIFTING = Recursion(
+  lambda x, drift, u: x + u + drift,
+  lambda x, drift, u, noise, pull: (x + u + drift + pull, drift + pull),
+)
+_COMPENSATED = Recursion(
+  lambda x, error, u: x + u + error,
+  lambda x, error, u, noise, pull: (x + u + pull, -noise),
+)
+
+_nothing = lambda *_: 0
+_per_edge = lambda n, m: m
+_per_worker = lambda n, m: n
+_W, _A = topologies.matrix, topologies.push_matrix
+
+LAWS = {
+  'adpsgd': Law(
+    _doubly_stochastic('adpsgd'),
+    _W,
+    _MODELS,
+    lambda delay: delay + 1 if delay else 0,
+    _nothing,
+  ),
+  'choco': Law(_symmetric('choco'), _W, None, lambda delay: 2, _per_edge),
+  'd2': Law(_d2_stable, _W, _DRIFTING, lambda delay: 1, _nothing),
+  'dcd': Law(_symmetric('dcd'), _W, None, lambda delay: 1, _per_edge),
+  'deepsqueeze': Law(
+    _doubly_stochastic('deepsqueeze'),
+    _W,
+    _COMPENSATED,
+    lambda delay: 1,
+    _per_worker,
+  ),
+  'dpsgd': Law(_doubly_stochastic('dpsgd'), _W, _MODELS, _nothing, _nothing),
+  'ecd': Law(_symmetric('ecd'), _W, None, lambda delay: 2, _per_edge),
+  'push_sum': Law(_equal_masses, _A, _HALF_STEPS, _nothing, None),
+}
+
+
+def law(algorithm: str) -> Law:
+  """The law of an algorithm by its name."""
+  if algorithm not in LAWS:
+    raise ValueError(f'algorithm={algorithm!r}; choose from {sorted(LAWS)}.')
+  return LAWS[algorithm]
+
+
+def checked(
+  topology: Topology | Sequence[Topology], algorithm: str
+) -> tuple[tuple[Topology, ...], list[np.ndarray]]:
+  """The rounds, and the weights of each, if the algorithm takes them.
+
+  Args:
+    topology: a Topology, or a tuple of them.
+    algorithm: a key of `LAWS`.
+
+  Returns:
+    Topologies, and float[n, n] for each.
+
+  Raises:
+    ValueError: the algorithm refuses them, they do not mix, or there are fewer
+      than 2 or more than 256 workers.
+
+  >>> len(checked(topologies.one_peer_exponential(8), 'dpsgd')[1])
+  3
+  """
+  known = law(algorithm)
+  for r in (topology,) if isinstance(topology, Topology) else topology:
+    if isinstance(r, Topology) and not 2 <= r.n <= LARGEST:
+      raise ValueError(
+        f'theory is of 2 to {LARGEST} workers; the topology has {r.n}.'
+      )
+  rounds = known.check(topology)
+  weights = [known.weights(r) for r in rounds]
+  spectrum.require_mixing(weights)
+  return rounds, weights

@@ -1,0 +1,191 @@
+"""How far neighbours can get apart: sums over impulse responses.
+
+The workers start equal. What is sent is linear in all updates and rounding
+errors so far, so its largest difference between two workers is reached by one
+sequence of signs, and is the sum of the absolute impulse responses.
+
+n: workers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import functools
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+from moniqua_jax import topologies
+from moniqua_jax.theory import laws, spectrum
+
+Topology = topologies.Topology
+
+SETTLED = 1e-7  # of the largest response; the sums miss a part like this
+WORK = 5e10  # multiplications before giving up: some seconds
+
+
+class Sums(NamedTuple):
+  """|m_i - m_j| <= gradient * alpha G + noise * delta B_theta.
+
+  Attributes:
+    gradient: S, per bound alpha G on the coordinates of the updates.
+    noise: S', per bound delta B_theta on the rounding errors.
+  """
+
+  gradient: float
+  noise: float
+
+
+def neighbours(rounds: Sequence[Topology]) -> list[np.ndarray]:
+  """The pairs that speak in each round, whose distance theta must bound.
+
+  Args:
+    rounds: of the schedule.
+
+  Returns:
+    For each round int[pairs, 2], i < j.
+
+  >>> neighbours([topologies.ring(3)])[0].tolist()
+  [[0, 1], [0, 2], [1, 2]]
+
+  Source: Lemma 2 of arXiv:2002.11787.
+  """
+
+  pairs = [{tuple(sorted(arc)) for arc in arcs(r)} for r in rounds]
+  return [np.array(sorted(each), int).reshape(-1, 2) for each in pairs]
+
+
+def arcs(r: Topology) -> set[tuple[int, int]]:
+  """Who sends to whom; a self-loop sends nothing."""
+  pairs = [arc for _, perm in r.edges for arc in enumerate(perm)]
+  return {(i, j) for i, j in pairs if i != j}
+
+
+def everyone(rounds: Sequence[Topology]) -> list[np.ndarray]:
+  """All pairs of workers, whether they speak or not.
+
+  Args:
+    rounds: of the schedule.
+
+  Returns:
+    For each round int[n (n - 1) / 2, 2], i < j.
+
+  >>> everyone([topologies.ring(4)])[0].shape
+  (6, 2)
+  """
+  return [np.argwhere(np.tri(r.n, k=-1).T) for r in rounds]
+
+
+def messages(
+  algorithm: str,
+  weights: Sequence[np.ndarray],
+  x: np.ndarray,
+  update: Callable,
+  rounding: Callable,
+) -> Iterator[np.ndarray]:
+  """Runs an algorithm, all workers stacked, and gives what they send.
+
+  Args:
+    algorithm: a key of `LAWS` with a recursion.
+    weights: float[n, n] per round, cycled.
+    x: float[n, d], the models at the start.
+    update: step -> u, float[n, d] or 0.
+    rounding: (step, message: float[n, d]) -> its error, float[n, d].
+
+  Yields:
+    float[n, d], the message of each step, without end.
+
+  >>> w = [topologies.matrix(topologies.complete(2))]
+  >>> run = messages('dpsgd', w, np.eye(2), lambda t: 0, lambda t, m: 0 * m)
+  >>> next(run)[0].tolist(), next(run)[0].tolist()
+  ([1.0, 0.0], [0.5, 0.5])
+  """
+  recursion = laws.law(algorithm).recursion
+  kept = np.zeros_like(x)
+  for step, w in enumerate(itertools.cycle(weights)):
+    u = update(step)
+    message = recursion.message(x, kept, u)
+    yield message
+    noise = rounding(step, message)
+    believed = message + noise
+    pull = w @ believed - believed
+    x, kept = recursion.after(x, kept, u, noise, pull)
+
+
+def sums(
+  topology: Topology | Sequence[Topology],
+  algorithm: str,
+  pairs: Callable = neighbours,
+) -> Sums:
+  """S and S', the worst over pairs and, of several rounds, over the start.
+
+  dpsgd:  S = max_ij sum_t ||(e_i - e_j)^T W^t||_1
+          S' = max_ij sum_t ||(e_i - e_j)^T W^t (W - I)||_1
+
+  and the same sums over the impulse responses of the other `LAWS`; for d2 those
+  of the half step, which is what it sends.
+
+  Args:
+    topology: a Topology, or a tuple of them.
+    algorithm: a key of `LAWS` with a recursion.
+    pairs: `neighbours` or `everyone`.
+
+  Returns:
+    Both sums, to about 1e-7.
+
+  Raises:
+    ValueError: the algorithm refuses the topology or sends differences, or the
+      workers agree too slowly.
+
+  >>> sums(topologies.complete(8), 'dpsgd')
+  Sums(gradient=2.0, noise=2.0)
+  >>> sums(topologies.ring(8), 'dpsgd', everyone).gradient.__round__(3)
+  12.0
+
+  Source: ours; the paper bounds S of W alone by log(16 n) / (1 - rho).
+  """
+  require_recursion(algorithm)
+  rounds, _ = laws.checked(topology, algorithm)
+  return _sums(rounds, algorithm, pairs)
+
+
+def require_recursion(algorithm: str) -> None:
+  """Refuses algorithms whose messages need no theta."""
+  if laws.law(algorithm).recursion is None:
+    known = sorted(name for name, law in laws.LAWS.items() if law.recursion)
+    raise ValueError(
+      f'{algorithm} sends differences, which need no theta; it is for {known}.'
+    )
+
+
+@functools.cache
+def _sums(rounds, algorithm, pairs) -> Sums:
+  weights = [laws.law(algorithm).weights(r) for r in rounds]
+  where, n = pairs(rounds), rounds[0].n
+  once = lambda step: np.eye(n) if step == 0 else np.zeros((n, n))
+  kicks = [
+    (once, lambda step, message: np.zeros((n, n))),
+    (lambda step: np.zeros((n, n)), lambda step, message: once(step)),
+  ]
+  return Sums(*(_sum(algorithm, weights, where, *kick) for kick in kicks))
+
+
+def _sum(algorithm, weights, where, update, rounding) -> float:
+  """The largest sum of one kind of impulses, sent off in each of the rounds."""
+  n, m = len(weights[0]), len(weights)
+  totals = [np.zeros(len(pairs)) for pairs in where]
+  for start in range(m):
+    cycle = weights[start:] + weights[:start]
+    run = messages(algorithm, cycle, np.zeros((n, n)), update, rounding)
+    largest, quiet = 0.0, 0
+    for step, message in enumerate(run):
+      i, j = where[(start + step) % m].T
+      totals[(start + step) % m] += abs(message[i] - message[j]).sum(1)
+      spread = np.ptp(message, axis=0).max()
+      largest = max(largest, spread)
+      # More than a moment: the responses of d2 swing through 0.
+      quiet = quiet + 1 if spread < SETTLED * largest else 0
+      if quiet > m + 2:
+        break
+      if step * n**3 > WORK or step > spectrum.STEPS:
+        raise ValueError(spectrum.too_slow(n))
+  return float(max(total.max(initial=0) for total in totals))

@@ -1,0 +1,158 @@
+"""Eigenvalues of W, mixing times, and the W that D^2 can live with.
+
+n: workers.
+"""
+
+from collections.abc import Sequence
+import math
+
+import numpy as np
+
+from moniqua_jax import topologies
+
+Topology = topologies.Topology
+
+MARGIN = 1e-6  # a W from outside has weights to about this
+STEPS = 100_000  # before giving up
+
+
+def eigenvalues(topology: Topology) -> tuple[float, float]:
+  """The largest eigenvalue of W but for 1, and the smallest.
+
+  1 = lambda_1 >= lambda_2 >= ... >= lambda_n.
+
+  Args:
+    topology: one, symmetric and connected.
+
+  Returns:
+    lambda_2 and lambda_n; both 1 for a lone worker.
+
+  Raises:
+    ValueError: there are several topologies, or W is not symmetric.
+
+  >>> [round(value, 4) for value in eigenvalues(topologies.ring(8))]
+  [0.8047, -0.3333]
+
+  Source: the assumptions on W of arXiv:2002.11787.
+  """
+  (single,) = topologies.one_symmetric(topology, 'eigenvalues')
+  values = np.linalg.eigvalsh(topologies.matrix(single))
+  return float(values[-2:][0]), float(values[0])
+
+
+def rho(weights: Sequence[np.ndarray]) -> float:
+  """The part of the disagreement that a round leaves: 1 - `spectral_gap`."""
+  product = np.eye(len(weights[0]))
+  for w in weights:
+    product = w @ product
+  norm = np.linalg.norm(product - 1 / len(product), 2)
+  return float(norm ** (1 / len(weights)))
+
+
+def t_mix(topology: Topology | Sequence[Topology]) -> int:
+  """Rounds until a unit of mass is spread evenly, wherever it was put.
+
+  The least t with max_i ||W_{s+t-1} ... W_s e_i - 1/n||_1 <= 1/2 for all s:
+  the norm never grows, and distributions are mixtures of the e_i.
+
+  Args:
+    topology: doubly stochastic; a tuple is cycled by step.
+
+  Returns:
+    Rounds.
+
+  Raises:
+    ValueError: columns of W do not sum to 1, the workers are not connected, or
+      they never mix.
+
+  >>> t_mix(topologies.complete(8)), t_mix(topologies.ring(8))
+  (1, 5)
+
+  Source: the mixing time of the theorem on AD-PSGD of arXiv:2002.11787.
+  """
+  rounds = topologies.schedule(topology)
+  topologies.require_doubly_stochastic(rounds, 't_mix')
+  return mixing_time([topologies.matrix(r) for r in rounds])
+
+
+def mixing_time(weights: Sequence[np.ndarray]) -> int:
+  """`t_mix`, of the matrices of the rounds."""
+  require_mixing(weights)
+  return max(_mixed(weights, start) for start in range(len(weights)))
+
+
+def _mixed(weights, start: int) -> int:
+  n, t = len(weights[0]), 0
+  product = np.eye(n)
+  # Where 1/2 is reached exactly, rounding must not ask for one round more.
+  while abs(product - 1 / n).sum(0).max() > 0.5 + 1e-9:
+    product = weights[(start + t) % len(weights)] @ product
+    t += 1
+    if t > STEPS:
+      raise ValueError(too_slow(n))
+  return t
+
+
+def require_mixing(weights: Sequence[np.ndarray]) -> None:
+  """Refuses weights under which workers take turns and never agree."""
+  left = rho(weights)
+  if left > 1 - 1e-9:
+    raise ValueError(
+      f'the workers do not agree in the long run: rho = {left:.9f}, and it '
+      'must be below 1. Leave each worker a weight of its own, as '
+      'lazy(topology, 0.5) does.'
+    )
+
+
+def too_slow(n: int) -> str:
+  return (
+    f'the {n} workers of this topology agree too slowly for a sum over all '
+    'steps; take fewer workers, more edges, or a larger gamma.'
+  )
+
+
+def d2_limit(topology: Topology) -> float:
+  """The gamma below which d2 is stable on lazy(topology, gamma).
+
+  1 - gamma (1 - lambda_n) > -1/3  iff  gamma < (4/3) / (1 - lambda_n).
+  """
+  gap = 1 - eigenvalues(topology)[1]
+  return 4 / 3 / gap if gap else math.inf
+
+
+def require_d2_stable(topology: Topology, gamma: float = 1.0) -> None:
+  """Refuses the weights with which D^2 diverges.
+
+  lambda_n(gamma W + (1 - gamma) I) > -1/3: else a root v_n = lambda_n -
+  sqrt(lambda_n^2 - lambda_n) of z^2 - 2 lambda_n z + lambda_n is at or outside
+  the unit circle.
+
+  Args:
+    topology: one, symmetric and connected.
+    gamma: of `lazy`, within (0, 1]; 1 checks the topology as it is.
+
+  Raises:
+    ValueError: naming lambda_n and a gamma that works. Equality is refused too,
+      to within rounding: every even ring with weights 1/3 has -1/3 exactly. Or
+      there are several topologies, or W is not symmetric.
+
+  >>> require_d2_stable(topologies.ring(7))
+  >>> require_d2_stable(topologies.ring(8), gamma=0.75)
+
+  Source: the assumption of arXiv:1803.07068 and of the theorem on D^2 of
+  arXiv:2002.11787.
+  """
+  (topology,) = topologies.one_symmetric(topology, 'd2')
+  slow = topologies.lazy(topology, gamma)
+  lowest = eigenvalues(slow)[1]
+  if lowest > -1 / 3 + MARGIN:
+    return
+  limit = d2_limit(topology)
+  # lambda_n = 0 where gamma is 3/4 of the limit; rounded down, so above 0.
+  example = math.floor(75 * limit + MARGIN) / 100
+  raise ValueError(
+    f'd2 needs lambda_n(W) > -1/3; with gamma={gamma:g} it is {lowest:.6f}. '
+    f'Use lazy(topology, gamma) with gamma below {limit:.4g}, for example '
+    f'lazy(topology, {example:g}), which has lambda_n = '
+    f'{abs(round(1 - example * 4 / 3 / limit, 4)):g}.'
+  )

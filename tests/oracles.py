@@ -1,0 +1,118 @@
+"""Dense NumPy forms of the algorithms, as their papers write them.
+
+X is f64[n, d], one worker a row; W f64[n, n], row i of receiver i; grad(X) is
+f64[n, d]; C compresses one worker's vector. Replicas are kept as the papers
+keep them: one vector per worker and neighbour, where all copies are equal.
+"""
+
+import numpy as np
+
+
+def identity(v):
+  return v
+
+
+def min_max(bits):
+  """Nearest of 2^bits points between the least and the largest value."""
+
+  def compress(v):
+    low, step = v.min(), (v.max() - v.min()) / (2**bits - 1)
+    return low + step * np.floor((v - low) / step + 0.5) if step else v
+
+  return compress
+
+
+def each(compress, x):
+  return np.stack([compress(row) for row in x])
+
+
+def dpsgd(x, grad, w, lr, steps, compress=identity):
+  """Only what is compressed is mixed, and what one sends is taken off."""
+  for _ in range(steps):
+    sent = each(compress, x)
+    x = x + w @ sent - sent - lr * grad(x)
+  return x
+
+
+def d2(x, grad, w, lr, steps, compress=identity):
+  before = None
+  for _ in range(steps):
+    g = grad(x)
+    if before is None:
+      half = x - lr * g
+    else:
+      half = 2 * x - before[0] - lr * g + lr * before[1]
+    before = x, g
+    sent = each(compress, half)
+    x = half + w @ sent - sent
+  return x
+
+
+def adpsgd(x, grad, ws, lr, steps, delays):
+  models = []
+  for k in range(steps):
+    models.append(x)
+    late = np.zeros_like(x)
+    for i, delay in enumerate(delays):
+      if k >= delay:
+        late[i] = grad(models[k - delay])[i]
+    x = ws[k % len(ws)] @ x - lr * late
+  return x
+
+
+def dcd(x, grad, w, lr, steps, compress=identity):
+  replicas = x.copy()
+  for _ in range(steps):
+    h = w @ replicas - lr * grad(x)
+    z = each(compress, h - x)
+    x = x + z
+    replicas = replicas + z
+  return x
+
+
+def ecd(x, grad, w, lr, steps, compress=identity):
+  replicas = x.copy()
+  for t in range(2, steps + 2):
+    new = w @ replicas - lr * grad(x)
+    z = (1 - t / 2) * x + t / 2 * new
+    replicas = (1 - 2 / t) * replicas + 2 / t * each(compress, z)
+    x = new
+  return x
+
+
+def choco(x, grad, w, lr, steps, compress=identity, gamma=1.0):
+  replicas = np.zeros_like(x)
+  for _ in range(steps):
+    y = x - lr * grad(x)
+    replicas = replicas + each(compress, y - replicas)
+    x = y + gamma * (w @ replicas - replicas)
+  return x
+
+
+def deepsqueeze(x, grad, w, lr, steps, compress=identity, eta=1.0):
+  error = np.zeros_like(x)
+  for _ in range(steps):
+    y = x - lr * grad(x)
+    v = y + error
+    sent = each(compress, v)
+    error = v - sent
+    x = y + eta * (w - np.eye(len(w))) @ sent
+  return x
+
+
+def push_sum(x, grad, a, lr, steps):
+  """x is the numerator, w the mass, z = x / w the model."""
+  mass = np.ones(len(x))
+  z = x
+  for _ in range(steps):
+    x = a @ (x - lr * grad(z))
+    mass = a @ mass
+    z = x / mass[:, None]
+  return z
+
+
+def every(x, grad, w, lr, steps, period):
+  for k in range(1, steps + 1):
+    mix = w if k % period == 0 else np.eye(len(w))
+    x = mix @ x - lr * grad(x)
+  return x

@@ -1,0 +1,296 @@
+"""Each algorithm against its dense form in NumPy; what each promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import moniqua_jax as mj
+from moniqua_jax import topologies
+from moniqua_jax.workers import AXIS
+from tests import helpers, oracles
+
+N, D, LR, STEPS = helpers.N, 24, 0.1, 50
+KEY = jax.random.key(2)
+SLOTS = dict(axis_name=AXIS, key=KEY)
+RING = mj.lazy(mj.ring(N), 0.75)  # lambda_n = 0: good for D^2 too
+W = topologies.matrix(RING)
+PAIRS = mj.random_matchings(N, rounds=4, seed=1)
+DELAYS = (0, 1, 2, 3, 0, 1, 2, 3)
+# Worker 0 sends to two others, the rest to one.
+UNEVEN = mj.Topology(
+  [
+    (0.25, tuple((i + 1) % N for i in range(N))),
+    ((0.5, *(0.0,) * (N - 1)), tuple((i + 3) % N for i in range(N))),
+  ]
+)
+RNG = np.random.default_rng(0)
+CENTRES = RNG.standard_normal((N, D)).astype(np.float32)
+CURVATURE = RNG.uniform(0.5, 1.5, (N, 1)).astype(np.float32)
+X0 = np.broadcast_to(RNG.standard_normal(D).astype(np.float32), (N, D))
+
+
+def gradient(x):
+  """Of f_i(x) = a_i |x - b_i|^2 / 2: workers with their own curvature."""
+  return CURVATURE * (x - CENTRES)
+
+
+def trajectory(algorithm, steps, run=mj.simulated, lr=LR):
+  """The workers' parameters after each step, and the last state."""
+  tx = optax.chain(optax.sgd(lr), algorithm)
+
+  def step(x, state, a, b, k):
+    updates, state = tx.update(a * (x - b), state, x, step=k)
+    return optax.apply_updates(x, updates), state
+
+  x = jnp.asarray(X0)
+  state, xs = run(tx.init, (0,))(x), [x]
+  step = run(step, (0, 0, 0, 0, None))
+  for k in range(steps):
+    x, state = step(x, state, CURVATURE, CENTRES, np.int32(k))
+    xs.append(x)
+  return [np.asarray(x, np.float64) for x in xs], state[-1]
+
+
+def train(algorithm, steps=STEPS, run=mj.simulated, lr=LR):
+  xs, state = trajectory(algorithm, steps, run, lr)
+  return xs[-1], state
+
+
+FULL, COARSE = mj.full_precision(), mj.uniform(6, D, 'nearest')
+
+# name -> (algorithm(quantizer), oracle(**how to compress))
+DENSE = {
+  'dpsgd': (lambda q: mj.dpsgd(RING, q, **SLOTS), oracles.dpsgd),
+  'd2': (lambda q: mj.d2(RING, q, **SLOTS), oracles.d2),
+  'dcd': (lambda q: mj.dcd(RING, q, **SLOTS), oracles.dcd),
+  'ecd': (lambda q: mj.ecd(RING, q, **SLOTS), oracles.ecd),
+  'choco': (
+    lambda q: mj.choco(RING, q, gamma=0.6, **SLOTS),
+    lambda *args, **how: oracles.choco(*args, **how, gamma=0.6),
+  ),
+  'deepsqueeze': (
+    lambda q: mj.deepsqueeze(RING, q, eta=0.7, **SLOTS),
+    lambda *args, **how: oracles.deepsqueeze(*args, **how, eta=0.7),
+  ),
+}
+
+
+@pytest.mark.parametrize('name', DENSE)
+def test_full_precision_is_the_dense_form(name):
+  algorithm, oracle = DENSE[name]
+  x, _ = train(algorithm(FULL))
+  np.testing.assert_allclose(x, oracle(X0, gradient, W, LR, STEPS), atol=1e-5)
+
+
+@pytest.mark.parametrize('name', DENSE)
+def test_compression_is_the_dense_form(name):
+  """A few steps: then a rounding tie may fall differently in float32."""
+  algorithm, oracle = DENSE[name]
+  x, _ = train(algorithm(COARSE), steps=4)
+  dense = oracle(X0, gradient, W, LR, 4, compress=oracles.min_max(6))
+  np.testing.assert_allclose(x, dense, atol=1e-5)
+  assert np.abs(dense - oracle(X0, gradient, W, LR, 4)).max() > 1e-3
+
+
+def test_adpsgd_is_the_dense_form():
+  for delays in (0, 2, DELAYS):
+    x, _ = train(mj.adpsgd(PAIRS, FULL, delays, **SLOTS))
+    ws = [topologies.matrix(pairs) for pairs in PAIRS]
+    each = delays if isinstance(delays, tuple) else (delays,) * N
+    dense = oracles.adpsgd(X0, gradient, ws, LR, STEPS, each)
+    np.testing.assert_allclose(x, dense, atol=1e-5)
+
+
+def test_push_sum_is_the_dense_form_on_an_uneven_graph():
+  a = topologies.push_matrix(UNEVEN)
+  assert (a > 0).sum(0).tolist() == [3, *(2,) * (N - 1)]  # out-degrees, itself
+  assert np.abs(a.sum(1) - 1).max() > 0.2  # not doubly stochastic
+  np.testing.assert_allclose(a.sum(0), 1)
+  for quantizer, atol in ((FULL, 1e-5), (mj.moniqua(4.0, 8), 0.1)):
+    x, state = train(mj.push_sum(UNEVEN, quantizer, **SLOTS))
+    dense = oracles.push_sum(X0, gradient, a, LR, STEPS)
+    np.testing.assert_allclose(x, dense, atol=atol)
+    np.testing.assert_allclose(np.sum(state.mass), N, rtol=1e-5)
+    assert state.heard.seen.readable.all()
+
+
+def test_push_sum_takes_the_plain_mean_where_dpsgd_refuses():
+  """Without gradients it ends at the mean of the start."""
+  x = jax.random.normal(KEY, (N, D))
+  algorithm = mj.push_sum(UNEVEN, FULL, **SLOTS)
+
+  def step(x, state, k):
+    updates, state = algorithm.update(jnp.zeros(D), state, x, step=k)
+    return x + updates, state
+
+  state, step = (
+    mj.simulated(algorithm.init, (0,))(x),
+    mj.simulated(step, (0, 0, None)),
+  )
+  mean = np.mean(x, axis=0, keepdims=True)
+  for k in range(200):
+    x, state = step(x, state, np.int32(k))
+  np.testing.assert_allclose(x, np.repeat(mean, N, axis=0), atol=1e-4)
+  with pytest.raises(ValueError, match='dpsgd needs a doubly stochastic W'):
+    mj.dpsgd(UNEVEN, FULL, **SLOTS)
+
+
+def test_every_is_local_sgd():
+  x, _ = train(mj.every(mj.dpsgd(RING, FULL, **SLOTS), 3))
+  dense = oracles.every(X0, gradient, W, LR, STEPS, 3)
+  np.testing.assert_allclose(x, dense, atol=1e-5)
+  once, _ = train(mj.every(mj.d2(RING, FULL, **SLOTS), 1))
+  twin, _ = train(mj.d2(RING, FULL, **SLOTS))
+  np.testing.assert_allclose(once, twin, atol=1e-6)
+
+
+def test_every_counts_only_its_own_steps():
+  """A time-varying topology turns with the messages, not with the steps."""
+  turns = mj.ring(N), mj.complete(N)
+  ws = [topologies.matrix(topology) for topology in turns]
+  x, _ = train(mj.every(mj.dpsgd(turns, FULL, **SLOTS), 2), steps=8)
+  dense = np.asarray(X0, np.float64)
+  for k in range(8):
+    mix = ws[k // 2 % 2] if k % 2 else np.eye(N)
+    dense = mix @ dense - LR * gradient(dense)
+  np.testing.assert_allclose(x, dense, atol=1e-5)
+
+
+def test_every_d2_still_forgets_whose_data_it_was():
+  best = (CURVATURE * CENTRES).sum(0) / CURVATURE.sum()
+  x, _ = train(mj.every(mj.d2(RING, FULL, **SLOTS), 3), 1500, lr=0.02)
+  assert np.abs(x - best).max() < 0.01  # local steps cost lr, no more
+  y, _ = train(mj.every(mj.dpsgd(RING, FULL, **SLOTS), 3), 1500, lr=0.02)
+  assert np.abs(y - best).max() > 0.05
+
+
+# ------------------------------------------------------------ what is promised
+
+BEST = (CURVATURE * CENTRES).sum(0) / CURVATURE.sum()
+
+
+def test_d2_converges_where_dpsgd_stays_apart():
+  dpsgd, _ = train(mj.dpsgd(RING, FULL, **SLOTS), 600)
+  d2, _ = train(mj.d2(RING, FULL, **SLOTS), 600)
+  assert np.abs(dpsgd - BEST).max() > 0.1
+  assert np.abs(d2 - BEST).max() < 1e-5
+
+
+def shrinking(step):
+  return 3.0 * 0.985**step + 1e-4
+
+
+# name -> (algorithm(quantizer), quantizer, distance from full precision)
+CONVERGES = {
+  'moniqua d2 8': (DENSE['d2'][0], mj.moniqua(3.0, 8), 0.02),
+  'moniqua d2 4': (DENSE['d2'][0], mj.moniqua(3.0, 4), 0.4),
+  'moniqua d2 shrinking': (
+    DENSE['d2'][0],
+    mj.scheduled(lambda theta: mj.moniqua(theta, 8), shrinking),
+    1e-4,
+  ),
+  'moniqua d2 auto': (DENSE['d2'][0], mj.auto_theta(8, start=3.0), 1e-4),
+  'choco 8': (DENSE['choco'][0], mj.uniform(8, D, 'nearest'), 0.01),
+  'choco 1': (
+    lambda q: mj.choco(RING, q, 0.1, **SLOTS),
+    mj.sign(D),
+    0.01,
+  ),
+  'deepsqueeze 8': (DENSE['deepsqueeze'][0], mj.uniform(8, D, 'nearest'), 0.02),
+  'dcd 8': (DENSE['dcd'][0], mj.uniform(8, D), 0.02),
+  'ecd 8': (DENSE['ecd'][0], mj.uniform(8, D), 0.2),
+  'moniqua adpsgd 4': (
+    lambda q: mj.adpsgd(PAIRS, q, 2, **SLOTS),
+    mj.moniqua(4.0, 4),
+    0.5,
+  ),
+}
+
+
+@pytest.mark.parametrize('name', CONVERGES)
+def test_few_bits_end_where_full_precision_ends(name):
+  algorithm, quantizer, distance = CONVERGES[name]
+  x, state = train(algorithm(quantizer), 600)
+  y, _ = train(algorithm(FULL), 600)
+  assert np.abs(x - y).max() < distance
+  assert np.asarray(state.heard.seen.readable).all()
+
+
+KEEP_THE_MEAN = {
+  'd2': lambda q: mj.d2(RING, q, **SLOTS),
+  'adpsgd': lambda q: mj.adpsgd(PAIRS, q, 0, **SLOTS),
+  'choco': lambda q: mj.choco(RING, q, 0.8, **SLOTS),
+  'deepsqueeze': lambda q: mj.deepsqueeze(RING, q, 0.8, **SLOTS),
+  'every dpsgd': lambda q: mj.every(mj.dpsgd(RING, q, **SLOTS), 2),
+  'answered dpsgd': lambda q: mj.answered(mj.dpsgd(RING, q, **SLOTS)),
+}
+
+
+@pytest.mark.parametrize('quantizer', ['moniqua', 'uniform'])
+@pytest.mark.parametrize('name', KEEP_THE_MEAN)
+def test_the_mean_moves_by_the_mean_update(name, quantizer):
+  q = {'moniqua': mj.moniqua(6.0, 4), 'uniform': mj.uniform(4, D)}[quantizer]
+  xs, state = trajectory(KEEP_THE_MEAN[name](q), 20)
+  for x, y in zip(xs, xs[1:], strict=False):
+    moved = y.mean(0) - x.mean(0) + LR * gradient(x).mean(0)
+    np.testing.assert_allclose(moved, 0, atol=2e-6)
+  assert np.asarray(state.heard.seen.readable).all()
+
+
+ALL = {
+  **{
+    name: algorithm(mj.moniqua(6.0, 4))
+    for name, (algorithm, _) in DENSE.items()
+  },
+  'adpsgd': mj.adpsgd(PAIRS, mj.moniqua(6.0, 4), DELAYS, **SLOTS),
+  'push_sum': mj.push_sum(UNEVEN, mj.moniqua(6.0, 4), **SLOTS),
+  'every': mj.every(mj.d2(RING, mj.moniqua(6.0, 4), **SLOTS), 3),
+  'answered': mj.answered(mj.d2(RING, mj.moniqua(6.0, 4), **SLOTS)),
+  'adpsgd uniform': mj.adpsgd(PAIRS, mj.uniform(4, D), DELAYS, **SLOTS),
+}
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_twenty_steps_agree_under_all_runners(name):
+  results = [train(ALL[name], 20, run)[0] for run in helpers.RUNNERS.values()]
+  for x in results[1:]:
+    np.testing.assert_allclose(x, results[0], atol=1e-5)
+
+
+# ------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize('name', ['d2', 'choco', 'dcd', 'ecd'])
+def test_those_that_remember_take_one_symmetric_topology(name):
+  factory = getattr(mj, name)
+  with pytest.raises(ValueError, match=f'{name} remembers its neighbours'):
+    factory(PAIRS, FULL, **SLOTS)
+  with pytest.raises(ValueError, match=f'{name} needs a symmetric W'):
+    factory(mj.exponential(N), FULL, **SLOTS)
+
+
+def test_d2_refuses_an_even_ring_and_names_the_fix():
+  with pytest.raises(ValueError, match=r'lambda_n.*-0.333.*lazy'):
+    mj.d2(mj.ring(N), FULL, **SLOTS)
+  mj.d2(mj.ring(5), FULL, **SLOTS)
+
+
+def test_other_refusals():
+  with pytest.raises(ValueError, match='gamma=0; choco needs'):
+    mj.choco(RING, FULL, gamma=0, **SLOTS)
+  with pytest.raises(ValueError, match='eta=2; deepsqueeze needs'):
+    mj.deepsqueeze(RING, FULL, eta=2, **SLOTS)
+  for delays in (-1, (1, 2), 0.5):
+    with pytest.raises(ValueError, match='delays=.*number of ticks'):
+      mj.adpsgd(PAIRS, FULL, delays, **SLOTS)
+  with pytest.raises(ValueError, match='steps=0; every needs'):
+    mj.every(mj.dpsgd(RING, FULL, **SLOTS), 0)
+  with pytest.raises(ValueError, match='every: dcd must see each step'):
+    mj.every(mj.dcd(RING, FULL, **SLOTS), 2).init(jnp.zeros(3))
+  one_way = mj.answered(mj.dpsgd(mj.exponential(N), FULL, **SLOTS))
+  with pytest.raises(ValueError, match='answers needs a symmetric W'):
+    train(one_way, 1)
+  with pytest.raises(ValueError, match='not connected'):
+    mj.push_sum(mj.Topology([((0.5, 0.0), (1, 0))]), FULL, **SLOTS)
