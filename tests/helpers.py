@@ -1,5 +1,7 @@
 """The tables that the batteries run over: a new method is a new row."""
 
+import numpy as np
+
 import moniqua_jax as mj
 
 N = 8  # workers, one for each of the 8 CPU devices
@@ -29,6 +31,15 @@ def _uniform(bits, rounding, steps):
   )
 
 
+def _sign(scale, numbers, most):
+  return (
+    mj.sign(bucket_size=64, scale=scale),
+    1,
+    lambda d: 4 * numbers * -(-d // 64),
+    most,
+  )
+
+
 QUANTIZERS = {
   'full_precision': (mj.full_precision(), 32, lambda d: 0, lambda x: 0.0),
   **{
@@ -51,6 +62,9 @@ QUANTIZERS = {
     f'uniform {bits} stochastic': _uniform(bits, 'stochastic', 1)
     for bits in (1, 2, 3, 4, 8)
   },
+  'sign mean_abs': _sign('mean_abs', 1, lambda x: np.abs(x).max()),
+  'sign two_mean': _sign('two_mean', 2, lambda x: np.abs(x).max()),
+  'sign minmax': _sign('minmax', 2, lambda x: np.ptp(x) / 2),
 }
 
 # Unbiased: the mean of x_hat over keys is x.

@@ -204,7 +204,7 @@ CONVERGES = {
   'moniqua adpsgd 4': (
     lambda q: mj.adpsgd(PAIRS, q, 2, **SLOTS),
     mj.moniqua(4.0, 4),
-    0.5,
+    0.8,
   ),
 }
 

@@ -712,6 +712,52 @@ def test_uniform_and_full_precision_see_the_distance():
   assert not bad.readable
 
 
+# ------------------------------------------------------------------- signs
+
+
+def by_hand(x, scale):
+  """One bucket, in NumPy."""
+  x = f64(x)
+  if scale == 'mean_abs':
+    return np.where(x >= 0, 1, -1) * np.abs(x).mean()
+  if scale == 'two_mean':
+    up = x >= 0
+    return np.where(up, x[up].mean(), x[~up].mean())
+  return np.where(x >= (x.min() + x.max()) / 2, x.max(), x.min())
+
+
+@pytest.mark.parametrize('scale', ['mean_abs', 'two_mean', 'minmax'])
+def test_sign_is_its_formula_bucket_by_bucket(scale):
+  x, _ = near(150)  # two buckets and a shorter one
+  x_hat, seen = send(mj.sign(64, scale), x)
+  expected = [by_hand(x[i : i + 64], scale) for i in (0, 64, 128)]
+  np.testing.assert_allclose(x_hat, np.concatenate(expected), rtol=1e-5)
+  assert seen.readable
+
+
+def test_sign_contracts_as_error_feedback_needs_it():
+  """|x - C(x)|^2 = (1 - |x|_1^2 / (d |x|_2^2)) |x|^2, for one bucket."""
+  x, _ = near(1000)
+  x_hat, _ = send(mj.sign(1000), x)
+  x = f64(x)
+  left = ((x - x_hat) ** 2).sum() / (x**2).sum()
+  share = np.abs(x).sum() ** 2 / (1000 * (x**2).sum())
+  assert left == pytest.approx(1 - share, rel=1e-4)
+
+
+def test_sign_says_what_it_cannot_read_and_refuses_by_value():
+  x, _ = near(100)
+  for scale in ('mean_abs', 'two_mean', 'minmax'):
+    for value in (np.nan, np.inf):
+      assert not send(mj.sign(30, scale), x.at[42].set(value))[1].readable
+  zeros, seen = send(mj.sign(30), jnp.zeros(100))
+  assert seen.readable and (zeros == 0).all()
+  with pytest.raises(ValueError, match='bucket_size=0;'):
+    mj.sign(0)
+  with pytest.raises(ValueError, match="scale='max'; choose from"):
+    mj.sign(scale='max')
+
+
 # --------------------------------------- within, scaled, scheduled and Tuned
 
 

@@ -47,10 +47,9 @@ def _two_means(rows, real):
 
 
 def _extremes(rows, real):
-  nothing = jnp.sum(0 * rows, axis=1)  # a sum keeps the NaN that a max may lose
   low = jnp.min(jnp.where(real, rows, jnp.inf), axis=1)
   high = jnp.max(jnp.where(real, rows, -jnp.inf), axis=1)
-  return jnp.stack([low + nothing, high + nothing])
+  return jnp.stack([low, high])
 
 
 SCALES = {
@@ -105,7 +104,8 @@ def sign(bucket_size: int = 512, scale: str = 'mean_abs') -> base.Quantizer:
     del key
     x = x.astype(jnp.float32)
     rows, real = rows_of(x), rows_of(jnp.ones(x.shape, jnp.bool))
-    scales = rule.measure(rows, real)
+    # A sum keeps the NaN that a comparison or a maximum loses.
+    scales = rule.measure(rows, real) + jnp.sum(0 * rows, axis=1)[None]
     codes = rows >= rule.threshold(scales)[:, None]
     codes = codes.reshape(-1)[: x.size].astype(jnp.uint8)
     return jnp.concatenate([wire.pack(codes, 1), wire.to_bytes(scales)])
