@@ -10,7 +10,7 @@ DEMO := dpsgd moniqua4 moniqua1
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,notebooks,benchmarks,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,notebooks,benchmarks,mpi,dev]'
 	touch $@
 
 # Eight workers on a ring: full precision, 4 bits and 1 bit; then one table.

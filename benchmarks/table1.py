@@ -172,8 +172,9 @@ own step (gamma of the slack matrix, or of CHOCO, or eta of DeepSqueeze) that
 came nearest, of {OWN}. yes: at most 1.2 times the error of the same algorithm
 at 32 bits; near: below .3; diverges: above the start. 1 bit: dithered modulo
 for Moniqua, signs and a mean for CHOCO and DeepSqueeze, stochastic min-max for
-DCD and ECD, which want an unbiased one. D-PSGD, DCD, ECD, CHOCO and DeepSqueeze
-end apart even at 32 bits, since the workers' data differ; D² does not.
+DCD and ECD, which want an unbiased one. At 32 bits all end where the noise of
+the gradients leaves them: the learning rate decays to 0, and with it what
+differing data do to D-PSGD. Only Moniqua has forms on D² and on AD-PSGD.
 """
 
 

@@ -73,6 +73,9 @@ def methods(epochs: float) -> dict:
     'dpsgdx4': longer,
     'slack0.2x4': dict(gamma=0.2, **longer),
     'moniqua1x4': moniqua(1, 0.2, **longer),
+    # The loop gain of auto_theta is .8 at gamma .2 and 1/2 at .13.
+    'slack0.13x4': dict(gamma=0.13, **longer),
+    'moniqua1g0.13x4': moniqua(1, 0.13, **longer),
     **{
       f'{name}{bits}': rival(name, bits, rounding)
       for name, rounding in (
@@ -122,4 +125,34 @@ def choices(names) -> dict[str, list[dict]]:
 
 METHODS = methods(epochs=40.0)
 CHOICES = choices(METHODS)
-CHOSEN = {}
+CHOSEN = {
+  'dpsgd': {'learning_rate.peak': 0.2},
+  'd2': {'learning_rate.peak': 0.05},
+  'd2moniqua8': {'learning_rate.peak': 0.05, 'quantizer.safety': 1.3},
+  'd2moniqua4': {'learning_rate.peak': 0.05, 'quantizer.safety': 1.3},
+  'moniqua4': {'learning_rate.peak': 0.1, 'quantizer.safety': 1.5},
+  'slack0.5': {'learning_rate.peak': 0.2},
+  'moniqua2': {'learning_rate.peak': 0.2, 'quantizer.safety': 1.5},
+  'dpsgdx4': {'learning_rate.peak': 0.2},
+  'slack0.2x4': {'learning_rate.peak': 0.1},
+  'moniqua1x4': {'learning_rate.peak': 0.2, 'quantizer.safety': 1.5},
+  'choco8': {'learning_rate.peak': 0.2, 'gossip.gamma': 1.0},
+  'choco4': {'learning_rate.peak': 0.2, 'gossip.gamma': 0.9},
+  'choco2': {'learning_rate.peak': 0.2, 'gossip.gamma': 0.4},
+  'choco1': {'learning_rate.peak': 0.1, 'gossip.gamma': 0.2},
+  'deepsqueeze8': {'learning_rate.peak': 0.2, 'gossip.eta': 1.0},
+  'deepsqueeze4': {'learning_rate.peak': 0.2, 'gossip.eta': 0.9},
+  'deepsqueeze2': {'learning_rate.peak': 0.2, 'gossip.eta': 0.4},
+  'deepsqueeze1': {'learning_rate.peak': 0.1, 'gossip.eta': 0.2},
+  'dcd8': {'learning_rate.peak': 0.2, 'quantizer.bucket_size': 128},
+  'dcd4': {'learning_rate.peak': 0.2, 'quantizer.bucket_size': 512},
+  'dcd2': {'learning_rate.peak': 0.2, 'quantizer.bucket_size': 512},
+  'dcd1': {
+    'learning_rate.peak': 0.05,
+    'quantizer.bucket_size': 128,
+  },  # all six diverged
+  'ecd8': {'learning_rate.peak': 0.2, 'quantizer.bucket_size': 512},
+  'ecd4': {'learning_rate.peak': 0.05, 'quantizer.bucket_size': 128},
+  'ecd2': {'learning_rate.peak': 0.2, 'quantizer.bucket_size': 128},
+  'ecd1': {'learning_rate.peak': 0.05, 'quantizer.bucket_size': 512},
+}

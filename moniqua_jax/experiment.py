@@ -290,10 +290,19 @@ def _chain(config, learning_rate, schedule, quantizer):
     quantizer=quantizer,
     **slots,
   )
-  if config.local_steps > 1:
-    gossip = algorithms.every(gossip, config.local_steps)
+  if config.local_steps != 1:
+    gossip = _every(gossip, config.local_steps)
   reduce = specs.build(none | specs.REDUCE, 'reduce', config.reduce, **slots)
   return optax.chain(reduce, local, gossip)
+
+
+def _every(gossip, steps):
+  try:
+    gossip = algorithms.every(gossip, steps)
+    jax.eval_shape(gossip.init, jnp.zeros(1))  # refuses some algorithms
+  except ValueError as error:
+    raise ValueError(f'config.local_steps={steps}: {error}') from error
+  return gossip
 
 
 def _runner(config):
@@ -318,10 +327,9 @@ def describe(config, experiment: Experiment) -> str:
   """
   leaves = jax.tree.leaves(experiment.variables['params'])
   size = sum(leaf.size for leaf in leaves)
-  sent = bytes_sent(experiment, size).mean()
-  full = bytes_sent(
-    experiment._replace(quantizer=base.tuned(base.full_precision())), size
-  ).mean()
+  sent = bytes_sent(experiment, size).mean() / config.local_steps
+  in_full = experiment._replace(quantizer=base.tuned(base.full_precision()))
+  full = bytes_sent(in_full, size).mean() / config.local_steps
   dataset, gap = experiment.dataset, 'no gossip'
   if experiment.schedule:
     gap = f'spectral gap {topologies.spectral_gap(experiment.schedule):.4g}'

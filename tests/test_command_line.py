@@ -40,6 +40,38 @@ MISTAKES = {
     dict(learning_rate=dict(name='linear')),
     r"config.learning_rate.name='linear'; choose from",
   ),
+  'd2 on an even ring': (
+    dict(gossip=dict(name='d2')),
+    r'config.gossip: d2 needs lambda_n\(W\) > -1/3; .* lazy\(topology, 0.75\)',
+  ),
+  'replicas and a graph that turns': (
+    dict(
+      gossip=dict(name='choco'),
+      topology=dict(name='random_matchings', rounds=8, seed=0),
+    ),
+    'config.gossip: choco remembers its neighbours',
+  ),
+  'an argument of another algorithm': (
+    dict(gossip=dict(eta=0.5)),
+    'config.gossip.eta is not an argument of dpsgd',
+  ),
+  'delays': (
+    dict(gossip=dict(name='adpsgd', delays=-1)),
+    'config.gossip: delays=-1; give one whole number',
+  ),
+  'local steps': (
+    dict(local_steps=2, gossip=dict(name='dcd')),
+    'config.local_steps=2: every: dcd must see each step',
+  ),
+  'no local steps': (dict(local_steps=0), 'config.local_steps=0: .* >= 1'),
+  'patience without answers': (
+    dict(patience=3),
+    'config.patience=3: .* set config.answered',
+  ),
+  'a loop gain above 1': (
+    dict(quantizer=dict(name='auto_theta', theta=None, bits=1, start=1.0)),
+    r'config.quantizer: bits=1, .* loop gain .* lazy\(topology, 0.13\)',
+  ),
   'no bits': (dict(quantizer=dict(bits=0)), 'bits=0; a code has 1 to 8 bits'),
   'nine bits': (dict(quantizer=dict(bits=9)), 'bits=9; .* 1 to 8'),
   'theta 0': (

@@ -1,0 +1,102 @@
+"""The two ends of one averaging of two workers: pure functions, and no wire.
+
+  worker i, who asks                       worker j, who is asked
+  may I?                        ------->   snapshot x_j, q_j = encode(x_j)
+  snapshot x_i, q_i = encode(x_i)  <-----  q_j
+  could i read q_j?  q_i        ------->   could j read q_i?
+                                <-------   both could
+  x_i += w (x_hat_j - x_hat_i)             x_j += w (x_hat_i - x_hat_j)
+
+Both ends compute both x_hat from the same bytes, bit for bit, so the two moves
+are opposite and the mean of the workers stays where it is. A move is *added*:
+gradients that were applied since the message was made are not lost.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from moniqua_jax import gossip
+from moniqua_jax.quantizers import base
+
+Array = jax.Array
+
+
+class Ends(NamedTuple):
+  """What either end of an averaging computes; jitted.
+
+  Attributes:
+    speak: (x: f32[d], tuned, clock: i32[], asker: i32[], event: i32[]) ->
+      (payload, own), own being what the other end will believe of x.
+    listen: (payload, x: f32[d], own: f32[d], tuned, clock: i32[]) ->
+      (Seen, move: f32[d]), x and own being those of `speak`. The move counts
+      only if both ends could read.
+    observe: (tuned, Seen, both: bool[], x: f32[d]) -> tuned.
+  """
+
+  speak: Callable[..., tuple[Array, Array]]
+  listen: Callable[..., tuple[base.Seen, Array]]
+  observe: Callable[[Any, base.Seen, Array, Array], Any]
+
+
+def ends(
+  quantizer: base.Quantizer | base.Tuned,
+  *,
+  key: Array,
+  rank: int,
+  weight: float = 0.5,
+) -> Ends:
+  """The functions of worker `rank`.
+
+    x_i <- x_i + w (x_hat_j - x_hat_i)        x_j <- x_j + w (x_hat_i - x_hat_j)
+
+  Args:
+    quantizer: a `Quantizer` or a `Tuned`.
+    key: of the run, the same on all workers. There is no common step here: the
+      message of an averaging is drawn with the asker's rank and the number of
+      its event folded in, so that both ends share their dither.
+    rank: of this worker, folded in too where `quantizer.shared` is false.
+    weight: w, 1/2 for the mean of the two; less is the slack of few bits.
+
+  Returns:
+    `Ends`.
+
+  >>> import jax.numpy as jnp
+  >>> from moniqua_jax import moniqua
+  >>> i, j = [ends(moniqua(theta=1.0, bits=8), key=jax.random.key(0), rank=r)
+  ...         for r in (0, 1)]
+  >>> x_i, x_j, at = jnp.array([0.0, 3.0]), jnp.array([0.5, 2.5]), ((), 0)
+  >>> q_i, own_i = i.speak(x_i, *at, asker=0, event=7)
+  >>> q_j, own_j = j.speak(x_j, *at, asker=0, event=7)
+  >>> seen_i, move_i = i.listen(q_j, x_i, own_i, *at)
+  >>> seen_j, move_j = j.listen(q_i, x_j, own_j, *at)
+  >>> bool((move_i == -move_j).all() & seen_i.readable & seen_j.readable)
+  True
+
+  Source: arXiv:1710.06952, Algorithm 1; arXiv:2002.11787 for the messages.
+  """
+  quantizer = base.tuned(quantizer)
+
+  @jax.jit
+  def speak(x, tuned, clock, asker, event):
+    current = quantizer.quantizer(tuned, clock)
+    own_key = jax.random.fold_in(jax.random.fold_in(key, asker), event)
+    if not current.shared:
+      own_key = jax.random.fold_in(own_key, rank)
+    payload = gossip.sealed(current.encode(x, own_key))
+    return payload, current.decode(payload, x)
+
+  @jax.jit
+  def listen(payload, x, own, tuned, clock):
+    current = quantizer.quantizer(tuned, clock)
+    seen = current.inspect(payload, x)
+    theirs = current.decode(payload, x)
+    return seen, gossip.pulled(own, theirs, weight, seen.readable)
+
+  @jax.jit
+  def observe(tuned, seen, both, x):
+    seen = jax.tree.map(lambda leaf: leaf[None], seen._replace(readable=both))
+    return quantizer.observe(tuned, seen, x)
+
+  return Ends(speak, listen, observe)

@@ -1,0 +1,367 @@
+"""One worker's part of a run: it is set up, resumed, trained, evaluated."""
+
+from collections.abc import Callable
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+from jax.flatten_util import ravel_pytree
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from moniqua_jax import data, guard, loop, metrics, workdir
+from moniqua_jax import experiment as experiment_lib
+from moniqua_jax.asynchronous import pair
+from moniqua_jax.asynchronous import worker as worker_lib
+from moniqua_jax.asynchronous.averaging import Averaging
+from moniqua_jax.asynchronous.log import Log
+from moniqua_jax.asynchronous.network import Network
+from moniqua_jax.models import norms
+
+
+class Setup(NamedTuple):
+  """What a worker computes with; built and compiled.
+
+  Attributes:
+    config: a ConfigDict.
+    experiment: as built from it.
+    state: with which every worker starts.
+    descend: (state, batch, clock: i32[]) -> (update: f32[d], opt_state,
+      model_state, report).
+    ends: the arithmetic of an averaging.
+    eval_step: (params, model_state, batch) -> sums over the batch.
+    neighbours: whom this worker may ask.
+  """
+
+  config: Any
+  experiment: experiment_lib.Experiment
+  state: worker_lib.WorkerState
+  descend: Callable
+  ends: pair.Ends
+  eval_step: Callable
+  neighbours: list[int]
+
+
+def setup(config, rank: int, n: int) -> Setup:
+  """Builds what a config names, for one worker, and compiles it.
+
+  Of the topology it takes who is next to whom; the weight of an averaging is
+  1/2, times gamma, the slack.
+
+  Args:
+    config: a ConfigDict, see configs/digits.py for its entries.
+    rank: of this worker.
+    n: number of processes.
+
+  Returns:
+    A `Setup`.
+
+  Raises:
+    ValueError: something in the config does not fit.
+  """
+  _check(config, n)
+  experiment = experiment_lib.from_config(config)
+  local = optax.chain(
+    optax.add_decayed_weights(config.weight_decay),
+    optax.sgd(1.0, config.momentum or None, config.nesterov),
+    by_clock(experiment.learning_rate),
+  )
+  init, train_step, eval_step = loop.make_steps(experiment._replace(tx=local))
+  state = worker_lib.WorkerState(*init(rank), experiment.quantizer.init())
+
+  @jax.jit
+  def descend(state, batch, clock):
+    before = loop.TrainState(state.x, state.opt_state, state.model_state)
+    after, report = train_step(before, batch, clock)
+    update = after.params - state.x
+    report['finite'] = jnp.isfinite(report['loss'] + jnp.sum(update))
+    return update, after.opt_state, after.model_state, report
+
+  ends = pair.ends(
+    experiment.quantizer,
+    key=jax.random.key(config.seed),
+    rank=rank,
+    weight=config.gamma / 2,
+  )
+  asked = neighbours(experiment.schedule, rank)
+  eval_step = jax.jit(eval_step)
+  built = Setup(config, experiment, state, descend, ends, eval_step, asked)
+  _compile(built, rank)
+  return built
+
+
+def _check(config, n):
+  if n < 2:
+    raise ValueError(
+      f'{n} process; workers average in pairs, so start 2 or more: '
+      'mpiexec -n 8 python -m moniqua_jax.asynchronous ...'
+    )
+  if config.workers != n:
+    raise ValueError(
+      f'config.workers={config.workers}, but mpiexec started {n} processes; '
+      f'give mpiexec -n {config.workers}, or --config.workers={n}.'
+    )
+  if config.gossip.name not in ('adpsgd', 'dpsgd'):
+    raise ValueError(
+      f'config.gossip.name={config.gossip.name!r}; the asynchronous form is '
+      "that of 'adpsgd' ('dpsgd' names the same here)."
+    )
+  if config.reduce.name != 'none':
+    raise ValueError(
+      f'config.reduce.name={config.reduce.name!r}; it waits for all workers, '
+      "so the asynchronous form takes 'none'."
+    )
+
+
+def _compile(built, rank):
+  """All that runs while others wait, once, on a worker's first batch."""
+  batches = _batches(built, rank, first=0, last=1)
+  state, at = built.state, (built.state.tuned, 0)
+  update, *_ = built.descend(state, next(batches), 0)
+  payload, own = built.ends.speak(state.x, *at, rank, 0)
+  seen, move = built.ends.listen(payload, state.x, own, *at)
+  built.ends.observe(state.tuned, jax.device_get(seen), True, state.x)
+  jax.block_until_ready((state.x + update, state.x + move))
+
+
+def by_clock(
+  learning_rate: Callable,
+) -> optax.GradientTransformationExtraArgs:
+  """Last in the local chain: times the learning rate at the run's own time.
+
+  A worker's count of its own steps would leave a slow worker at the high rates
+  of the beginning.
+
+  Args:
+    learning_rate: by step.
+
+  Returns:
+    A transformation whose `update` takes `step`, the time of the run.
+
+  >>> tx = by_clock(lambda step: 0.1 * step)
+  >>> tx.update({'w': jnp.float32(2.0)}, tx.init(None), step=3)[0]['w'].item()
+  0.6000000238418579
+  """
+
+  def update(updates, state, params=None, *, step, **extra_args):
+    del params, extra_args
+    rate = learning_rate(step)
+    return jax.tree.map(lambda u: rate * u, updates), state
+
+  return optax.GradientTransformationExtraArgs(
+    lambda params: optax.EmptyState(), update
+  )
+
+
+def neighbours(schedule, rank: int) -> list[int]:
+  """Whom a worker may ask: its neighbours in any round, in either direction.
+
+  Args:
+    schedule: topologies.
+    rank: of the worker.
+
+  Returns:
+    Ranks, sorted.
+
+  Raises:
+    ValueError: there are none.
+
+  >>> from moniqua_jax import ring
+  >>> neighbours((ring(5),), rank=0)
+  [1, 4]
+  """
+  edges = [
+    edge
+    for topology in schedule
+    for _, perm in topology.edges
+    for edge in enumerate(perm)
+  ]
+  found = {i + j - rank for i, j in edges if rank in (i, j)} - {rank}
+  if not found:
+    raise ValueError(
+      f'config.topology gives worker {rank} no neighbour; it needs one.'
+    )
+  return sorted(found)
+
+
+def _batches(built, rank, first, last=2**40):
+  experiment, config = built.experiment, built.config
+
+  def at(step):
+    return data.worker_batch(
+      experiment.dataset,
+      experiment.shards,
+      worker=rank,
+      seed=config.seed,
+      step=step,
+      batch_size=config.batch_size,
+    )
+
+  return data.prefetch(at, first, last, threads=1)
+
+
+def resume(worker: worker_lib.Worker, network: Network, folder) -> dict:
+  """Puts all workers at the mean of what those of a stopped run saved.
+
+  A worker that was lost has saved nothing, or something old; the mean needs
+  none in particular, and at the mean no two are further apart than theta.
+  Momentum is each worker's own, and zero for one that lost it.
+
+  Args:
+    worker: its state is replaced.
+    network: of this process.
+    folder: of this worker.
+
+  Returns:
+    The last row of its metrics up to there; {} if there is none.
+
+  Raises:
+    ValueError: no worker has saved anything.
+  """
+  saved = worker_lib.load(folder, worker.state)
+  state, known = saved or (worker.state, np.zeros(network.n, np.uint32))
+  averaged, unravel = ravel_pytree((state.x, state.model_state))
+  weight = np.float32(saved is not None)
+  total = network.sum(np.append(weight * np.asarray(averaged), weight))
+  if not total[-1]:
+    raise ValueError(
+      f'--resume: {folder.parent} holds no worker*/state.npz; the workers '
+      'save theirs every config.checkpoint_every epochs and when a run stops.'
+    )
+  x, model_state = unravel(jnp.asarray(total[:-1] / total[-1]))
+  worker.state = state._replace(x=x, model_state=model_state)
+  worker.steps = network.steps = int(network.largest(known)[network.rank])
+  workdir.rewind(folder, worker.steps)
+  rows = metrics.read(folder) if (folder / 'metrics.jsonl').exists() else []
+  return rows[-1] if rows else {}
+
+
+class Process(NamedTuple):
+  """All that a process trains with."""
+
+  built: Setup
+  worker: worker_lib.Worker
+  averaging: Averaging
+  network: Network
+  log: Log
+  folder: pathlib.Path  # of this worker, below that of the run
+
+
+def train(process: Process, pace: worker_lib.Pace) -> None:
+  """Steps until the workers together have taken n times the steps of the run.
+
+    x <- x + u        u of a gradient at an x that was some averagings ago
+
+  One averaging is asked for in each step and goes on beside the gradient; the
+  next step waits for its end, so that no worker runs ahead of its messages.
+
+  Args:
+    process: its worker is trained.
+    pace: of this worker.
+
+  Raises:
+    guard.Stopped: a loss or an update was not finite.
+
+  Source: arXiv:1710.06952, Algorithm 1.
+  """
+  built, worker, averaging, network, log, folder = process
+  steps, config = built.experiment.steps, built.config
+  saving = config.checkpoint_every * built.experiment.steps_per_epoch
+  batches = _batches(built, network.rank, worker.steps)
+  while (clock := network.clock()) < steps:
+    began = network.step_began = time.monotonic()
+    if (worker.steps + 1) % config.local_steps == 0:
+      averaging.ask()
+    update, opt_state, model_state, report = built.descend(
+      worker.begin(), next(batches), clock
+    )
+    report = _checked(jax.device_get(report), network.rank, worker.steps)
+    pace.sleep(began)
+    late = worker.descend(update, opt_state, model_state)
+    network.steps = worker.steps
+    network.step_began = None
+    averaging.wait()
+    log.take(report, late)
+    if worker.steps % config.log_every == 0:
+      log.write()
+    if worker.steps % max(1, round(saving)) == 0:
+      worker.save(folder, network.known())
+
+
+def _checked(report, rank, step):
+  if not report['finite']:
+    raise guard.Stopped(
+      f'step {step} of worker {rank}: the loss is {report["loss"]}, or the '
+      'update is not finite; try a smaller learning rate.'
+    )
+  return report
+
+
+def finish(process: Process) -> dict | None:
+  """Waits for all workers, and evaluates each of them and their mean.
+
+  Args:
+    process: whose worker has finished training.
+
+  Returns:
+    On worker 0 the row of the whole run, which is also written; else None.
+  """
+  built, worker, averaging, network, log, folder = process
+  network.barrier(lambda: not averaging.busy)
+  state = worker.state
+  worker.save(folder, network.known())
+  mean = network.sum(np.asarray(state.x)) / np.float32(network.n)
+  apart = np.abs(np.asarray(state.x) - mean)
+  _, own = network.during(lambda: _evaluate(built, state.x, state.model_state))
+  row = log.write(**{'test/accuracy': own}) | _largest(metrics.read(folder))
+  row |= {'square': np.mean(apart**2), 'largest': apart.max()}
+  sources = sorted({source for source, _ in OF_ALL.values()})
+  statistics, unravel = ravel_pytree(state.model_state)
+  mine = np.array([*(row[name] for name in sources), *statistics], np.float64)
+  rows = network.gather(mine)
+  result = None
+  if network.rank == 0:
+    columns = dict(zip(sources, rows.T, strict=False))
+    result = {name: f(columns[source]) for name, (source, f) in OF_ALL.items()}
+    pooled = jax.vmap(unravel)(jnp.float32(rows[:, len(sources) :]))
+    result['test/loss'], result['test/accuracy'] = network.during(
+      lambda: _evaluate(built, jnp.asarray(mean), norms.combine(pooled))
+    )
+    writer = metrics.Writer(folder.parent, built.config.tensorboard)
+    writer.write(result)
+    writer.close()
+  network.barrier()
+  return result
+
+
+# The row of the run: from which number of the workers, and how.
+OF_ALL = {
+  'step': ('pace/clock', lambda column: int(column.max())),
+  'epoch': ('epoch', np.mean),
+  'seconds': ('seconds', np.max),
+  'wire/bytes_sent': ('wire/bytes_sent', np.mean),
+  'gossip/messages': ('pace/averagings', np.sum),
+  'gossip/unreadable': ('pace/unreadable', np.sum),
+  'gossip/distance_over_theta': ('gossip/distance_over_theta', np.max),
+  'gossip/theta': ('gossip/theta', np.max),
+  'gossip/consensus_rms': ('square', lambda column: np.sqrt(column.mean())),
+  'gossip/consensus_max': ('largest', np.max),
+  'test/worst_worker': ('test/accuracy', np.min),
+  'test/mean_worker': ('test/accuracy', np.mean),
+}
+
+
+def _largest(rows: list[dict]) -> dict:
+  """What the run stayed below; NaN for a quantizer without theta."""
+  names = 'gossip/distance_over_theta', 'gossip/theta'
+  found = [[row.get(name) or np.nan for name in names] for row in rows]
+  return dict(zip(names, np.fmax.reduce(found), strict=True))
+
+
+def _evaluate(built, x, model_state):
+  """Loss and accuracy on the test images."""
+  batches = data.test_batches(built.experiment.dataset, 64)
+  sums = sum(np.asarray(built.eval_step(x, model_state, b)) for b in batches)
+  return float(sums[0] / sums[2]), float(sums[1] / sums[2])

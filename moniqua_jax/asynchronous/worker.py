@@ -1,0 +1,174 @@
+"""What one worker is: its state, shared by two threads, and its pace."""
+
+from collections.abc import Iterable
+import dataclasses
+import os
+import pathlib
+import re
+import threading
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class WorkerState(NamedTuple):
+  """What a worker must not lose.
+
+  Attributes:
+    x: f32[d], its parameters.
+    opt_state: of its local optimiser.
+    model_state: its running statistics; {} without.
+    tuned: of its quantizer; () where that does not move.
+  """
+
+  x: jax.Array
+  opt_state: Any
+  model_state: Any
+  tuned: Any
+
+
+class Worker:
+  """A worker's state behind a lock.
+
+  Both threads *add* to x: the main thread an averaging, the training thread the
+  update of a gradient of a slightly older x. Arrays are immutable, so that a
+  reference to one is a snapshot.
+
+  Args:
+    state: the first.
+    steps: taken so far.
+
+  >>> worker = Worker(WorkerState(jnp.zeros(2), (), {}, ()))
+  >>> x = worker.begin().x  # a gradient is computed at this x, meanwhile:
+  >>> worker.average(jnp.ones(2), tuned=())
+  >>> worker.descend(x - 0.5, (), {})  # late by one averaging
+  1
+  >>> worker.state.x
+  Array([0.5, 0.5], dtype=float32)
+  """
+
+  def __init__(self, state: WorkerState, steps: int = 0):
+    self.state, self.steps = state, steps
+    self._lock = threading.Lock()
+    self._averaged, self._begun = 0, None
+
+  def begin(self) -> WorkerState:
+    """The state at which the next gradient is taken."""
+    with self._lock:
+      self._begun = self._averaged
+      return self.state
+
+  @property
+  def staleness(self) -> int:
+    """Averagings since the gradient under way was begun; 0 if none is."""
+    begun = self._begun
+    return 0 if begun is None else self._averaged - begun
+
+  def average(self, move: jax.Array | None, tuned) -> None:
+    """Moves towards a neighbour; None for an averaging that does not count."""
+    with self._lock:
+      x = self.state.x
+      if move is not None:
+        x, self._averaged = x + move, self._averaged + 1
+      self.state = self.state._replace(x=x, tuned=tuned)
+
+  def descend(self, update: jax.Array, opt_state, model_state) -> int:
+    """Applies the update of a gradient; how many averagings it is late."""
+    with self._lock:
+      x = self.state.x + update
+      self.state = WorkerState(x, opt_state, model_state, self.state.tuned)
+      self.steps += 1
+      late, self._begun = self.staleness, None
+      return late
+
+  def save(self, folder: pathlib.Path, known: np.ndarray) -> bool:
+    """Writes state.npz, all but `tuned`, unless the state is worthless.
+
+    Args:
+      folder: of this worker.
+      known: u32[n], how many steps each worker is known to have taken.
+
+    Returns:
+      Whether x was finite and is written.
+    """
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.state[:3])]
+    if not np.isfinite(leaves[0]).all():
+      return False
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f'unfinished{threading.get_ident()}.npz'
+    np.savez(unfinished, *leaves, known=known)
+    os.replace(unfinished, folder / 'state.npz')
+    return True
+
+
+def load(folder: pathlib.Path, like: WorkerState):
+  """What `Worker.save` wrote.
+
+  Args:
+    folder: of this worker.
+    like: a state of the same shapes; its `tuned` is taken.
+
+  Returns:
+    The state and `known`; None if nothing was saved.
+  """
+  path = folder / 'state.npz'
+  if not path.exists():
+    return None
+  treedef = jax.tree.structure(like[:3])
+  with np.load(path) as saved:
+    leaves = [jnp.asarray(saved[f'arr_{i}']) for i in range(treedef.num_leaves)]
+    return WorkerState(*treedef.unflatten(leaves), like.tuned), saved['known']
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+  """How slow a worker is made, to see what that does to the others.
+
+  Attributes:
+    seconds: a step takes at least so long, as if there was that much to do.
+    slow: a step takes so many times as long as it would.
+
+  >>> began = time.monotonic()
+  >>> Pace(seconds=0.01, slow=4.0).sleep(began)
+  >>> time.monotonic() - began >= 0.04
+  True
+  """
+
+  seconds: float = 0.0
+  slow: float = 1.0
+
+  def sleep(self, began: float) -> None:
+    """Sleeps for the rest of a step that began at that `time.monotonic()`."""
+    taken = time.monotonic() - began
+    time.sleep(max(self.slow * max(taken, self.seconds) - taken, 0))
+
+
+def factors(texts: Iterable[str], n: int) -> list[float]:
+  """How slow each worker is made.
+
+  Args:
+    texts: each RANK:FACTOR.
+    n: number of workers.
+
+  Returns:
+    n factors, 1 for those that are not named.
+
+  Raises:
+    ValueError: a text is not of that form, or names no worker.
+
+  >>> factors(['2:4', '0:1.5'], n=3)
+  [1.5, 1.0, 4.0]
+  """
+  found = [1.0] * n
+  for text in texts:
+    match = re.fullmatch(r'(\d+):(\d+(?:\.\d+)?)', text)
+    if not match or int(match[1]) >= n or float(match[2]) < 1:
+      raise ValueError(
+        f'--slow={text}; it takes RANK:FACTOR, a rank below {n} and a factor '
+        'of 1 or more.'
+      )
+    found[int(match[1])] = float(match[2])
+  return found
