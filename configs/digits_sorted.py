@@ -136,6 +136,8 @@ CHOSEN = {
   'dpsgdx4': {'learning_rate.peak': 0.2},
   'slack0.2x4': {'learning_rate.peak': 0.1},
   'moniqua1x4': {'learning_rate.peak': 0.2, 'quantizer.safety': 1.5},
+  'slack0.13x4': {'learning_rate.peak': 0.1},
+  'moniqua1g0.13x4': {'learning_rate.peak': 0.1, 'quantizer.safety': 1.3},
   'choco8': {'learning_rate.peak': 0.2, 'gossip.gamma': 1.0},
   'choco4': {'learning_rate.peak': 0.2, 'gossip.gamma': 0.9},
   'choco2': {'learning_rate.peak': 0.2, 'gossip.gamma': 0.4},
