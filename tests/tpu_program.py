@@ -17,14 +17,14 @@ import moniqua_jax as mj
 from moniqua_jax.workers import AXIS
 from tests import hlo
 
-N, D = 8, int(sys.argv[2])
+N = 8
 QUANTIZERS = {
   'full_precision': mj.full_precision(),
   **{f'moniqua{bits}': mj.moniqua(1.0, bits) for bits in (1, 4, 8)},
 }
 
 
-def main(name):
+def main(name, d):
   tpu = tpus.get_topology_desc(platform='tpu', topology_name='v5e:2x4')
   axis_types = (jax.sharding.AxisType.Auto,)
   mesh = jax.sharding.Mesh(
@@ -38,7 +38,7 @@ def main(name):
     updates, state = algorithm.update(u, state, x, step=k)
     return optax.apply_updates(x, updates), state
 
-  x = jax.ShapeDtypeStruct((N, D), jnp.float32)
+  x = jax.ShapeDtypeStruct((N, d), jnp.float32)
   state = jax.eval_shape(jax.vmap(algorithm.init), x)
   run = mj.sharded(step, (0, 0, 0, None), mesh, donate_argnums=(0, 1))
   compiled = run.lower(
@@ -56,4 +56,4 @@ def main(name):
 
 
 if __name__ == '__main__':
-  main(sys.argv[1])
+  main(sys.argv[1], int(sys.argv[2]))

@@ -23,6 +23,7 @@ def answered(
   Raises:
     ValueError: when it is traced, W is not symmetric.
 
+  >>> import jax
   >>> from moniqua_jax import dpsgd, moniqua, ring
   >>> gossip = answered(dpsgd(ring(8), moniqua(theta=1.0, bits=4),
   ...                         axis_name='workers', key=jax.random.key(0)))

@@ -34,6 +34,7 @@ def every(
   Raises:
     ValueError: steps < 1; when it starts, an algorithm that must see each step.
 
+  >>> import jax
   >>> from moniqua_jax import dpsgd, moniqua, ring
   >>> gossip = dpsgd(ring(8), moniqua(theta=1.0, bits=4),
   ...                axis_name='workers', key=jax.random.key(0))
