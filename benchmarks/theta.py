@@ -166,8 +166,9 @@ median | messages lost | constant: mean model / worst worker, % | auto, % |
 """
 NOTE = """
 {seeds} seeds. digits: accuracies; noise: distances from the minimum over that
-of the start. auto_theta starts at {start}. A constant smaller than the best
-stopped with the worker, the step and a theta to try: rows.jsonl has the words.
+of the start. auto_theta starts at {noise} and at {digits} (digits). A constant
+smaller than the best stopped with the worker, the step and a theta to try:
+rows.jsonl has the words.
 """
 
 
@@ -196,7 +197,7 @@ def main():
           write(task=task, bits=bits, gamma=gamma, seed=seed, **auto)
           pairs.append((best, auto))
         text += line(task, bits, gamma, pairs)
-  text += NOTE.format(seeds=args.seeds, start=START[task])
+  text += NOTE.format(seeds=args.seeds, **START)
   print(text)
   (args.out / 'table.md').write_text(text)
   run_json = provenance() | {'seconds': time.perf_counter() - began}

@@ -42,6 +42,7 @@ NAMES = (
   'd2',
   'd2moniqua8',
   'd2moniqua4',
+  'moniqua4',
   'slack0.5',
   'moniqua2',
   'choco4',
