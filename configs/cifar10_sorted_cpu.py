@@ -5,9 +5,9 @@
 
 A small variant of configs/moniqua_d2_vgg16.py, with the rivals: a convolution
 net of 24,346 parameters instead of VGG-16, two epochs. METHOD is one of
-METHODS. Nothing was tuned here: each method's own number is what six runs chose
-on the digits (configs/digits_sorted.py), the learning rate is .1 for all. What
-came of it is in results/cifar10_sorted_cpu.
+METHODS. Each method's own number is what six runs chose on the digits
+(configs/digits_sorted.py), the learning rate .1; results/cifar10_sorted_cpu
+holds these runs, and some at .03 and with theta per leaf.
 """
 
 import ml_collections
