@@ -79,7 +79,7 @@ def noise(bits, gamma, seed, name, **quantizer) -> dict:
   x = jnp.zeros((n, d))
   state = mj.simulated(algorithm.init, (0,))(x)
   train = mj.simulated(train, (0, 0, 0, 0, None), donate_argnums=(0, 1))
-  watched = Watched(schedule, 20 if name == 'auto_theta' else 0)
+  watched = Watched(schedule, guard.PATIENCE if name == 'auto_theta' else 0)
   for step in range(STEPS):
     kicks = 0.5 * rng.standard_normal((n, d), np.float32)
     x, state = train(x, state, centres, kicks, np.int32(step))

@@ -18,6 +18,7 @@ import optax
 from moniqua_jax import (
   algorithms,
   data,
+  guard,
   quantizers,
   specs,
   theory,
@@ -25,7 +26,7 @@ from moniqua_jax import (
   wire,
   workers,
 )
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import auto, base
 
 
 class Experiment(NamedTuple):
@@ -41,6 +42,7 @@ class Experiment(NamedTuple):
     quantizer: a `Tuned`; of no use without gossip.
     learning_rate: by step.
     theta: by step; None for quantizers without, or that find it themselves.
+    limit: of a theta that finds itself; None for others.
     patience: how often in a row an edge may be of no use.
     steps: of the whole run.
     steps_per_epoch: steps in which the workers together see as many images as
@@ -57,6 +59,7 @@ class Experiment(NamedTuple):
   quantizer: base.Tuned
   learning_rate: Callable
   theta: Callable | None
+  limit: float | None
   patience: int
   steps: int
   steps_per_epoch: int
@@ -77,7 +80,8 @@ def from_config(config) -> Experiment:
   """
   # What is quick to refuse comes before what is long to read.
   run, schedule = _runner(config), _schedule(config)
-  specs.build(specs.QUANTIZERS, 'quantizer', _with_limit(config, schedule))
+  spec = _with_limit(config, schedule)
+  specs.build(specs.QUANTIZERS, 'quantizer', spec)
   dataset = specs.build(specs.DATASETS, 'data', config.data)
   labels = np.asarray(dataset.train.labels)
   shards = specs.build(
@@ -102,7 +106,6 @@ def from_config(config) -> Experiment:
     specs.MODELS, 'model', config.model, num_classes=dataset.num_classes
   )
   variables = _initialise(model, dataset, config.seed)
-  spec = _with_limit(config, schedule)
   quantizer, theta = _quantizer(config, spec, learning_rate, steps, variables)
   return Experiment(
     dataset,
@@ -114,6 +117,7 @@ def from_config(config) -> Experiment:
     quantizer,
     learning_rate,
     theta,
+    spec['limit'],
     _patience(config, quantizer),
     steps,
     steps_per_epoch,
@@ -125,8 +129,8 @@ def bytes_sent(experiment: Experiment, size: int) -> np.ndarray:
   """Bytes that each worker puts on the wire, in each round of the schedule.
 
   Of gossip: the size of the payload (and of the answer, if the edges are
-  answered), times the workers that it is sent to. Of
-  an exact all-reduce: 2 (n - 1) / n * 4 d, what a ring all-reduce sends.
+  answered), times the workers that it is sent to. Of an exact all-reduce:
+  2 (n - 1) / n * 4 d, what a ring all-reduce sends.
 
   Args:
     experiment: as `from_config` builds it.
@@ -199,7 +203,7 @@ def _with_limit(config, schedule) -> dict:
       config.gossip.name,
       spec['bits'],
       update=update / (1 - config.momentum),
-      safety=spec['safety'] or 1.5,
+      safety=spec['safety'] or auto.SAFETY,
     )
   except ValueError as error:
     raise ValueError(f'config.quantizer: {error}') from error
@@ -215,7 +219,7 @@ def _patience(config, quantizer) -> int:
       'out moves the mean of the workers; set config.answered, or patience 0.'
     )
   if config.patience is None:
-    return 20 if answered else 0
+    return guard.PATIENCE if answered else 0
   return config.patience
 
 
@@ -278,10 +282,6 @@ def _chain(config, learning_rate, schedule, quantizer):
       "config.reduce.name and config.gossip.name are both 'none'; the "
       'workers would never talk.'
     )
-  local = optax.chain(
-    optax.add_decayed_weights(config.weight_decay),
-    optax.sgd(learning_rate, config.momentum or None, config.nesterov),
-  )
   gossip = specs.build(
     none | specs.GOSSIP,
     'gossip',
@@ -293,7 +293,23 @@ def _chain(config, learning_rate, schedule, quantizer):
   if config.local_steps != 1:
     gossip = _every(gossip, config.local_steps)
   reduce = specs.build(none | specs.REDUCE, 'reduce', config.reduce, **slots)
-  return optax.chain(reduce, local, gossip)
+  return optax.chain(reduce, local(config, learning_rate), gossip)
+
+
+def local(config, learning_rate) -> optax.GradientTransformation:
+  """What a worker does by itself: weight decay and SGD with momentum.
+
+  Args:
+    config: a ConfigDict.
+    learning_rate: f32[] or by step.
+
+  Returns:
+    A transformation of gradients to updates.
+  """
+  return optax.chain(
+    optax.add_decayed_weights(config.weight_decay),
+    optax.sgd(learning_rate, config.momentum or None, config.nesterov),
+  )
 
 
 def _every(gossip, steps):
@@ -369,7 +385,7 @@ def _describe_theta(config, experiment) -> str:
   if experiment.theta is not None:
     ends = experiment.theta(0), experiment.theta(experiment.steps - 1)
     return f'{float(ends[0]):.4g} at the start, {float(ends[1]):.4g} at the end'
-  spec = _with_limit(config, experiment.schedule)
-  if spec['limit']:
-    return f'{spec["start"]} at the start, at most {spec["limit"]:.4g}'
+  if experiment.limit is not None:
+    start = config.quantizer.start
+    return f'{start} at the start, at most {experiment.limit:.4g}'
   return 'none'

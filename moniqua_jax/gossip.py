@@ -144,11 +144,13 @@ def _one_round(
   received = [send(payload, perm, axis_name) for _, perm in topology.edges]
   seen = [quantizer.inspect(message, reference) for message in received]
   seen = jax.tree.map(lambda *edges: jnp.stack(edges), *seen)
-  seen = seen._replace(readable=agree(seen.readable, topology, axis_name))
+  came, went = agree(seen.readable, topology, axis_name)
+  seen = seen._replace(readable=came)
   pull = jnp.zeros_like(own)
   for edge, (weight, perm) in enumerate(topology.edges):
     theirs = quantizer.decode(received[edge], reference)
-    pull += share(own, theirs, weight, perm, seen.readable[edge], axis_name)
+    counts = came[edge], went[edge]
+    pull += share(own, theirs, weight, perm, counts, axis_name)
   missing = no_news(most - len(topology.edges))
   return pull, jax.tree.map(lambda *s: jnp.concatenate(s), seen, missing)
 
@@ -173,24 +175,28 @@ def pulled(own: Array, theirs: Array, weight, readable: Array) -> Array:
   return jnp.where(usable, weight * (theirs - own), 0)
 
 
-def by_receiver(own, theirs, weight, perm, readable, axis_name) -> Array:
+def by_receiver(own, theirs, weight, perm, counts, axis_name) -> Array:
   """`pulled` with the weights as W has them: w of worker i, who receives."""
   del perm
   mine = _at(weight, lax.axis_index(axis_name))
-  return pulled(own, theirs, mine, readable)
+  return pulled(own, theirs, mine, counts[0])
 
 
-def by_sender(own, theirs, weight, perm, readable, axis_name) -> Array:
-  """As push-sum has it: w_j x_hat_j comes in, w_i x_hat_i was given away."""
+def by_sender(own, theirs, weight, perm, counts, axis_name) -> Array:
+  """As push-sum has it: w_j x_hat_j comes in, w_i x_hat_i is given away.
+
+  To one worker and from another, so that either may count without the other.
+  """
+  came, went = (count & jnp.isfinite(own) for count in counts)
   worker = lax.axis_index(axis_name)
   source = jnp.asarray(topologies.sources(perm))[worker]
-  given, came = _at(weight, worker) * own, _at(weight, source) * theirs
-  return jnp.where(readable & jnp.isfinite(own), came - given, 0)
+  taken = jnp.where(came, _at(weight, source) * theirs, 0)
+  return taken - jnp.where(went, _at(weight, worker) * own, 0)
 
 
 def alone(
   readable: Array, topology: topologies.Topology, axis_name: str
-) -> Array:
+) -> tuple[Array, Array]:
   """Which messages count: those that this worker could read, come what may.
 
   First wraps are mostly one-sided: the mean of the workers moves then, and the
@@ -202,15 +208,16 @@ def alone(
     axis_name: of the workers.
 
   Returns:
-    bool[E].
+    bool[E], what came in on each edge counts; bool[E], what went out on it is
+    gone: always, since nobody says otherwise.
   """
   del topology, axis_name
-  return readable
+  return readable, jnp.ones_like(readable)
 
 
 def answers(
   readable: Array, topology: topologies.Topology, axis_name: str
-) -> Array:
+) -> tuple[Array, Array]:
   """Which messages count: those between two workers that read each other.
 
   One byte goes back along each edge; both ends leave out the same edges, and
@@ -222,7 +229,7 @@ def answers(
     axis_name: of the workers.
 
   Returns:
-    bool[E].
+    bool[E], what came in on each edge counts; bool[E], so does what went out.
 
   Raises:
     ValueError: W is not symmetric.
@@ -236,13 +243,21 @@ def answers(
       for k, inverse in enumerate(inverses)
     ]
   )
-  # The edge by which I reach the worker that I hear on edge k.
-  workers = range(topology.n)
-  reach = [
-    [next(k for k, p in enumerate(perms) if p[i] == s[i]) for i in workers]
-    for s in inverses
-  ]
-  return readable & read[jnp.asarray(reach)[:, lax.axis_index(axis_name)]]
+  me = lax.axis_index(axis_name)
+  # By the edge on which I reach whom I hear, and hear whom I reach.
+  reach, hear = _same_worker(inverses, perms), _same_worker(perms, inverses)
+  return readable & read[reach[:, me]], read & readable[hear[:, me]]
+
+
+def _same_worker(of: list, among: list) -> Array:
+  """i32[E, n]: for each edge and worker another edge with the same other end.
+
+  Args:
+    of: perms, or their inverses, of the edges that are asked for.
+    among: the same of the edges to find: the first with the same worker.
+  """
+  find = lambda i, other: next(k for k, p in enumerate(among) if p[i] == other)
+  return jnp.array([[find(*end) for end in enumerate(perm)] for perm in of])
 
 
 def correction(

@@ -7,6 +7,8 @@ import numpy as np
 
 from moniqua_jax import topologies
 
+PATIENCE = 20  # times in a row, where edges are answered
+
 
 class Stopped(RuntimeError):
   """The run cannot go on; the message says why and what to do."""
@@ -75,15 +77,29 @@ class Guard:
     perm = self._schedule[turn].edges[edge][1]
     sender = topologies.sources(perm)[receiver]
     often = f', {in_a_row[receiver, edge]} times in a row'
+    theta, distance = (
+      float(number[receiver, edge]) for number in (seen.theta, seen.distance)
+    )
     raise Stopped(
       f'step {step}: worker {receiver} could not read the message of worker '
       f'{sender}{often if self._patience else ""}. '
-      f'{_why(seen, receiver, edge)} {self._resume}'
+      f'{cure(theta, distance)} {self._resume}'
     )
 
 
-def _why(seen, receiver, edge) -> str:
-  theta, distance = seen.theta[receiver, edge], seen.distance[receiver, edge]
+def cure(theta: float, distance: float) -> str:
+  """Why a message was unreadable, and what to try.
+
+  Args:
+    theta: of the message; not finite if its sender could not say what it holds.
+    distance: as seen next to the receiver's own vector.
+
+  Returns:
+    A sentence.
+
+  >>> cure(0.5, 0.8)
+  'They are further apart than theta=0.5: try theta=1.6.'
+  """
   if not np.isfinite(theta):
     return (
       'Its parameters were not finite, or so large that float32 cannot hold '

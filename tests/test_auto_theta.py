@@ -141,11 +141,11 @@ def test_answers_reach_the_sender_on_any_symmetric_graph(name):
   sources = [topologies.sources(perm) for _, perm in topology.edges]
   read = np.array([[pairs[s[i], i] for s in sources] for i in range(N)])
   run = mj.simulated(lambda r: gossip.answers(r, topology, AXIS), (0,))
-  agreed = np.asarray(run(read))
+  came, went = (np.asarray(counts) for counts in run(read))
   for i in range(N):
-    for k in range(edges):
-      other = sources[k][i]
-      assert agreed[i, k] == (pairs[i, other] and pairs[other, i])
+    for k, (_, perm) in enumerate(topology.edges):
+      for counts, other in ((came, sources[k][i]), (went, perm[i])):
+        assert counts[i, k] == (pairs[i, other] and pairs[other, i])
 
 
 def test_a_theta_above_its_limit_says_nothing():

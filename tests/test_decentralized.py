@@ -137,6 +137,36 @@ def test_push_sum_takes_the_plain_mean_where_dpsgd_refuses():
     mj.dpsgd(UNEVEN, FULL, **SLOTS)
 
 
+@pytest.mark.parametrize('quiet', [False, True])
+def test_push_sum_loses_no_mass_unseen(quiet):
+  """Some messages wrap. Answered, the whole stays; else what was sent is lost.
+
+  Neither way may a share be given twice: that would be more than there was.
+  """
+  x = np.random.default_rng(5).uniform(-0.7, 0.7, (N, D)).astype(np.float32)
+  algorithm = mj.push_sum(mj.ring(N), mj.moniqua(1.3, 8), **SLOTS)
+  algorithm = mj.answered(algorithm) if quiet else algorithm
+
+  def step(x):
+    updates, state = algorithm.update(
+      jnp.zeros(D), algorithm.init(x), x, step=jnp.int32(0)
+    )
+    return x + updates, state
+
+  y, state = mj.simulated(step, (0,))(x)
+  readable, mass = np.asarray(state.heard.seen.readable), np.asarray(state.mass)
+  lost = (~readable).sum()
+  assert 0 < lost < readable.size
+  if quiet:
+    assert mass.sum() == pytest.approx(N, abs=1e-5)
+    np.testing.assert_allclose(
+      (mass[:, None] * y).sum(0), x.sum(0, dtype=np.float64), atol=1e-5
+    )
+  else:
+    # Every worker gives 1/3 away on an edge; what was not read is gone.
+    assert mass.sum() == pytest.approx(N - lost / 3, abs=1e-5)
+
+
 def test_every_is_local_sgd():
   x, _ = train(mj.every(mj.dpsgd(RING, FULL, **SLOTS), 3))
   dense = oracles.every(X0, gradient, W, LR, STEPS, 3)

@@ -120,6 +120,24 @@ def test_resuming_gives_the_same_bits(tmp_path, monkeypatch):
   assert_same_run(tmp_path / 'whole', tmp_path / 'killed', config)
 
 
+@pytest.mark.parametrize(
+  'gossip,vectors',
+  [
+    (dict(name='adpsgd', delays=0), 0),
+    (dict(name='adpsgd', delays=2), 3),
+    (dict(name='choco', gamma=0.5), 2),
+  ],
+)
+def test_what_an_algorithm_keeps_is_saved(tmp_path, gossip, vectors):
+  config = small('dpsgd', gossip=gossip)
+  loop.train_and_evaluate(config, tmp_path)
+  step, state = last_state(tmp_path, config)
+  leaves = jax.tree.leaves(state.opt_state[-1])
+  kept = [leaf for leaf in leaves if leaf.shape[-1] == 9610]
+  assert step == 22 and all(np.any(leaf) for leaf in kept)
+  assert sum(leaf.size for leaf in kept) == vectors * 8 * 9610
+
+
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
   """SIGKILL in the middle; then the same command with --resume."""
   config = small(epochs=60.0)

@@ -24,11 +24,11 @@ class ADPSGDState(NamedTuple):
   Attributes:
     heard: of the messages.
     late: f32[delay + 1, d], the updates of the last ticks; slot
-      step mod (delay + 1) is that of `step`.
+      step mod (delay + 1) is that of `step`. () where no update is late.
   """
 
   heard: gossip.Heard
-  late: jax.Array
+  late: jax.Array | tuple[()]
 
 
 def adpsgd(
@@ -81,7 +81,9 @@ def adpsgd(
 
   def init(params):
     flat, _ = gossip.flatten(params)
-    return ADPSGDState(neighbours.init(), jnp.zeros((slots, flat.size)))
+    # Not an array without values: a checkpoint does not hold one.
+    late = jnp.zeros((slots, flat.size)) if slots else ()
+    return ADPSGDState(neighbours.init(), late)
 
   def delayed(u, late, step):
     if not slots:

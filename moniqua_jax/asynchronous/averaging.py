@@ -192,19 +192,9 @@ class Averaging:
       raise guard.Stopped(self._why(exchange))
 
   def _why(self, exchange) -> str:
-    theta, distance = float(exchange.seen.theta), float(exchange.seen.distance)
-    cure = (
-      f'They are further apart than theta={theta:.4g}: try theta='
-      f'{2 * max(theta, distance):.4g}.'
-    )
-    if not np.isfinite(theta):
-      cure = (
-        'Its parameters were not finite, or too large for theta in float32, or '
-        'its theta passed the limit of auto_theta: try a smaller learning '
-        'rate, a larger theta, or a smaller gamma.'
-      )
+    seen = exchange.seen
     return (
       f'worker {self._network.rank} could not read the message of worker '
       f'{exchange.other} (step {exchange.event} of worker {exchange.asker}). '
-      f'{cure}'
+      f'{guard.cure(float(seen.theta), float(seen.distance))}'
     )

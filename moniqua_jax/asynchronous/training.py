@@ -64,9 +64,7 @@ def setup(config, rank: int, n: int) -> Setup:
   _check(config, n)
   experiment = experiment_lib.from_config(config)
   local = optax.chain(
-    optax.add_decayed_weights(config.weight_decay),
-    optax.sgd(1.0, config.momentum or None, config.nesterov),
-    by_clock(experiment.learning_rate),
+    experiment_lib.local(config, 1.0), by_clock(experiment.learning_rate)
   )
   init, train_step, eval_step = loop.make_steps(experiment._replace(tx=local))
   state = worker_lib.WorkerState(*init(rank), experiment.quantizer.init())

@@ -11,11 +11,13 @@ from moniqua_jax.quantizers import base, modulo
 
 Array = jax.Array
 
+SAFETY = 1.5  # theta over the distance seen
+
 
 def auto_theta(
   bits: int,
   start: float,
-  safety: float = 1.5,
+  safety: float = SAFETY,
   shrink: float = 0.98,
   limit: float | None = None,
   rounding: str = 'dithered',

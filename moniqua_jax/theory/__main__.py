@@ -6,24 +6,11 @@ python -m moniqua_jax.theory --topology=ring:8 --algorithm=dpsgd
 import argparse
 import inspect
 
-from moniqua_jax import command_line, topologies
+from moniqua_jax import command_line, specs
 from moniqua_jax.theory import laws
 from moniqua_jax.theory.summary import report
 from moniqua_jax.theory.text import table
 
-TOPOLOGIES = {
-  make.__name__: make
-  for make in (
-    topologies.complete,
-    topologies.exponential,
-    topologies.hypercube,
-    topologies.one_peer_exponential,
-    topologies.random_matchings,
-    topologies.ring,
-    topologies.star,
-    topologies.torus,
-  )
-}
 _WORKERS = ('n', 'rows', 'cols')
 
 
@@ -48,12 +35,12 @@ def topology(spec: str):
   ((0.5, (1, 0)),)
   """
   name, *texts = spec.split(':')
-  if name not in TOPOLOGIES:
+  if name not in specs.TOPOLOGIES:
     raise ValueError(
       f'--topology={spec}: {name!r} is no topology; choose from '
-      f'{sorted(TOPOLOGIES)}, with its arguments after colons, as ring:8.'
+      f'{sorted(specs.TOPOLOGIES)}, with its arguments after colons, as ring:8.'
     )
-  accepted = inspect.signature(TOPOLOGIES[name]).parameters.values()
+  accepted = inspect.signature(specs.TOPOLOGIES[name]).parameters.values()
   needed = [p for p in accepted if p.default is p.empty]
   if not len(needed) <= len(texts) <= len(accepted):
     form = ':'.join([name, *(p.name for p in accepted)])
@@ -65,7 +52,7 @@ def topology(spec: str):
     _number(spec, p, text) for p, text in zip(accepted, texts, strict=False)
   ]
   try:
-    return TOPOLOGIES[name](*numbers)
+    return specs.TOPOLOGIES[name](*numbers)
   except ValueError as error:
     raise ValueError(f'--topology={spec}: {error}') from error
 
