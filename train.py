@@ -9,7 +9,7 @@ from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
-from moniqua_jax import command_line, experiment, guard, loop
+from moniqua_jax import command_line, description, experiment, guard, loop
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'What to train, and how; configs/digits.py if not given.'
@@ -37,7 +37,7 @@ def main(argv):
     jax.config.update('jax_num_cpu_devices', config.workers)
   with command_line.one_line_errors():
     if _DRY_RUN.value:
-      print(experiment.describe(config, experiment.from_config(config)))
+      print(description.describe(config, experiment.from_config(config)))
       return
     if _WORKDIR.value is None:
       raise ValueError('--workdir is not given; it takes a folder.')

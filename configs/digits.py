@@ -63,6 +63,7 @@ def default() -> ml_collections.ConfigDict:
   config.nesterov = False
   config.weight_decay = 0.0
 
+  config.local_momentum = 0.0  # of each worker's gradients, before their mean
   config.reduce = dict(name='none', strategy=unset(str))
   config.gossip = dict(
     name='dpsgd', gamma=unset(float), eta=unset(float), delays=unset(int)
@@ -89,7 +90,16 @@ def default() -> ml_collections.ConfigDict:
     safety=unset(float),
     shrink=unset(float),
     limit=unset(float),
+    norm=unset(str),
+    zero_level=unset(bool),
+    levels=unset(tuple),
+    clip=unset(float),
+    fraction=unset(float),
+    components=unset(int),
+    first=unset(tuple),
+    every=unset(int),
   )
+  config.coded = unset(float)  # capacity in bits per value of coded messages
   # For the limit of auto_theta: what no coordinate of a gradient should exceed.
   config.largest_gradient = 1.0
   config.answered = False  # both ends leave out what one could not read
@@ -100,6 +110,8 @@ def default() -> ml_collections.ConfigDict:
 
   config.log_every = 10  # steps
   config.probe_every = 0  # steps; distances per parameter leaf, 0 for never
+  config.gradient_probe_every = 0  # steps; the noise of the mean gradient
+  config.gradient_probe_draws = 10
   config.eval_every = 5.0  # epochs
   config.checkpoint_every = 10.0  # epochs
   config.worker_test_images = 10_000  # for the accuracy of every worker

@@ -51,8 +51,22 @@ def uniform(seed: jax.Array, size: int, offset: int = 0) -> jax.Array:
   >>> bool(noise.min() >= 0), bool(noise.max() < 1)
   (True, True)
   """
-  words = bits(seed, size, offset) >> 8
-  return words.astype(jnp.int32).astype(jnp.float32) * 2.0**-24
+  return unit(bits(seed, size, offset))
+
+
+def unit(words: jax.Array) -> jax.Array:
+  """Numbers in [0, 1) from random words: the upper 24 bits, exact in f32.
+
+  Args:
+    words: u32, of any shape.
+
+  Returns:
+    f32, of the same shape.
+
+  >>> unit(jnp.uint32(2**31))
+  Array(0.5, dtype=float32)
+  """
+  return (words >> 8).astype(jnp.int32).astype(jnp.float32) * 2.0**-24
 
 
 def seed(key: jax.Array) -> jax.Array:

@@ -6,26 +6,30 @@ keyword arguments.
 
 from collections.abc import Callable
 import functools
+import inspect
 import json
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
+from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from moniqua_jax import (
   algorithms,
+  coding,
   data,
   guard,
   quantizers,
   specs,
   theory,
   topologies,
-  wire,
   workers,
 )
+from moniqua_jax import traffic as traffic_lib
+from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import auto, base
 
 
@@ -37,9 +41,11 @@ class Experiment(NamedTuple):
     shards: indices of each worker's training images.
     model: a flax module.
     variables: of the model, as initialised; all workers start from them.
-    tx: the transformation chain of one worker: reduce, local, gossip.
+    reduce: of one worker's flat gradient; the second of its chain.
+    tx: the chain of one worker: local momentum, reduce, local, gossip.
     schedule: the topologies, cycled by step; () without gossip.
-    quantizer: a `Tuned`; of no use without gossip.
+    quantizer: a `Tuned`, of the gossip, or without gossip of the gradients.
+    traffic: bytes that a worker sends.
     learning_rate: by step.
     theta: by step; None for quantizers without, or that find it themselves.
     limit: of a theta that finds itself; None for others.
@@ -54,9 +60,11 @@ class Experiment(NamedTuple):
   shards: tuple[np.ndarray, ...]
   model: Any
   variables: Any
+  reduce: optax.GradientTransformationExtraArgs
   tx: optax.GradientTransformationExtraArgs
   schedule: tuple[topologies.Topology, ...]
   quantizer: base.Tuned
+  traffic: traffic_lib.Traffic
   learning_rate: Callable
   theta: Callable | None
   limit: float | None
@@ -81,7 +89,7 @@ def from_config(config) -> Experiment:
   # What is quick to refuse comes before what is long to read.
   run, schedule = _runner(config), _schedule(config)
   spec = _with_limit(config, schedule)
-  specs.build(specs.QUANTIZERS, 'quantizer', spec)
+  _build_quantizer(config, spec)
   dataset = specs.build(specs.DATASETS, 'data', config.data)
   labels = np.asarray(dataset.train.labels)
   shards = specs.build(
@@ -106,15 +114,17 @@ def from_config(config) -> Experiment:
     specs.MODELS, 'model', config.model, num_classes=dataset.num_classes
   )
   variables = _initialise(model, dataset, config.seed)
-  quantizer, theta = _quantizer(config, spec, learning_rate, steps, variables)
+  params = variables['params']
+  quantizer, theta = _quantizer(config, spec, learning_rate, steps, params)
   return Experiment(
     dataset,
     shards,
     model,
     variables,
-    _chain(config, learning_rate, schedule, quantizer),
+    *_chain(config, learning_rate, schedule, quantizer, params),
     schedule,
     quantizer,
+    traffic_of(config, schedule, quantizer, params),
     learning_rate,
     theta,
     spec['limit'],
@@ -123,38 +133,6 @@ def from_config(config) -> Experiment:
     steps_per_epoch,
     run,
   )
-
-
-def bytes_sent(experiment: Experiment, size: int) -> np.ndarray:
-  """Bytes that each worker puts on the wire, in each round of the schedule.
-
-  Of gossip: the size of the payload (and of the answer, if the edges are
-  answered), times the workers that it is sent to. Of an exact all-reduce:
-  2 (n - 1) / n * 4 d, what a ring all-reduce sends.
-
-  Args:
-    experiment: as `from_config` builds it.
-    size: number of parameters, d.
-
-  Returns:
-    f64[rounds, n].
-  """
-  n = len(experiment.shards)
-  if not experiment.schedule:
-    return np.full((1, n), 2 * (n - 1) / n * 4 * size)
-  quantizer = experiment.quantizer.quantizer(
-    experiment.quantizer.init(), jnp.int32(0)
-  )
-  x = jax.ShapeDtypeStruct((size,), jnp.float32)
-  payload = jax.eval_shape(quantizer.encode, x, jax.random.key(0))
-  receivers = np.array(
-    [
-      [sum(perm[i] != i for _, perm in topology.edges) for i in range(n)]
-      for topology in experiment.schedule
-    ]
-  )
-  answer = experiment.quantizer.answered
-  return receivers * float(wire.nbytes(payload) + answer)
 
 
 def _check_batch(batch_size, shards):
@@ -223,8 +201,8 @@ def _patience(config, quantizer) -> int:
   return config.patience
 
 
-def _quantizer(config, spec, learning_rate, steps, variables):
-  quantizer = base.tuned(specs.build(specs.QUANTIZERS, 'quantizer', spec))
+def _quantizer(config, spec, learning_rate, steps, params):
+  quantizer = base.tuned(_build_quantizer(config, spec))
   theta = None
   if spec.get('theta') is not None:
     relative = specs.build(
@@ -235,16 +213,62 @@ def _quantizer(config, spec, learning_rate, steps, variables):
       steps=steps,
     )
     theta = lambda step: spec['theta'] * relative(step)
-    make = lambda now: specs.build(
-      specs.QUANTIZERS, 'quantizer', {**spec, 'theta': now}
-    )
+    make = lambda now: _build_quantizer(config, {**spec, 'theta': now})
     quantizer = base.scheduled(make, theta)
   if config.answered:
     quantizer = quantizer._replace(answered=True)
   if config.scales_from:
-    scales = _scales(config.scales_from, variables['params'])
+    scales = _scales(config.scales_from, params)
     quantizer = quantizers.scaled(quantizer, scales)
   return quantizer, theta
+
+
+def _build_quantizer(config, spec):
+  axis = {'axis_name': workers.AXIS}
+  quantizer = specs.build(specs.QUANTIZERS, 'quantizer', spec, **axis)
+  if config.coded is None:
+    return quantizer
+  try:
+    return coding.coded(quantizer, config.coded)
+  except ValueError as error:
+    raise ValueError(f'config.coded: {error}') from error
+
+
+def traffic_of(config, schedule, quantizer, params) -> traffic_lib.Traffic:
+  """Bytes of the reduce slot, of the gossip slot, or of both.
+
+  Args:
+    config: a ConfigDict.
+    schedule: topologies, () without gossip.
+    quantizer: a `Tuned`.
+    params: a tree of arrays.
+
+  Returns:
+    `Traffic`.
+  """
+  sent = traffic_lib.NOTHING
+  strategy = _strategy(config)
+  if strategy == 'exact':
+    sent = traffic_lib.of_exact(params, config.workers)
+  elif strategy:
+    sent = traffic_lib.of_reduce(
+      strategy, quantizer, params, config.workers, large_leaves.small
+    )
+  if schedule:
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    gossip = traffic_lib.of_gossip(schedule, quantizer, size)
+    sent = sent._replace(gossip=gossip.gossip, gossip_short=gossip.gossip_short)
+  return sent
+
+
+def _strategy(config) -> str | None:
+  """How the mean of the gradients is taken; None if it is not."""
+  if config.reduce.name == 'none':
+    return None
+  parameters = inspect.signature(specs.REDUCE[config.reduce.name]).parameters
+  if 'strategy' not in parameters:
+    return 'scatter_reduce'
+  return config.reduce.strategy or parameters['strategy'].default
 
 
 def _scales(run, params):
@@ -273,8 +297,8 @@ def leaf_names(params) -> list[str]:
   return [jax.tree_util.keystr(p, simple=True, separator='/') for p in paths]
 
 
-def _chain(config, learning_rate, schedule, quantizer):
-  """reduce, local, gossip: the three slots of the update."""
+def _chain(config, learning_rate, schedule, quantizer, params):
+  """reduce; and the chain: local momentum, reduce, local, gossip."""
   slots = {'axis_name': workers.AXIS, 'key': jax.random.key(config.seed)}
   none = {'none': optax.identity}
   if config.reduce.name == config.gossip.name == 'none':
@@ -292,8 +316,30 @@ def _chain(config, learning_rate, schedule, quantizer):
   )
   if config.local_steps != 1:
     gossip = _every(gossip, config.local_steps)
+  # One quantizer: of the gossip, or without gossip of the gradients.
+  if not schedule and config.quantizer.name != 'full_precision':
+    slots['quantizer'] = quantizer
   reduce = specs.build(none | specs.REDUCE, 'reduce', config.reduce, **slots)
-  return optax.chain(reduce, local(config, learning_rate), gossip)
+  if config.reduce.name != 'none':
+    reduce = _on_leaves(reduce, params)
+  before = optax.identity()
+  if config.local_momentum:  # of each worker's own gradients
+    before = optax.trace(config.local_momentum, config.nesterov)
+  tx = optax.chain(before, reduce, local(config, learning_rate), gossip)
+  return reduce, tx
+
+
+def _on_leaves(tx, params):
+  """The transformation of a tree, for flat updates: some leaves are small."""
+  _, unravel = ravel_pytree(params)
+
+  def update(updates, state, params=None, **extra_args):
+    del params
+    updates, state = tx.update(unravel(updates), state, None, **extra_args)
+    return ravel_pytree(updates)[0], state
+
+  init = lambda params: tx.init(unravel(params))
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def local(config, learning_rate) -> optax.GradientTransformation:
@@ -329,63 +375,3 @@ def _runner(config):
   if config.runner != 'simulated':
     workers.device_mesh(config.workers)
   return specs.RUNNERS[config.runner]
-
-
-def describe(config, experiment: Experiment) -> str:
-  """What a run of the config is, in a few lines.
-
-  Args:
-    config: a ConfigDict.
-    experiment: built from it.
-
-  Returns:
-    Some lines: data, model, topology, quantizer, bytes on the wire.
-  """
-  leaves = jax.tree.leaves(experiment.variables['params'])
-  size = sum(leaf.size for leaf in leaves)
-  sent = bytes_sent(experiment, size).mean() / config.local_steps
-  in_full = experiment._replace(quantizer=base.tuned(base.full_precision()))
-  full = bytes_sent(in_full, size).mean() / config.local_steps
-  dataset, gap = experiment.dataset, 'no gossip'
-  if experiment.schedule:
-    gap = f'spectral gap {topologies.spectral_gap(experiment.schedule):.4g}'
-  shards = sorted(len(shard) for shard in experiment.shards)
-  statistics = 'none; normalisation keeps none'
-  if 'batch_stats' in experiment.variables:
-    statistics = 'stay with each worker; pooled exactly for the mean model'
-  rows = {
-    'variant': config.variant or 'none',
-    'data': f'{config.data.name}, {len(dataset.train.labels)} training and '
-    f'{len(dataset.test.labels)} test images; {config.partition.name} shards of'
-    f' {shards[0]} to {shards[-1]}',
-    'model': f'{config.model.name}, {size:,} parameters in {len(leaves)} leaves'
-    f', {4 * size / 1e6:.2f} MB in float32',
-    'statistics': statistics,
-    'run': f'{experiment.steps} steps, {config.epochs} epochs, batches of '
-    f'{config.batch_size} on each of {config.workers} workers, '
-    f'{config.runner}',
-    'gossip': _listed(config.gossip),
-    'topology': f'{config.topology.name}, gamma {config.gamma}, {gap}',
-    'quantizer': _listed(config.quantizer),
-    'theta': _describe_theta(config, experiment),
-    'wire': f'{sent:,.0f} bytes per worker and step, '
-    f'{8 * sent / size:.3f} bits per parameter; full precision sends '
-    f'{full / sent:.1f} times as much',
-  }
-  return '\n'.join(f'{name:10s} {text}' for name, text in rows.items())
-
-
-def _listed(spec) -> str:
-  """A spec in words: its name, and the arguments that are set."""
-  set_ = [f'{k} {v}' for k, v in spec.items() if v and k != 'name']
-  return ', '.join([spec.name, *set_])
-
-
-def _describe_theta(config, experiment) -> str:
-  if experiment.theta is not None:
-    ends = experiment.theta(0), experiment.theta(experiment.steps - 1)
-    return f'{float(ends[0]):.4g} at the start, {float(ends[1]):.4g} at the end'
-  if experiment.limit is not None:
-    start = config.quantizer.start
-    return f'{start} at the start, at most {experiment.limit:.4g}'
-  return 'none'

@@ -61,10 +61,13 @@ class Heard(NamedTuple):
   Attributes:
     tuned: state of the quantizer, () where it does not move.
     seen: what came in with the last round, each field [E].
+    short: i32[R], how often `Quantizer.short` travelled in each round of the
+      schedule.
   """
 
   tuned: Any
   seen: base.Seen
+  short: Array
 
 
 class Neighbours(NamedTuple):
@@ -111,7 +114,9 @@ def neighbours(
   most = max_edges(schedule)
 
   def init():
-    return Heard(quantizer.init(), no_news(most))
+    return Heard(
+      quantizer.init(), no_news(most), jnp.zeros(len(schedule), jnp.int32)
+    )
 
   def exchange(x, reference, heard, step, agree=None):
     current = quantizer.quantizer(heard.tuned, step)
@@ -127,12 +132,13 @@ def neighbours(
       most,
     )
     branches = [functools.partial(one_round, topology) for topology in schedule]
+    turn = step % len(branches)
     if len(branches) == 1:
-      pull, seen = branches[0](payload, own, reference)
+      pull, seen, short = branches[0](payload, own, reference)
     else:
-      turn = step % len(branches)
-      pull, seen = lax.switch(turn, branches, payload, own, reference)
-    return own, pull, Heard(quantizer.observe(heard.tuned, seen, x), seen)
+      pull, seen, short = lax.switch(turn, branches, payload, own, reference)
+    tuned = quantizer.observe(heard.tuned, seen, x)
+    return own, pull, Heard(tuned, seen, heard.short.at[turn].add(short))
 
   return Neighbours(init, exchange)
 
@@ -141,7 +147,14 @@ def _one_round(
   quantizer, agree, share, axis_name, most, topology, payload, own, reference
 ):
   """The messages of one round, and the pull of those that count."""
-  received = [send(payload, perm, axis_name) for _, perm in topology.edges]
+
+  def send_all(rows):
+    return [send(rows, perm, axis_name) for _, perm in topology.edges]
+
+  received, short = reduce.carried(
+    quantizer, own.size, payload[None], send_all, axis_name
+  )
+  received = [rows[0] for rows in received]
   seen = [quantizer.inspect(message, reference) for message in received]
   seen = jax.tree.map(lambda *edges: jnp.stack(edges), *seen)
   came, went = agree(seen.readable, topology, axis_name)
@@ -152,7 +165,8 @@ def _one_round(
     counts = came[edge], went[edge]
     pull += share(own, theirs, weight, perm, counts, axis_name)
   missing = no_news(most - len(topology.edges))
-  return pull, jax.tree.map(lambda *s: jnp.concatenate(s), seen, missing)
+  seen = jax.tree.map(lambda *s: jnp.concatenate(s), seen, missing)
+  return pull, seen, short
 
 
 def pulled(own: Array, theirs: Array, weight, readable: Array) -> Array:
@@ -291,9 +305,10 @@ def correction(
   payload = sealed(quantizer.encode(x, key))  # line 2
   own = quantizer.decode(payload, x)  # line 3
   edges = len(topology.edges)
-  return _one_round(  # lines 4 and 5
+  pull, seen, _ = _one_round(  # lines 4 and 5
     quantizer, alone, by_receiver, axis_name, edges, topology, payload, own, x
   )
+  return pull, seen
 
 
 def max_edges(schedule: tuple[topologies.Topology, ...]) -> int:

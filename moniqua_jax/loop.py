@@ -18,10 +18,13 @@ from tqdm import tqdm
 from moniqua_jax import (
   checkpoint,
   data,
+  description,
   evaluation,
   gossip,
+  gradient_probe,
   guard,
   plots,
+  traffic,
 )
 from moniqua_jax import experiment as experiment_lib
 from moniqua_jax import metrics as metrics_lib
@@ -53,7 +56,11 @@ def make_steps(experiment: experiment_lib.Experiment):
     train_step(state, batch, step: i32[]) -> (state, metrics),
     eval_step(params, model_state, batch) -> sums over the batch.
   """
-  model, tx = experiment.model, experiment.tx
+  model, tx, gradient = (
+    experiment.model,
+    experiment.tx,
+    make_gradient(experiment),
+  )
   variables = dict(experiment.variables)
   flat, unravel = gossip.flatten(variables.pop('params'))
 
@@ -62,22 +69,9 @@ def make_steps(experiment: experiment_lib.Experiment):
     return TrainState(flat, tx.init(flat), variables)
 
   def train_step(state, batch, step):
-    def loss_fn(params):
-      logits, model_state = model.apply(
-        {'params': params, **state.model_state},
-        batch['image'],
-        train=True,
-        mutable=list(state.model_state),
-      )
-      losses = optax.softmax_cross_entropy_with_integer_labels(
-        logits, batch['label']
-      )
-      hits = jnp.argmax(logits, axis=-1) == batch['label']
-      return jnp.mean(losses), (jnp.mean(hits), dict(model_state))
-
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (accuracy, model_state)), grads = grad_fn(unravel(state.params))
-    grads, _ = gossip.flatten(grads)
+    (loss, (accuracy, model_state)), grads = gradient(
+      state.params, state.model_state, batch
+    )
     updates, opt_state = tx.update(
       grads, state.opt_state, state.params, step=step
     )
@@ -101,6 +95,39 @@ def make_steps(experiment: experiment_lib.Experiment):
   return init, train_step, eval_step
 
 
+def make_gradient(experiment: experiment_lib.Experiment):
+  """The loss of one worker and its gradient, on flat parameters.
+
+  Args:
+    experiment: as built from the config.
+
+  Returns:
+    (params: f32[d], model_state, batch) -> ((loss f32[], (accuracy f32[],
+    model_state)), gradient f32[d]).
+  """
+  _, unravel = gossip.flatten(experiment.variables['params'])
+
+  def loss_fn(params, model_state, batch):
+    logits, new_state = experiment.model.apply(
+      {'params': params, **model_state},
+      batch['image'],
+      train=True,
+      mutable=list(model_state),
+    )
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      logits, batch['label']
+    )
+    hits = jnp.argmax(logits, axis=-1) == batch['label']
+    return jnp.mean(losses), (jnp.mean(hits), dict(new_state))
+
+  def gradient(params, model_state, batch):
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    aux, grads = grad_fn(unravel(params), model_state, batch)
+    return aux, gossip.flatten(grads)[0]
+
+  return gradient
+
+
 def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
   """Trains, evaluates, writes everything below workdir.
 
@@ -119,7 +146,7 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
   # ------------------------------------------------------------------ set up
   experiment = experiment_lib.from_config(config)
   workdir = workdir_lib.open_(pathlib.Path(workdir), config, resume)
-  print(experiment_lib.describe(config, experiment))
+  print(description.describe(config, experiment))
   init, train_step, eval_step = make_steps(experiment)
   n, run = config.workers, experiment.run
   state = run(init, (0,))(jnp.arange(n))
@@ -129,8 +156,10 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
   start, state = checkpoint.restore(checkpoints, state)
   before = workdir_lib.rewind(workdir, start)
   writer = metrics_lib.Writer(workdir, config.tensorboard)
-  sent = experiment_lib.bytes_sent(experiment, state.params.shape[1])
   probe = evaluation.Probe(experiment, workdir)
+  noise = None
+  if config.gradient_probe_every:
+    noise = gradient_probe.make(experiment, make_gradient(experiment), config)
   watch = guard.Guard(
     experiment.schedule, experiment.patience, config.local_steps, workdir
   )
@@ -160,20 +189,24 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
         probe.look(state.params)
       evaluating = done % _steps(config.eval_every, experiment) == 0 or last
       saving = done % _steps(config.checkpoint_every, experiment) == 0 or last
-      if not (evaluating or saving or done % config.log_every == 0):
+      probing = noise and (done % config.gradient_probe_every == 0 or last)
+      logging = done % config.log_every == 0
+      if not (evaluating or saving or probing or logging):
         continue
       recent.append(watch.check(*late))
       late = None
       row = {
         'step': done,
         'epoch': done / experiment.steps_per_epoch,
-        'wire/bytes_sent': total_bytes(sent, done // config.local_steps),
+        'wire/bytes_sent': _bytes_sent(config, experiment, done, state),
         'train/learning_rate': experiment.learning_rate(step),
         **metrics_lib.summarise(recent),
       }
       recent = []
       if evaluating:
         row |= evaluate(state, last)
+      if probing:
+        row |= noise(state, done)
       row['seconds'] = time.perf_counter() - began
       writer.write(row)
       progress.update(done - progress.n)
@@ -187,11 +220,18 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
   return row
 
 
-def total_bytes(sent: np.ndarray, rounds: int) -> float:
-  """Bytes that a worker sent in so many rounds, the mean over workers."""
-  turns = np.arange(len(sent))
-  times = rounds // len(sent) + (turns < rounds % len(sent))
-  return float((times * sent.mean(axis=1)).sum())
+def _bytes_sent(config, experiment, done, state) -> float:
+  """Of a worker so far; how often a message was short is in the state."""
+  short = getattr(state.opt_state[1], 'short', np.zeros((1, 1)))
+  heard = getattr(state.opt_state[-1], 'heard', None)
+  gossip_short = heard.short if heard else np.zeros((1, 1))
+  return traffic.total(
+    experiment.traffic,
+    done,
+    done // config.local_steps,
+    np.asarray(short)[0],
+    np.asarray(gossip_short)[0],
+  )
 
 
 def _steps(epochs, experiment) -> int:

@@ -1,7 +1,20 @@
-"""Means over all workers. The only file with `psum` and its kin."""
+"""Means over all workers. The only file with `psum` and its kin.
+
+n workers, d values; a chunk is ceil(d / n) values, one chunk for each worker to
+sum up. `psum_scatter` is not used: over Gloo it gives wrong values.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
+import jax.numpy as jnp
+
+from moniqua_jax.quantizers import base
+
+Array = jax.Array
 
 
 def exact(tree, axis_name: str):
@@ -17,7 +30,7 @@ def exact(tree, axis_name: str):
   return jax.tree.map(lambda leaf: lax.pmean(leaf, axis_name), tree)
 
 
-def largest(x: jax.Array, axis_name: str) -> jax.Array:
+def largest(x: Array, axis_name: str) -> Array:
   """The largest over all workers: max_i x_i.
 
   Args:
@@ -28,3 +41,221 @@ def largest(x: jax.Array, axis_name: str) -> jax.Array:
     f32[...], the same on all workers.
   """
   return lax.pmax(x, axis_name)
+
+
+class Mean(NamedTuple):
+  """What comes of a quantized mean.
+
+  Attributes:
+    mean: f32[d], the same on all workers.
+    own: f32[d], what went into the mean for this worker's x.
+    short: bool[P], for each round of messages whether `Quantizer.short`
+      travelled instead of the payload.
+  """
+
+  mean: Array
+  own: Array
+  short: Array
+
+
+class Strategy(NamedTuple):
+  """How a quantized mean is taken.
+
+  Attributes:
+    mean: (quantizer, x: f32[d], key, axis_name) -> Mean. The key is private, or
+      shared if the quantizer wants it so.
+    messages: (n, d) -> ((count, size), ...): how many messages of how many
+      values each worker sends in each of P rounds.
+  """
+
+  mean: Callable[..., Mean]
+  messages: Callable[[int, int], tuple[tuple[int, int], ...]]
+
+
+def gathered(quantizer: base.Quantizer, x: Array, key, axis_name: str) -> Mean:
+  """Everybody sends everything to everybody: (1/n) sum_i x_hat_i.
+
+  One quantization, n - 1 messages of d values.
+
+  Args:
+    quantizer: of x.
+    x: f32[d], this worker's own; the reference of what comes in.
+    key: private, or shared as the quantizer wants it.
+    axis_name: of the workers.
+
+  Returns:
+    `Mean`, with one round.
+  """
+  payload = lax.optimization_barrier(quantizer.encode(x, key))
+  take = lambda rows: lax.all_gather(rows[0], axis_name)
+  payloads, short = carried(quantizer, x.size, payload[None], take, axis_name)
+  total = summed(quantizer, payloads, x)
+  own = read(quantizer, payload, x)
+  return Mean(total / payloads.shape[0], own, short[None])
+
+
+def scatter_reduced(
+  quantizer: base.Quantizer, x: Array, key, axis_name: str
+) -> Mean:
+  """Each worker sums up one chunk, quantizes the mean of it, and sends that.
+
+    c_i = (1/n) (x_i + sum_{j != i} Q(x_j)) in chunk i;  mean = Q(c_1), ...
+
+  Two quantizations whatever n, 2 (n - 1) messages of ceil(d / n) values. All
+  workers decode the same bytes, so that their means are equal to the bit.
+
+  Args:
+    quantizer: of the chunks of x, and of their means.
+    x: f32[d], this worker's own; its chunks are the references.
+    key: private, or shared as the quantizer wants it.
+    axis_name: of the workers.
+
+  Returns:
+    `Mean`, with two rounds. `own` knows nothing of the second quantization.
+  """
+  first, second = jax.random.split(key)
+  chunk, own, scattered = scatter(quantizer, x, first, axis_name)
+  mean, _, sent = gather(quantizer, chunk, x, second, axis_name)
+  return Mean(mean, own, jnp.stack([scattered, sent]))
+
+
+def scatter(quantizer, x: Array, key, axis_name: str):
+  """The first half of `scatter_reduced`: a mean of chunks, in full precision.
+
+  Args:
+    quantizer, x, key, axis_name: as for `scatter_reduced`.
+
+  Returns:
+    f32[ceil(d / n)], the mean of this worker's chunk, to which it adds its own
+    part unquantized; `own` and `short` of `Mean`, for one round.
+  """
+  n, me = lax.axis_size(axis_name), lax.axis_index(axis_name)
+  chunks = _chunks(x, n)
+  size = chunks.shape[1]
+  payloads = jax.vmap(quantizer.encode)(chunks, jax.random.split(key, n))
+  payloads = lax.optimization_barrier(payloads)
+  swap = functools.partial(
+    lax.all_to_all, axis_name=axis_name, split_axis=0, concat_axis=0
+  )
+  received, short = carried(quantizer, size, payloads, swap, axis_name)
+  total = summed(quantizer, received, chunks[me], besides=me) + chunks[me]
+  own = jax.vmap(functools.partial(read, quantizer))(payloads, chunks)
+  own = own.at[me].set(chunks[me])
+  return total / n, own.reshape(-1)[: x.size], short
+
+
+def gather(quantizer, chunk: Array, x: Array, key, axis_name: str):
+  """The second half: every worker sends its chunk to all.
+
+  Args:
+    quantizer: of the chunk.
+    chunk: f32[ceil(d / n)], this worker's.
+    x: f32[d], the reference.
+    key: private, or shared as the quantizer wants it.
+    axis_name: of the workers.
+
+  Returns:
+    f32[d], the same on all workers; f32[ceil(d / n)], what all believe of this
+    worker's chunk; bool[], whether it went short.
+  """
+  n, me = lax.axis_size(axis_name), lax.axis_index(axis_name)
+  payload = lax.optimization_barrier(quantizer.encode(chunk, key))
+  take = lambda rows: lax.all_gather(rows[0], axis_name)
+  payloads, short = carried(
+    quantizer, chunk.size, payload[None], take, axis_name
+  )
+  # Our own part, too, comes from the bytes.
+  chunks = jax.vmap(functools.partial(read, quantizer))(payloads, _chunks(x, n))
+  return chunks.reshape(-1)[: x.size], chunks[me], short
+
+
+def carried(
+  quantizer: base.Quantizer,
+  size: int,
+  payloads: Array,
+  collective: Callable,
+  axis_name: str,
+) -> tuple[Any, Array]:
+  """Sends payloads, in their short form if all those of all workers have one.
+
+  Two collectives are compiled, and in each step one of them runs: a buffer that
+  always travels whole would save nothing.
+
+  Args:
+    quantizer: whose payloads they are.
+    size: values in a message.
+    payloads: u8[k, m].
+    collective: u8[k, m] -> a tree of u8[n, m], of any m.
+    axis_name: of the workers.
+
+  Returns:
+    What the collective gives of the payloads; bool[], whether the short form
+    travelled, the same on all workers.
+  """
+  if quantizer.short is None:
+    return collective(payloads), jnp.bool(False)
+  form = quantizer.short
+  short, fits = jax.vmap(lambda payload: form.shorten(payload, size))(payloads)
+  fits = lax.pmin(fits.all().astype(jnp.int32), axis_name) > 0
+
+  def shortly(payloads, short):
+    del payloads
+    restore = jax.vmap(lambda message: form.restore(message, size))
+    return jax.tree.map(restore, collective(short))
+
+  def wholly(payloads, short):
+    del short
+    return collective(payloads)
+
+  return lax.cond(fits, shortly, wholly, payloads, short), fits
+
+
+def read(quantizer: base.Quantizer, payload: Array, reference: Array) -> Array:
+  """`decode`, or NaN where the message is not readable.
+
+  Args:
+    quantizer: whose payload it is.
+    payload: u8[m].
+    reference: f32[d].
+
+  Returns:
+    f32[d].
+  """
+  readable = quantizer.inspect(payload, reference).readable
+  return jnp.where(readable, quantizer.decode(payload, reference), jnp.nan)
+
+
+def summed(quantizer, payloads: Array, reference: Array, besides=-1) -> Array:
+  """The sum of what the payloads say, one after the other: sum_i x_hat_i.
+
+  Args:
+    quantizer: whose payloads they are.
+    payloads: u8[n, m].
+    reference: f32[d], for all of them.
+    besides: i32[], the row to leave out.
+
+  Returns:
+    f32[d].
+  """
+
+  def add(total, row):
+    index, payload = row
+    x_hat = read(quantizer, payload, reference)
+    return total + jnp.where(index == besides, 0, x_hat), None
+
+  rows = jnp.arange(payloads.shape[0]), payloads
+  return lax.scan(add, jnp.zeros_like(reference), rows)[0]
+
+
+def _chunks(x, n):
+  return jnp.pad(x, (0, -x.size % n)).reshape(n, -1)
+
+
+def _chunk_messages(n, d):
+  return ((n - 1, -(-d // n)),) * 2
+
+
+STRATEGIES = {
+  'all_gather': Strategy(gathered, lambda n, d: ((n - 1, d),)),
+  'scatter_reduce': Strategy(scatter_reduced, _chunk_messages),
+}

@@ -40,11 +40,30 @@ TOPOLOGIES = _named(
   ],
 )
 QUANTIZERS = _named(
-  quantizers, ['auto_theta', 'full_precision', 'moniqua', 'sign', 'uniform']
+  quantizers,
+  [
+    'alq',
+    'alq_n',
+    'amq',
+    'amq_n',
+    'auto_theta',
+    'full_precision',
+    'leveled',
+    'moniqua',
+    'natural',
+    'nuqsgd',
+    'one_bit',
+    'qsgd',
+    'random_k',
+    'sign',
+    'terngrad',
+    'top_k',
+    'uniform',
+  ],
 )
 LEARNING_RATES = _named(schedules, ['constant', 'cosine', 'step'])
 THETAS = _named(schedules, ['fixed', 'follow'])
-REDUCE = _named(algorithms, ['allreduce'])
+REDUCE = _named(algorithms, ['allreduce', 'double_squeeze', 'error_feedback'])
 GOSSIP = _named(
   algorithms,
   ['adpsgd', 'choco', 'd2', 'dcd', 'deepsqueeze', 'dpsgd', 'ecd', 'push_sum'],

@@ -14,7 +14,15 @@ import pytest
 
 from configs import cifar10_cpu, digits
 import moniqua_jax as mj
-from moniqua_jax import checkpoint, data, experiment, guard, loop, metrics
+from moniqua_jax import (
+  checkpoint,
+  data,
+  description,
+  experiment,
+  guard,
+  loop,
+  metrics,
+)
 from tests import hlo
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -269,5 +277,5 @@ def test_every_cifar_config_builds(method):
   config.data.update(
     num_train=400, num_test=40, shape=(32, 32, 3), num_classes=10, seed=0
   )
-  text = experiment.describe(config, experiment.from_config(config))
+  text = description.describe(config, experiment.from_config(config))
   assert '269,722 parameters' in text and '8 workers' in text

@@ -13,6 +13,7 @@ from moniqua_jax.algorithms.dcd import dcd
 from moniqua_jax.algorithms.deepsqueeze import deepsqueeze
 from moniqua_jax.algorithms.dpsgd import dpsgd
 from moniqua_jax.algorithms.ecd import ecd
+from moniqua_jax.algorithms.error_feedback import double_squeeze, error_feedback
 from moniqua_jax.algorithms.every import every
 from moniqua_jax.algorithms.push_sum import push_sum
 from moniqua_jax.algorithms.quantize import quantize
@@ -26,7 +27,9 @@ __all__ = [
   'dcd',
   'deepsqueeze',
   'dpsgd',
+  'double_squeeze',
   'ecd',
+  'error_feedback',
   'every',
   'push_sum',
   'quantize',

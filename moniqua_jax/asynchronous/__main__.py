@@ -19,8 +19,7 @@ from absl import app, flags
 import jax
 from ml_collections import config_flags
 
-from moniqua_jax import command_line, guard, wire, workdir
-from moniqua_jax import experiment as experiment_lib
+from moniqua_jax import command_line, description, guard, wire, workdir
 from moniqua_jax.asynchronous import report, training
 from moniqua_jax.asynchronous import worker as worker_lib
 from moniqua_jax.asynchronous.averaging import Averaging
@@ -127,7 +126,7 @@ def _describe(built, network):
     'neighbour per step, each worker at its own pace',
     'workers': '; '.join(network.names),
   }
-  print(experiment_lib.describe(built.config, built.experiment))
+  print(description.describe(built.config, built.experiment))
   print('\n'.join(f'{k:10s} {v}' for k, v in rows.items()), flush=True)
 
 

@@ -1,28 +1,49 @@
 """Quantizers: one vector into one payload of bytes, and back."""
 
+from moniqua_jax.quantizers.adaptive import alq, alq_n, amq, amq_n
 from moniqua_jax.quantizers.auto import auto_theta
 from moniqua_jax.quantizers.base import (
+  Codes,
   Quantizer,
   Seen,
+  Short,
   Tuned,
   full_precision,
   scheduled,
 )
+from moniqua_jax.quantizers.leveled import leveled
 from moniqua_jax.quantizers.modulo import moniqua
-from moniqua_jax.quantizers.sign import sign
+from moniqua_jax.quantizers.nuqsgd import natural, nuqsgd
+from moniqua_jax.quantizers.qsgd import qsgd, terngrad
+from moniqua_jax.quantizers.sign import one_bit, sign
+from moniqua_jax.quantizers.sparse import random_k, top_k
 from moniqua_jax.quantizers.uniform import uniform
 from moniqua_jax.quantizers.within import scaled, within
 
 __all__ = [
+  'Codes',
   'Quantizer',
   'Seen',
+  'Short',
   'Tuned',
+  'alq',
+  'alq_n',
+  'amq',
+  'amq_n',
   'auto_theta',
   'full_precision',
+  'leveled',
   'moniqua',
+  'natural',
+  'nuqsgd',
+  'one_bit',
+  'qsgd',
+  'random_k',
   'scaled',
   'scheduled',
   'sign',
+  'terngrad',
+  'top_k',
   'uniform',
   'within',
 ]

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
+_LANES = 128
+
 
 class Seen(NamedTuple):
   """What a receiver learned from one message.
@@ -45,6 +47,36 @@ def plain(payload: Array, reference: Array) -> Seen:
   return Seen(jnp.bool(True), jnp.float32(0), jnp.float32(jnp.inf))
 
 
+class Codes(NamedTuple):
+  """How a payload begins: one packed code for each value.
+
+  Attributes:
+    bits: of a code as it is packed, 1 to 8.
+    count: of different codes, at most 2**bits.
+    zero: the code of the value 0 in the middle of the codes; None without.
+    bucket_size: values that belong together.
+  """
+
+  bits: int
+  count: int
+  zero: int | None
+  bucket_size: int
+
+
+class Short(NamedTuple):
+  """The same message in fewer bytes, where it fits. Nothing is lost.
+
+  Attributes:
+    capacity: size d -> the number of bytes, static.
+    shorten: (payload u8[m], size d) -> (u8[capacity(d)], fits bool[]).
+    restore: (short u8[capacity(d)], size d) -> payload u8[m], if it fits.
+  """
+
+  capacity: Callable[[int], int]
+  shorten: Callable[[Array, int], tuple[Array, Array]]
+  restore: Callable[[Array, int], Array]
+
+
 class Quantizer(NamedTuple):
   """How one vector becomes one message, and back.
 
@@ -55,12 +87,16 @@ class Quantizer(NamedTuple):
       its shape only.
     inspect: (payload, reference) -> Seen.
     shared: `encode` wants a key that all workers share, not a private one.
+    codes: how the payload begins, if with packed codes.
+    short: a shorter form of the payload, if there is one.
   """
 
   encode: Callable[[Array, Array], Array]
   decode: Callable[[Array, Array], Array]
   inspect: Callable[[Array, Array], Seen] = plain
   shared: bool = False
+  codes: Codes | None = None
+  short: Short | None = None
 
 
 class Tuned(NamedTuple):
@@ -189,6 +225,32 @@ def rounded(product: Array, zero: Array) -> Array:
   Array(6., dtype=float32)
   """
   return product + zero
+
+
+def total(rows: Array) -> Array:
+  """The sum of each row, in one order whatever the program around.
+
+  `jnp.sum` adds in another order under `vmap` than without, and then two
+  runners differ in the last bit of a norm. Lanes of 128 are added one after the
+  other, then in halves.
+
+  Args:
+    rows: f32[k, size]; products must be `rounded`.
+
+  Returns:
+    f32[k].
+
+  >>> total(jnp.ones((2, 5)))
+  Array([5., 5.], dtype=float32)
+  """
+  k, size = rows.shape
+  lanes = jnp.pad(rows, ((0, 0), (0, -size % _LANES)))
+  lanes = jnp.sum(lanes.reshape(k, -1, _LANES), axis=1)
+  width = _LANES
+  while width > 1:
+    width //= 2
+    lanes = lanes[:, :width] + lanes[:, width:]
+  return lanes[:, 0]
 
 
 def full_precision() -> Quantizer:

@@ -30,6 +30,7 @@ Array = jax.Array
 
 # Beyond 2^22 steps float32 has no bits left for the fraction of a step.
 _REACH = 2.0**22
+_CODED_TOGETHER = 8192  # values, if the codes are to be entropy-coded
 
 
 class Rounding(NamedTuple):
@@ -164,7 +165,8 @@ def moniqua(
     readable &= jnp.isfinite(gap)
     return base.Seen(readable, jnp.maximum(gap - error, 0), bound)
 
-  return base.Quantizer(encode, decode, inspect, rule.shared)
+  codes = base.Codes(bits, levels, None, _CODED_TOGETHER)
+  return base.Quantizer(encode, decode, inspect, rule.shared, codes)
 
 
 def fold_turns(turns: Array) -> Array:

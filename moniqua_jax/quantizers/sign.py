@@ -32,8 +32,9 @@ class Scale(NamedTuple):
 
 
 def _mean(rows, where):
-  total = jnp.sum(jnp.where(where, rows, 0), axis=1)
-  return total / jnp.maximum(jnp.sum(where, axis=1), 1)
+  total = base.total(jnp.where(where, rows, 0))
+  # Not total / count: for a count that is constant some programs do this.
+  return total * (1 / jnp.maximum(jnp.sum(where, axis=1), 1))
 
 
 def _mean_abs(rows, real):
@@ -127,3 +128,27 @@ def sign(bucket_size: int = 512, scale: str = 'mean_abs') -> base.Quantizer:
     return seen._replace(readable=jnp.isfinite(scales).all())
 
   return base.Quantizer(encode, decode, inspect)
+
+
+def one_bit(bucket_size: int = 512) -> base.Quantizer:
+  """1-bit SGD: the mean of the negative values, or the mean of the others.
+
+    x_hat = mean of the x < 0 of the bucket where x < 0, else of the x >= 0
+
+  Args:
+    bucket_size: values that share the two means; the paper has the columns of a
+      weight matrix share them.
+
+  Returns:
+    A `Quantizer`, that of `sign` with two scales. Biased: for `error_feedback`.
+
+  Raises:
+    ValueError: bucket_size < 1.
+
+  >>> q, x = one_bit(bucket_size=4), jnp.array([1.0, -2.0, 3.0])
+  >>> q.decode(q.encode(x, jax.random.key(0)), x)
+  Array([ 2., -2.,  2.], dtype=float32)
+
+  Source: Seide et al., "1-bit stochastic gradient descent", Interspeech 2014.
+  """
+  return sign(bucket_size, scale='two_mean')

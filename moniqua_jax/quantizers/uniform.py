@@ -83,7 +83,7 @@ def uniform(
     count = -(-reference.size // bucket_size)
     ends = wire.from_bytes(payload[stop:], jnp.float32, (2 * count,))
     seen = base.watched(decode)(payload, reference)
-    return seen._replace(readable=jnp.isfinite(ends).all())
+    return seen._replace(readable=seen.readable & jnp.isfinite(ends).all())
 
   return base.Quantizer(encode, decode, inspect)
 

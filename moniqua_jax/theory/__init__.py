@@ -14,8 +14,10 @@ theta that follows what is seen, is simulated: the noise floor.
 
 prints all of it. `paper` gives the values of Lu and De Sa, "Moniqua: Modulo
 quantized communication in decentralized SGD", ICML 2020, arXiv:2002.11787, as
-we recall them; everything else is ours. NumPy only, on the host; imports
-nothing but topologies, so that algorithms can import it.
+we recall them. Quantizers that divide by a norm need no theta: `variance`
+bounds the noise that they add, and says which bounds are papers'. Everything
+else is ours. NumPy only, on the host; imports nothing but topologies, so that
+algorithms can import it.
 """
 
 from moniqua_jax.theory.bounds import least_bits, theta
@@ -35,6 +37,15 @@ from moniqua_jax.theory.spectrum import (
 from moniqua_jax.theory.summary import Report, Row, report
 from moniqua_jax.theory.text import table
 from moniqua_jax.theory.theorems import Paper, paper
+from moniqua_jax.theory.variance import (
+  exact_nonzeros,
+  exact_variance,
+  expected_nonzeros,
+  leveled_variance,
+  nuqsgd_variance,
+  nuqsgd_variance_tight,
+  qsgd_variance,
+)
 
 __all__ = [
   'LAWS',
@@ -45,12 +56,19 @@ __all__ = [
   'auto_theta_limit',
   'eigenvalues',
   'everyone',
+  'exact_nonzeros',
+  'exact_variance',
+  'expected_nonzeros',
   'largest_gamma',
   'least_bits',
+  'leveled_variance',
   'loop_gain',
   'neighbours',
   'noise_floor',
+  'nuqsgd_variance',
+  'nuqsgd_variance_tight',
   'paper',
+  'qsgd_variance',
   'report',
   'require_d2_stable',
   'sums',

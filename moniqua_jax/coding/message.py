@@ -1,0 +1,244 @@
+"""Codes of whole messages: the recursive bucket code of QSGD and NUQSGD.
+
+Alistarh et al., "QSGD", NeurIPS 2017, arXiv:1610.02132; with NUQSGD's levels,
+Ramezani-Kebrya et al., JMLR 22(114), 2021, arXiv:1908.06077, Algorithm 2.
+
+The buckets stand in one stream. The papers do not say how a receiver knows
+where a bucket ends; here it is told the bits of each, and so can start on all
+of them at once.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from moniqua_jax.coding import bits, elias, prefix
+from moniqua_jax.quantizers import base
+
+Array = jax.Array
+
+_WIDEST = 2**21 - 1  # an omega codeword of up to 32 bits
+
+
+class Code(NamedTuple):
+  """How the codes of a message are written in fewer bits. Nothing is lost.
+
+  Attributes:
+    length: (codes u8[d], about: Codes) -> i32[buckets], bits, exact.
+    encode: (codes u8[d], about, bytes of the stream) -> (stream, the bits of
+      each bucket i32[buckets]). What exceeds the stream is lost.
+    decode: (stream u8[n], bits of each bucket, about, size d) -> codes u8[d].
+  """
+
+  length: Callable[[Array, base.Codes], Array]
+  encode: Callable[[Array, base.Codes, int], tuple[Array, Array]]
+  decode: Callable[[Array, Array, base.Codes, int], Array]
+
+
+@functools.cache
+def recursive() -> Code:
+  """The sparse code: nothing for a zero.
+
+    for each nonzero:  omega(distance from the nonzero before), sign, omega(j)
+
+  with j = |code - zero|, 1 for a negative sign, and the first distance counted
+  from before the bucket, so that it is at least 1.
+
+  Returns:
+    A `Code` for grids with a zero and buckets below 2^21 values; others raise a
+    ValueError as soon as they are met.
+
+  >>> codes = jnp.uint8([5, 3, 0, 3, 3, 3, 3, 3])  # 3, 0, -4 by their norm 5
+  >>> about = base.Codes(bits=3, count=7, zero=3, bucket_size=8)
+  >>> recursive().length(codes, about)
+  Array([12], dtype=int32)
+
+  Source: arXiv:1610.02132; Algorithm 2 of arXiv:1908.06077.
+  """
+  return _of_items(_sparse_items, _sparse_decode)
+
+
+@functools.cache
+def dense() -> Code:
+  """A codeword for every value, for messages with few zeros.
+
+    omega(j + 1), then the sign unless j = 0;  j = |code - zero|
+
+  A grid without a zero has two codes in the middle: j counts from them, and
+  each value has its sign.
+
+  Returns:
+    A `Code`.
+
+  >>> codes = jnp.uint8([5, 3, 0, 3, 3, 3, 3, 3])
+  >>> dense().length(codes, base.Codes(3, 7, 3, 8))
+  Array([17], dtype=int32)
+
+  Source: the code Code' of the full version of arXiv:1610.02132.
+  """
+  return by_symbol(lambda about: _dense_tables(about.count, about.zero))
+
+
+def by_symbol(tables: Callable[[base.Codes], prefix.Prefix]) -> Code:
+  """The code that writes one codeword for each value.
+
+  Args:
+    tables: Codes -> Prefix.
+
+  Returns:
+    A `Code`.
+
+  >>> code = by_symbol(lambda about: prefix.prefix(['0', '10', '11']))
+  >>> code.length(jnp.uint8([0, 1, 2, 0]), base.Codes(2, 3, 1, 2))
+  Array([3, 3], dtype=int32)
+  """
+
+  def items(codes, about):
+    rows, real = _rows(codes, about)
+    values, lengths = prefix.words(tables(about), rows)
+    return values[..., None], jnp.where(real, lengths, 0)[..., None]
+
+  def decode(stream, lengths, about, size):
+    windows = bits.windows(stream)
+    symbols, ahead = prefix.front(tables(about), windows)
+    starts = _starts(lengths, windows.size)
+    at = bits.follow(bits.after(ahead), starts, _width(about, size))
+    return symbols.at[at].get(mode='clip').reshape(-1)[:size]
+
+  return _of_items(items, decode)
+
+
+def counted_length(codes: Array, about: base.Codes) -> Array:
+  """Bits of the recursive code where each bucket tells its nonzeros first.
+
+    omega(nonzeros + 1) + recursive: what a bucket takes that ends by itself
+
+  Args:
+    codes: u8[d].
+    about: what they are.
+
+  Returns:
+    i32[buckets].
+
+  >>> codes = jnp.uint8([5, 3, 0, 3, 3, 3, 3, 3])
+  >>> counted_length(codes, base.Codes(3, 7, 3, 8))
+  Array([15], dtype=int32)
+  """
+  rows, real = _rows(codes, about)
+  nonzeros = jnp.sum((rows != about.zero) & real, axis=1)
+  ahead = elias.omega_length(nonzeros + 1)
+  return ahead + recursive().length(codes, about)
+
+
+def _of_items(items, decode):
+  """items: (codes, about) -> words u32 and lengths i32[buckets, width, k]."""
+
+  def length(codes, about):
+    return jnp.sum(items(codes, about)[1], axis=(1, 2))
+
+  def encode(codes, about, size):
+    values, lengths = items(codes, about)
+    flat = lambda x: x.reshape(-1, x.shape[-1])
+    stream = bits.write(flat(values), flat(lengths), size)
+    return stream, jnp.sum(lengths, axis=(1, 2))
+
+  return Code(
+    jax.jit(length, static_argnums=1),
+    jax.jit(encode, static_argnums=(1, 2)),
+    jax.jit(decode, static_argnums=(2, 3)),
+  )
+
+
+def _sparse_items(codes, about):
+  signs_and_levels = _sparse_tables(about)
+  rows, real = _rows(codes, about)
+  nonzero = (rows != about.zero) & real
+  place = lax.broadcasted_iota(jnp.int32, rows.shape, 1) + 1
+  last = bits.running(jnp.maximum, jnp.where(nonzero, place, 0))
+  before = jnp.pad(last[:, :-1], ((0, 0), (1, 0)))
+  gaps, bits_of_gaps = elias.omega(place - before)
+  widest = rows.shape[1]
+  most = len(elias.omega_text(widest))
+  most_last = widest.bit_length() + (widest > 1)  # bin(n) and 0
+  values, lengths = bits.joined(
+    [
+      (gaps[..., 0], bits_of_gaps[..., 0], most - most_last),
+      (gaps[..., 1], bits_of_gaps[..., 1], most_last),
+      (*prefix.words(signs_and_levels, rows), signs_and_levels.longest),
+    ]
+  )
+  return values, jnp.where(nonzero[..., None], lengths, 0)
+
+
+def _sparse_decode(stream, lengths, about, size):
+  signs_and_levels = _sparse_tables(about)
+  windows = bits.windows(stream)
+  gap, bits_of_gap = elias.omega_in(windows, limit=about.bucket_size)
+  symbol, bits_of_symbol = prefix.front(signs_and_levels, windows)
+  # An item is a gap and, where that ends, a symbol.
+  behind = bits.after(bits_of_gap)
+  jumps = bits.after(bits_of_symbol).at[behind].get(mode='promise_in_bounds')
+  starts, width = _starts(lengths, windows.size), _width(about, size)
+  at = bits.follow(jumps, starts, width)
+  there = at < (starts + lengths)[:, None]
+  gaps = jnp.where(there, gap.at[at].get(mode='clip').astype(jnp.int32), 0)
+  place = bits.running(jnp.add, gaps) - 1
+  # Row after row in one vector; what is not there falls behind its end.
+  place += lax.broadcasted_iota(jnp.int32, place.shape, 0) * width
+  place = jnp.where(there, place, size)
+  symbols = symbol.at[behind.at[at].get(mode='clip')].get(mode='clip')
+  codes = jnp.full(size, about.zero, jnp.uint8)
+  return codes.at[place.reshape(-1)].set(symbols.reshape(-1), mode='drop')
+
+
+def _sparse_tables(about):
+  if about.zero is None:
+    raise ValueError(
+      'A grid without a zero level has no sparse code; use dense() or '
+      'huffman().'
+    )
+  if about.bucket_size > _WIDEST:
+    raise ValueError(
+      f'bucket_size={about.bucket_size}; recursive() takes at most {_WIDEST}.'
+    )
+  return _tables_of_nonzeros(about.count, about.zero)
+
+
+@functools.cache
+def _tables_of_nonzeros(count, zero):
+  word = lambda j: f'{int(j < 0)}{elias.omega_text(abs(j))}' if j else ''
+  return prefix.prefix([word(code - zero) for code in range(count)])
+
+
+@functools.cache
+def _dense_tables(count, zero):
+  if zero is None and count % 2:
+    zero = count // 2
+  if zero is None:
+    # 2j + 1 halves from the middle, on either side.
+    halves = [2 * code - count + 1 for code in range(count)]
+    return prefix.prefix(
+      [elias.omega_text((abs(h) + 1) // 2) + f'{int(h < 0)}' for h in halves]
+    )
+  sign = lambda j: f'{int(j < 0)}' if j else ''
+  word = lambda j: elias.omega_text(abs(j) + 1) + sign(j)
+  return prefix.prefix([word(code - zero) for code in range(count)])
+
+
+def _width(about, size):
+  return max(1, min(about.bucket_size, size))
+
+
+def _rows(codes, about):
+  """A row per bucket, and which of its values are real; the last is filled."""
+  width = _width(about, codes.size)
+  row = lambda x: jnp.pad(x, (0, -x.size % width)).reshape(-1, width)
+  return row(codes), row(jnp.ones(codes.shape, jnp.bool))
+
+
+def _starts(lengths, end):
+  return jnp.clip(jnp.cumsum(lengths) - lengths, 0, end)

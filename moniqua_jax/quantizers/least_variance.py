@@ -1,0 +1,212 @@
+"""The levels of least variance Psi for a density: how ALQ and AMQ find them.
+
+Faghri et al., "Adaptive gradient quantization", NeurIPS 2020, arXiv:2010.12460;
+step sizes and starts as in its code, Tabrizian/learning-to-quantize.
+"""
+
+from collections.abc import Callable
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from moniqua_jax.quantizers import truncated_normal as tn
+
+Array = jax.Array
+Fit = Callable[[tn.Mixture, Array], Array]  # the levels so far -> levels
+
+_GAP = 2.0**-22  # between levels of ALQ; two float32 next to 1 are 2^-24 apart
+_STEP, _ITERATIONS = 0.7, 50  # of the descent on p
+_STARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def psi(levels: Array, density: tn.Mixture) -> Array:
+  """The variance of one value of a bucket of norm 1, rounded to the levels.
+
+    Psi(l) = sum_j int_{l_j}^{l_{j+1}} (r - l_j) (l_{j+1} - r) dF
+
+  For a bucket of d values: E|x_hat - x|^2 / norm^2 = d Psi.
+
+  Args:
+    levels: f32[k], ascending from -1 to 1.
+    density: of r = x / norm.
+
+  Returns:
+    f32[].
+
+  >>> one = tn.Mixture(jnp.zeros(1), jnp.full(1, 0.1), jnp.ones(1))
+  >>> print(f'{psi(jnp.array([-1.0, 1.0]), one):.2f}')
+  0.99
+
+  Source: arXiv:2010.12460, the objective of ALQ and AMQ.
+  """
+  return jnp.sum(tn.cell_variance(density, levels[:-1], levels[1:]))
+
+
+def exponential(p: Array | float, bits: int) -> Array:
+  """The levels +-(1, p, p^2, ...), without zero.
+
+  Args:
+    p: in (0, 1), f32[] or float.
+    bits: 2 to 8.
+
+  Returns:
+    f32[2^bits], ascending. Levels that float32 cannot tell from 0 are put at
+    multiples of 1e-30.
+
+  >>> print(exponential(0.5, 3))
+  [-1.    -0.5   -0.25  -0.125  0.125  0.25   0.5    1.   ]
+  """
+  j = np.arange(2 ** (bits - 1))
+  # The larger of two sequences that descend descends.
+  least = np.float32(1e-30) * (len(j) - j)
+  half = jnp.maximum(jnp.asarray(p, jnp.float32) ** j, least)
+  return jnp.concatenate([-half, half[::-1]])
+
+
+def from_starts(sweeps: int) -> Fit:
+  """ALQ: `coordinate_descent` from four grids; the lowest Psi is kept.
+
+  They are quantiles, uniform and exponential levels, and the present ones.
+
+  Args:
+    sweeps: of each descent, at least 1.
+
+  Returns:
+    (density, levels so far f32[k]) -> levels f32[k], k even.
+
+  Raises:
+    ValueError: sweeps below 1.
+
+  >>> one = tn.Mixture(jnp.zeros(1), jnp.full(1, 0.1), jnp.ones(1))
+  >>> print(from_starts(20)(one, exponential(0.5, 2)).round(2))
+  [-1.   -0.12  0.12  1.  ]
+
+  Source: arXiv:2010.12460, ALQ, and its code for the starts.
+  """
+  if type(sweeps) is not int or sweeps < 1:
+    raise ValueError(f'sweeps={sweeps!r}; it must be at least 1.')
+
+  def fit(density, levels):
+    count = len(levels)
+    even = jnp.linspace(0, 1, count)
+    starts = jnp.stack(
+      [
+        tn.quantile(density, even),
+        2 * even - 1,
+        exponential(0.5, (count - 1).bit_length()),
+        levels,
+      ]
+    )
+    descend = lambda start: coordinate_descent(_apart(start), density, sweeps)
+    return _lowest(jax.vmap(descend)(starts), density)
+
+  return fit
+
+
+def coordinate_descent(
+  levels: Array, density: tn.Mixture, sweeps: int
+) -> Array:
+  """Each level to its best place between its neighbours, odd ones, even ones.
+
+  Args:
+    levels: f32[k], ascending from -1 to 1, at least 2^-22 apart; k even.
+    density: of r = x / norm.
+    sweeps: how often.
+
+  Returns:
+    f32[k], with Psi not above that of the levels given.
+
+  >>> one = tn.Mixture(jnp.zeros(1), jnp.full(1, 0.1), jnp.ones(1))
+  >>> print(coordinate_descent(exponential(0.5, 2), one, 20).round(2))
+  [-1.   -0.12  0.12  1.  ]
+
+  Source: arXiv:2010.12460, ALQ.
+  """
+
+  def half(levels, j):
+    c, own, d = levels[j - 1 : -2 : 2], levels[j:-1:2], levels[j + 1 :: 2]
+    best = tn.best_between(density, c, d, own)
+    return levels.at[j:-1:2].set(jnp.clip(best, c + _GAP, d - _GAP))
+
+  sweep = lambda _, levels: half(half(levels, 1), 2)
+  return lax.fori_loop(0, sweeps, sweep, levels)
+
+
+def of_powers(density: tn.Mixture, levels: Array) -> Array:
+  """AMQ: +-(1, p, p^2, ...) with p by gradient descent; the lowest Psi is kept.
+
+    p <- p - .7 dPsi/dp,  50 times from each of .1, ..., .9 and the present p
+
+  Args:
+    density: of r = x / norm.
+    levels: so far, f32[2^bits]; p is the last but one.
+
+  Returns:
+    f32[2^bits].
+
+  >>> one = tn.Mixture(jnp.zeros(1), jnp.full(1, 0.1), jnp.ones(1))
+  >>> print(of_powers(one, exponential(0.5, 2)).round(2))
+  [-1.   -0.13  0.13  1.  ]
+
+  Source: arXiv:2010.12460, AMQ, and its code for the numbers.
+  """
+  bits = (len(levels) - 1).bit_length()
+  # The negative half is the positive one of the mirrored density.
+  both = tn.Mixture(
+    jnp.concatenate([density.mean, -density.mean]),
+    jnp.tile(density.std, 2),
+    jnp.tile(density.weight / 2, 2),
+  )
+
+  def descend(p):
+    step = lambda _, p: jnp.clip(
+      p - _STEP * psi_slope(p, both, bits), 0.001, 0.999
+    )
+    return lax.fori_loop(0, _ITERATIONS, step, p)
+
+  starts = jnp.append(jnp.array(_STARTS), levels[-2])
+  grids = jax.vmap(lambda p: exponential(descend(p), bits))(starts)
+  return _lowest(grids, density)
+
+
+def psi_slope(p: Array, density: tn.Mixture, bits: int) -> Array:
+  """dPsi/dp of the levels p^s, ..., p, 1 over [0, 1], s = 2^(bits-1) - 1.
+
+    2 s p^(2s-1) m_0(0, p^s) + sum_{j<s} [ A_j m_1 - (2j+1) p^(2j) m_0 ],
+    m over [p^(j+1), p^j],  A_j = j p^(j-1) + (j+1) p^j
+
+  Args:
+    p: f32[] in (0, 1).
+    density: of r = x / norm.
+    bits: 2 to 8.
+
+  Returns:
+    f32[].
+
+  >>> one = tn.Mixture(jnp.zeros(1), jnp.full(1, 0.1), jnp.ones(1))
+  >>> print(f'{psi_slope(jnp.float32(0.5), one, 2):.3f}')
+  0.500
+
+  Source: arXiv:2010.12460, the gradient of AMQ.
+  """
+  s = 2 ** (bits - 1) - 1
+  j = np.arange(s)
+  a = j * p ** (j - 1) + (j + 1) * p**j
+  m0, m1, _ = tn.moments(density, p ** (j + 1), p**j)
+  centre, _, _ = tn.moments(density, jnp.zeros(1), p[None] ** s)
+  outer = jnp.sum(a * m1 - (2 * j + 1) * p ** (2 * j) * m0)
+  return 2 * s * p ** (2 * s - 1) * centre[0] + outer
+
+
+def _apart(levels):
+  """At least _GAP apart, from -1 to 1: the two ends stay."""
+  room = _GAP * np.arange(len(levels), dtype=np.float32)
+  levels = lax.cummax(levels - room) + room
+  return jnp.minimum(levels, 1 - room[::-1])
+
+
+def _lowest(candidates, density):
+  losses = jax.vmap(lambda levels: psi(levels, density))(candidates)
+  return candidates[jnp.argmin(losses)]

@@ -1,0 +1,138 @@
+"""Any levels: the quantizer that NUQSGD's theory is about, without its grid.
+
+Ramezani-Kebrya et al., "NUQSGD", JMLR 22(114), 2021, arXiv:1908.06077, Section
+3; with levels that move during training, Faghri et al., "Adaptive gradient
+quantization", NeurIPS 2020, arXiv:2010.12460.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moniqua_jax import dither, wire
+from moniqua_jax.quantizers import base, buckets
+
+Array = jax.Array
+
+
+def leveled(
+  levels: Sequence[float] | Array, bucket_size: int = 8192, norm: str = 'l2'
+) -> base.Quantizer:
+  """Stochastic rounding of x / norm to the two levels around it.
+
+    r in [l_j, l_{j+1}]:  h = l_{j+1} with p = (r - l_j) / (l_{j+1} - l_j),
+    else l_j;  x_hat = norm h
+
+  Args:
+    levels: ascending, at most 256. Either signed, from -1 to 1, or magnitudes
+      up to 1, which are mirrored: (0, .5, 1) stands for (-1, -.5, 0, .5, 1) and
+      (.5, 1) for (-1, -.5, .5, 1). May be a traced f32[k] of signed levels,
+      which are then not checked and ride at the end of the payload.
+    bucket_size: values that share a norm; the last bucket may be shorter.
+    norm: 'l2' or 'linf'.
+
+  Returns:
+    A `Quantizer`, unbiased, with a private key; see `buckets.bucketed` for what
+    becomes of numbers that are not finite.
+
+  Raises:
+    ValueError: levels that are not ascending, or do not end at -1 and 1, or are
+      too many.
+
+  >>> q, x = leveled((0, 0.5, 1), norm='linf'), jnp.array([2.0, -1.0, 0.0])
+  >>> q.decode(q.encode(x, jax.random.key(0)), x)
+  Array([ 2., -1.,  0.], dtype=float32)
+
+  Source: Section 3 of arXiv:1908.06077, for any levels and any norm.
+  """
+  if isinstance(levels, jax.Array):
+    return _with_levels_in_the_payload(levels, bucket_size, norm)
+  return buckets.bucketed(grid(signed(levels), bucket_size), norm)
+
+
+def signed(levels: Sequence[float]) -> tuple[float, ...]:
+  """Levels from -1 to 1: as given, or magnitudes mirrored.
+
+  Args:
+    levels: as for `leveled`.
+
+  Returns:
+    Signed levels.
+
+  Raises:
+    ValueError: as for `leveled`.
+
+  >>> signed((0, 0.5, 1))
+  (-1.0, -0.5, 0.0, 0.5, 1.0)
+  """
+  values = tuple(float(level) for level in levels)
+  if values and values[0] >= 0:
+    values = tuple(-v for v in reversed(values) if v > 0) + values
+  if not 2 <= len(values) <= 256:
+    raise ValueError(f'{len(values)} levels; a code has room for 2 to 256.')
+  if not (np.diff(values) > 0).all():
+    raise ValueError(f'levels={values}; they must ascend.')
+  if values[0] != -1 or values[-1] != 1:
+    raise ValueError(
+      f'levels from {values[0]} to {values[-1]}; they must reach from -1 to 1 '
+      '(magnitudes: up to 1), or values beyond would be cut off.'
+    )
+  return values
+
+
+def grid(levels: tuple[float, ...] | Array, bucket_size: int) -> buckets.Grid:
+  """The grid of signed levels.
+
+  Args:
+    levels: ascending from -1 to 1; a tuple, or a traced f32[k].
+    bucket_size: of the quantizer.
+
+  Returns:
+    A `Grid`.
+  """
+  count = len(levels)
+  bits = (count - 1).bit_length()
+  zero = None
+  if isinstance(levels, tuple) and levels[count // 2] == 0 and count % 2:
+    zero = count // 2
+
+  def round_(r, words):
+    low, high, cell = levels[0], levels[1], jnp.zeros(r.shape, jnp.int32)
+    for j in range(1, count - 1):
+      above = r >= levels[j]
+      low = jnp.where(above, levels[j], low)
+      high = jnp.where(above, levels[j + 1], high)
+      cell += above
+    u = dither.unit(words)
+    return cell + (u * (high - low) < r - low)
+
+  def level(codes):
+    value = jnp.full(codes.shape, levels[0], jnp.float32)
+    for j in range(1, count):
+      value = jnp.where(codes >= j, levels[j], value)
+    return value
+
+  return buckets.Grid(base.Codes(bits, count, zero, bucket_size), round_, level)
+
+
+def _with_levels_in_the_payload(levels, bucket_size, norm):
+  """The sender's levels decode its message, whatever those of the receiver."""
+  count = len(levels)
+  own = buckets.bucketed(grid(levels, bucket_size), norm)
+
+  def encode(x, key):
+    tail = wire.to_bytes(levels.astype(jnp.float32))
+    return jnp.concatenate([own.encode(x, key), tail])
+
+  def sender(payload):
+    sent = wire.from_bytes(payload[-4 * count :], jnp.float32, (count,))
+    return buckets.bucketed(grid(sent, bucket_size), norm)
+
+  return base.Quantizer(
+    encode,
+    lambda payload, reference: sender(payload).decode(payload, reference),
+    lambda payload, reference: sender(payload).inspect(payload, reference),
+    codes=own.codes,
+  )

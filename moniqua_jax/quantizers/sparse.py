@@ -1,0 +1,155 @@
+"""A few values as they are, and nothing of the others.
+
+`top_k` as in Aji and Heafield, "Sparse communication for distributed gradient
+descent", EMNLP 2017, arXiv:1704.05021; `random_k` as in Wangni et al.,
+"Gradient sparsification", NeurIPS 2018, arXiv:1710.09854, with equal
+probabilities.
+"""
+
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from moniqua_jax import dither, wire
+from moniqua_jax.quantizers import base
+
+Array = jax.Array
+
+
+def top_k(fraction: float) -> base.Quantizer:
+  """Sends the k values that are largest in size, k = ceil(fraction d).
+
+    x_hat_i = x_i  if |x_i| is among the k largest, else 0
+
+  Payload: k values and k places in planes of bytes, 4 for a value and as many
+  as d needs for a place.
+
+  Args:
+    fraction: of the values, above 0 and at most 1.
+
+  Returns:
+    A `Quantizer`, biased and without randomness: for algorithms with error
+    feedback. If any value is not finite, all values that are sent are NaN.
+
+  Raises:
+    ValueError: fraction out of its range.
+
+  >>> q, x = top_k(0.5), jnp.array([1.0, -3.0, 2.0, 0.5])
+  >>> q.decode(q.encode(x, jax.random.key(0)), x)
+  Array([ 0., -3.,  2.,  0.], dtype=float32)
+
+  Source: arXiv:1704.05021.
+  """
+  _check(fraction)
+
+  def encode(x, key):
+    del key
+    x = x.astype(jnp.float32)
+    values, places = lax.top_k(jnp.abs(x), _kept(fraction, x.size))
+    # A comparison loses a NaN; a sum does not.
+    values = x[places] + jnp.sum(0 * x)
+    places = _planes(places.astype(jnp.uint32), _width(x.size))
+    return jnp.concatenate([_planes(_words(values), 4), places])
+
+  def decode(payload, reference):
+    size, kept = reference.size, _kept(fraction, reference.size)
+    values = _floats(_from_planes(payload[: 4 * kept], 4))
+    places = _from_planes(payload[4 * kept :], _width(size))
+    return _placed(values, places.astype(jnp.int32), reference)
+
+  return base.Quantizer(encode, decode, _watched(decode))
+
+
+def random_k(fraction: float) -> base.Quantizer:
+  """Sends k values at places drawn at random, d / k times as large.
+
+    x_hat_i = (d / k) x_i  for k = ceil(fraction d) random i, else 0
+
+  Payload: k values in planes of bytes, then the seed (u32) of the places.
+
+  Args:
+    fraction: of the values, above 0 and at most 1.
+
+  Returns:
+    A `Quantizer`, unbiased, of variance (d / k - 1) |x|^2, with a private key.
+    If any value is not finite, all values that are sent are NaN.
+
+  Raises:
+    ValueError: fraction out of its range.
+
+  >>> q, x = random_k(0.5), jnp.ones(4)
+  >>> q.decode(q.encode(x, jax.random.key(0)), x).sum()
+  Array(4., dtype=float32)
+
+  Source: arXiv:1710.09854, with equal probabilities.
+  """
+  _check(fraction)
+
+  def places_of(seed, size):
+    # The places of the largest random words: distinct, the same on both ends.
+    words = (dither.bits(seed, size) >> 1).astype(jnp.int32)
+    return lax.top_k(words, _kept(fraction, size))[1]
+
+  def encode(x, key):
+    x, seed = x.astype(jnp.float32), dither.seed(key)
+    places = places_of(seed, x.size)
+    values = x[places] * (x.size / places.size) + jnp.sum(0 * x)
+    return jnp.concatenate([_planes(_words(values), 4), wire.to_bytes(seed)])
+
+  def decode(payload, reference):
+    seed = wire.from_bytes(payload[-4:], jnp.uint32)
+    values = _floats(_from_planes(payload[:-4], 4))
+    return _placed(values, places_of(seed, reference.size), reference)
+
+  return base.Quantizer(encode, decode, _watched(decode))
+
+
+def _check(fraction):
+  if not 0 < fraction <= 1:
+    raise ValueError(f'fraction={fraction!r}; it must be above 0, at most 1.')
+
+
+def _kept(fraction, size):
+  # A product such as 0.1 * 30 may be a little more than the 3 that is meant.
+  return min(size, math.ceil(fraction * size * (1 - 1e-12)))
+
+
+def _width(size):
+  """Bytes that a place below `size` takes."""
+  return max(1, -(-(size - 1).bit_length() // 8))
+
+
+def _planes(words, width):
+  """The bytes of words, all first bytes first: long elementwise operations."""
+  return jnp.concatenate(
+    [(words >> 8 * j).astype(jnp.uint8) for j in range(width)]
+  )
+
+
+def _from_planes(packed, width):
+  planes = packed.reshape(width, -1).astype(jnp.uint32)
+  return sum(planes[j] << 8 * j for j in range(width))
+
+
+def _words(values):
+  return lax.bitcast_convert_type(values, jnp.uint32)
+
+
+def _floats(words):
+  return lax.bitcast_convert_type(words, jnp.float32)
+
+
+def _placed(values, places, reference):
+  x_hat = jnp.zeros(reference.size, jnp.float32).at[places].set(values)
+  return x_hat.astype(reference.dtype)
+
+
+def _watched(decode):
+  def inspect(payload, reference):
+    x_hat = decode(payload, reference)
+    seen = base.watched(decode)(payload, reference)
+    return seen._replace(readable=jnp.isfinite(jnp.sum(0 * x_hat)))
+
+  return inspect

@@ -1,0 +1,152 @@
+"""How many bytes each worker puts on the wire, from the sizes of payloads.
+
+The sizes are those of the arrays that travel; tests read the same from the
+compiled program. n workers, d values.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moniqua_jax import reduce, topologies, wire
+from moniqua_jax.quantizers import base
+
+
+class Traffic(NamedTuple):
+  """Bytes that a worker sends, the mean over workers.
+
+  Attributes:
+    gossip: f64[R], in each round of the schedule; () without gossip.
+    gossip_short: f64[R], the same with messages in their short form.
+    exact: in each step, of what is reduced in full precision.
+    whole: f64[P], in each step, of each round of messages of a quantized mean.
+    short: f64[P], the same in their short form.
+  """
+
+  gossip: np.ndarray
+  gossip_short: np.ndarray
+  exact: float
+  whole: np.ndarray
+  short: np.ndarray
+
+
+_NONE = np.zeros(0)
+NOTHING = Traffic(_NONE, _NONE, 0.0, _NONE, _NONE)
+
+
+def of_gossip(
+  schedule: tuple[topologies.Topology, ...], quantizer: base.Tuned, d: int
+) -> Traffic:
+  """The payload (and the answer) times the workers it is sent to.
+
+  Args:
+    schedule: topologies, cycled by step.
+    quantizer: a `Tuned`.
+    d: number of parameters.
+
+  Returns:
+    `Traffic`.
+
+  >>> q = base.tuned(base.full_precision())
+  >>> of_gossip((topologies.ring(4),), q, d=10).gossip
+  array([80.])
+  """
+  now = quantizer.quantizer(quantizer.init(), jnp.int32(0))
+  whole, short = _sizes(now)
+  receivers = np.array(
+    [
+      np.mean([sum(perm[i] != i for _, perm in t.edges) for i in range(t.n)])
+      for t in schedule
+    ]
+  )
+  return NOTHING._replace(
+    gossip=receivers * float(whole(d) + quantizer.answered),
+    gossip_short=receivers * float(short(d) + quantizer.answered),
+  )
+
+
+def of_exact(params, n: int) -> Traffic:
+  """2 (n - 1) / n * 4 d, what a ring all-reduce of float32 sends.
+
+  Args:
+    params: a tree of arrays, or of their shapes.
+    n: number of workers.
+
+  Returns:
+    `Traffic`.
+
+  >>> of_exact(jnp.zeros(10), n=2).exact
+  40.0
+  """
+  size = sum(leaf.size for leaf in jax.tree.leaves(params))
+  return NOTHING._replace(exact=2 * (n - 1) / n * 4 * size)
+
+
+def of_reduce(
+  strategy: str,
+  quantizer: base.Tuned,
+  params,
+  n: int,
+  keep: Callable[[jax.Array], bool],
+) -> Traffic:
+  """The messages of a quantized mean, and the leaves whose mean is exact.
+
+  Args:
+    strategy: a key of `reduce.STRATEGIES`.
+    quantizer: a `Tuned`.
+    params: a tree of arrays, or of their shapes.
+    n: number of workers.
+    keep: leaf -> whether its mean is exact.
+
+  Returns:
+    `Traffic`.
+  """
+  leaves = jax.tree.leaves(params)
+  d = sum(leaf.size for leaf in leaves if not keep(leaf))
+  whole, short = _sizes(quantizer.quantizer(quantizer.init(), jnp.int32(0)))
+  rounds = reduce.STRATEGIES[strategy].messages(n, d)
+  return of_exact([leaf for leaf in leaves if keep(leaf)], n)._replace(
+    whole=np.array([float(k * whole(size)) for k, size in rounds]),
+    short=np.array([float(k * short(size)) for k, size in rounds]),
+  )
+
+
+def total(
+  traffic: Traffic, steps: int, rounds: int, short=0, gossip_short=0
+) -> float:
+  """Bytes that a worker sent so far.
+
+  Args:
+    traffic: of one step.
+    steps: that were done.
+    rounds: of gossip that were done; fewer than steps with local steps.
+    short: i32[P], how often each round of messages went in short form.
+    gossip_short: i32[R], the same of each round of the schedule.
+
+  Returns:
+    A number of bytes.
+
+  >>> sizes = np.array([1.0, 10.0])
+  >>> total(NOTHING._replace(gossip=sizes, gossip_short=sizes), 5, 3)
+  12.0
+  """
+  turns = len(traffic.gossip)
+  times = (rounds + turns - 1 - np.arange(turns)) // max(turns, 1)
+  gossip = traffic.gossip * (times - gossip_short)
+  gossip = gossip + traffic.gossip_short * gossip_short
+  messages = traffic.whole * (steps - short) + traffic.short * short
+  return float(np.sum(gossip) + traffic.exact * steps + np.sum(messages))
+
+
+def _sizes(quantizer):
+  """Bytes of a message of so many values, whole and in short form."""
+
+  def whole(size):
+    x = jax.ShapeDtypeStruct((size,), jnp.float32)
+    key = jax.random.key(0)
+    return wire.nbytes(jax.eval_shape(quantizer.encode, x, key))
+
+  return whole, quantizer.short.capacity if quantizer.short else whole
