@@ -40,6 +40,19 @@ def _sign(scale, numbers, most):
   )
 
 
+def _levels(quantizer, bits, most):
+  return quantizer, bits, lambda d: 4 * -(-d // 64), most
+
+
+def _norm(x):
+  return np.linalg.norm(x)
+
+
+def _halves(s):
+  """Between 2^e and 2^(e+1) the error is at most 2^e; below 2^-s it is 2^-s."""
+  return lambda x: np.maximum(np.abs(x), 2.0**-s * _norm(x))
+
+
 QUANTIZERS = {
   'full_precision': (mj.full_precision(), 32, lambda d: 0, lambda x: 0.0),
   **{
@@ -65,6 +78,60 @@ QUANTIZERS = {
   'sign mean_abs': _sign('mean_abs', 1, lambda x: np.abs(x).max()),
   'sign two_mean': _sign('two_mean', 2, lambda x: np.abs(x).max()),
   'sign minmax': _sign('minmax', 2, lambda x: np.ptp(x) / 2),
+  'one_bit': _sign('two_mean', 2, lambda x: np.abs(x).max()),
+  **{
+    f'nuqsgd {bits}': _levels(
+      mj.nuqsgd(bits, bucket_size=64), bits, _halves(2 ** (bits - 1) - 2)
+    )
+    for bits in range(2, 8)
+  },
+  **{
+    f'nuqsgd {bits} no zero': _levels(
+      mj.nuqsgd(bits, bucket_size=64, zero_level=False),
+      bits,
+      lambda x, bits=bits: np.maximum(
+        np.abs(x), 2 * 2.0 ** (1 - 2 ** (bits - 1)) * _norm(x)
+      ),
+    )
+    for bits in (1, 3, 4)
+  },
+  **{
+    f'qsgd {bits}': _levels(
+      mj.qsgd(bits, bucket_size=64),
+      bits,
+      lambda x, bits=bits: _norm(x) / (2 ** (bits - 1) - 1),
+    )
+    for bits in (2, 3, 4, 8)
+  },
+  **{
+    f'qsgdinf {bits}': _levels(
+      mj.qsgd(bits, bucket_size=64, norm='linf'),
+      bits,
+      lambda x, bits=bits: np.abs(x).max() / (2 ** (bits - 1) - 1),
+    )
+    for bits in (2, 4)
+  },
+  'leveled': _levels(
+    mj.leveled((-1, -0.3, -0.1, 0.2, 1), bucket_size=64, norm='linf'),
+    3,
+    lambda x: 0.8 * np.abs(x).max(),
+  ),
+  'terngrad': _levels(
+    mj.terngrad(bucket_size=64), 2, lambda x: np.abs(x).max()
+  ),
+  'natural': (mj.natural(), 9, lambda d: 0, np.abs),
+  'top_k': (
+    mj.top_k(0.25),
+    0,
+    lambda d: -(-d // 4) * (4 + max(1, -(-(d - 1).bit_length() // 8))),
+    lambda x: np.abs(x).max(),
+  ),
+  'random_k': (
+    mj.random_k(0.25),
+    0,
+    lambda d: 4 * -(-d // 4) + 4,
+    lambda x: 3 * np.abs(x).max(),
+  ),
 }
 
 # Unbiased: the mean of x_hat over keys is x.
@@ -72,6 +139,10 @@ UNBIASED = [
   name
   for name in QUANTIZERS
   if 'dithered' in name or 'stochastic' in name or name == 'full_precision'
+] + [
+  name
+  for name in QUANTIZERS
+  if name.startswith(('nuqsgd', 'qsgd', 'leveled', 'natural', 'random_k'))
 ]
 
 # One of each kind, where a test compiles a whole round.
@@ -82,6 +153,7 @@ A_FEW_QUANTIZERS = [
   'moniqua 4 stochastic',
   'moniqua 8 dithered',
   'uniform 4 stochastic',
+  'nuqsgd 4',
 ]
 
 TOPOLOGIES = {

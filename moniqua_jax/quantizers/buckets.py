@@ -110,9 +110,10 @@ def rows_of(x: Array, bucket_size: int) -> Array:
 
 
 def ratio(rows: Array, sizes: Array) -> Array:
-  """x / size, and 0 where the size is 0; also for sizes above 2^126.
+  """x (1 / size), and 0 where the size is 0; also for sizes above 2^126.
 
-  XLA may multiply by 1 / size instead, which is denormal there, taken for 0.
+  Not x / size: some programs divide, others multiply by 1 / size, and the codes
+  would differ. Above 2^126 1 / size would be denormal, taken for 0.
 
   Args:
     rows: f32[k, size].
@@ -125,7 +126,7 @@ def ratio(rows: Array, sizes: Array) -> Array:
   Array([[0.5, 1. ]], dtype=float32)
   """
   shrink = jnp.where(sizes > 1, 2.0**-64, 1)
-  return rows * shrink / (jnp.where(sizes > 0, sizes, 1) * shrink)
+  return rows * shrink * (1 / (jnp.where(sizes > 0, sizes, 1) * shrink))
 
 
 def _linf(rows):

@@ -95,16 +95,14 @@ def terngrad(bucket_size: int = 512, clip: float = 2.5) -> base.Quantizer:
     raise ValueError(f'clip={clip!r}; it counts standard deviations, above 0.')
 
   def clipped(rows, real):
-    count = jnp.sum(real, axis=1, keepdims=True)
-    # Of x / max|x|, whose squares neither overflow nor vanish.
     most = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
+    zero, share = jnp.minimum(most, 0), 1 / jnp.sum(real, axis=1, keepdims=True)
+    mean_of = lambda x: base.rounded(base.total(x)[:, None] * share, zero)
+    # Of x / max|x|, whose squares neither overflow nor vanish.
     unit = buckets.ratio(rows, most)
-    mean = jnp.sum(unit, axis=1, keepdims=True) / count
-    square = jnp.sum(
-      jnp.where(real, unit - mean, 0) ** 2, axis=1, keepdims=True
-    )
-    sigma = jnp.sqrt(square / count)
-    bound = clip * sigma * most
+    apart = jnp.where(real, unit - mean_of(unit), 0)
+    sigma = jnp.sqrt(mean_of(base.rounded(apart**2, zero)))
+    bound = base.rounded(clip * sigma, zero) * most
     # Values that are equal but for rounding have no sigma to speak of.
     return jnp.where(sigma > 1e-5, jnp.clip(rows, -bound, bound), rows)
 

@@ -1,0 +1,108 @@
+"""Where does coding pay? Bits per value of messages, packed and coded.
+
+  python -m benchmarks.coding --out=results/coding
+
+One vector of 2^18 Gaussian values, as gradients nearly are, or heavy-tailed
+(Student t with 3 degrees of freedom). Bits per value, the norms (32 bits a
+bucket) included, but for the entropy: packed at fixed width; in the recursive
+code of QSGD and NUQSGD; in their dense code; in a Huffman code of how often
+each level comes; and bzip2 of the packed message, which Moniqua's paper
+suggests for its codes. Those are near a uniform distribution unless theta is as
+large as the parameters themselves: theta is given in standard deviations.
+"""
+
+import argparse
+import bz2
+import json
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import moniqua_jax as mj
+from moniqua_jax import coding, wire
+from moniqua_jax.workdir import provenance
+
+SIZE = 2**18
+QUANTIZERS = {
+  **{
+    f'NUQSGD, {bits} bits, bucket {bucket}': mj.nuqsgd(bits, bucket)
+    for bits in (3, 4, 8)
+    for bucket in (512, 8192)
+  },
+  'NUQSGD without zero, 4 bits, bucket 8192': mj.nuqsgd(
+    4, 8192, zero_level=False
+  ),
+  **{
+    f'{name}, {bits} bits, bucket {bucket}': mj.qsgd(bits, bucket, norm)
+    for name, norm in (('QSGD', 'l2'), ('QSGDinf', 'linf'))
+    for bits in (4, 8)
+    for bucket in (512, 8192)
+  },
+  'TernGrad, bucket 8192': mj.terngrad(8192),
+  **{
+    f'Moniqua, {bits} bits, theta {theta:g}': mj.moniqua(theta, bits)
+    for bits in (1, 4, 8)
+    for theta in (0.1, 1.0, 4.0)
+  },
+}
+LAWS = {
+  'Gaussian': lambda rng: rng.standard_normal(SIZE),
+  'Student t(3)': lambda rng: rng.standard_t(3, SIZE),
+}
+
+
+def row(quantizer, x) -> dict:
+  payload = jax.jit(quantizer.encode)(x, jax.random.key(1))
+  about = quantizer.codes
+  packed = wire.packed_size(SIZE, about.bits)
+  codes = wire.unpack(payload[:packed], about.bits, SIZE)
+  counts = np.bincount(np.asarray(codes), minlength=about.count)
+  probabilities = np.maximum(counts, 1e-3) / np.maximum(counts, 1e-3).sum()
+  forms = {'huffman': coding.huffman(probabilities)}
+  if about.zero is not None:
+    forms |= {'recursive': coding.recursive(), 'dense': coding.dense()}
+  bits = {
+    name: float(coding.coded_bits(quantizer, payload, SIZE, form)) / SIZE
+    for name, form in forms.items()
+  }
+  return bits | {
+    'packed': 8 * payload.size / SIZE,
+    'entropy': float(coding.entropy(codes, about)),
+    'bzip2': 8 * len(bz2.compress(np.asarray(payload).tobytes())) / SIZE,
+  }
+
+
+COLUMNS = ('packed', 'recursive', 'dense', 'huffman', 'bzip2', 'entropy')
+
+
+def main():
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--out', type=pathlib.Path, required=True)
+  args = parser.parse_args()
+  args.out.mkdir(parents=True, exist_ok=True)
+  began, text = time.perf_counter(), ''
+  with (args.out / 'metrics.jsonl').open('w') as file:
+    for law, draw in LAWS.items():
+      x = jnp.float32(draw(np.random.default_rng(0)))
+      x = x / jnp.std(x)
+      text += f'{law}\n\n| quantizer | {" | ".join(COLUMNS)} |\n'
+      text += f'|---|{"---:|" * len(COLUMNS)}\n'
+      for name, quantizer in QUANTIZERS.items():
+        bits = row(quantizer, x)
+        file.write(json.dumps({'law': law, 'quantizer': name} | bits) + '\n')
+        cells = [f'{bits[c]:.2f}' if c in bits else '–' for c in COLUMNS]
+        text += f'| {name} | {" | ".join(cells)} |\n'
+      text += '\n'
+  print(text)
+  (args.out / 'table.md').write_text(text)
+  source = provenance() | {'seconds': time.perf_counter() - began}
+  (args.out / 'run.json').write_text(json.dumps(source, indent=1))
+
+
+if __name__ == '__main__':
+  main()
