@@ -16,11 +16,16 @@ DASH = '–'  # what was not measured
 SPELLED = {
   'adpsgd': 'AD-PSGD',
   'allreduce': 'all-reduce',
+  'alq': 'ALQ',
+  'alq_n': 'ALQ-N',
+  'amq': 'AMQ',
+  'amq_n': 'AMQ-N',
   'auto_theta': 'Moniqua auto theta',
   'choco': 'CHOCO',
   'd2': 'D²',
   'dcd': 'DCD',
   'deepsqueeze': 'DeepSqueeze',
+  'double_squeeze': 'DoubleSqueeze',
   'dpsgd': 'D-PSGD',
   'ecd': 'ECD',
   'full_precision': '',
@@ -29,6 +34,7 @@ SPELLED = {
   'nuqsgd': 'NUQSGD',
   'push_sum': 'push-sum',
   'qsgd': 'QSGD',
+  'terngrad': 'TernGrad',
 }
 
 # How the columns that `_measures` computes are written.
@@ -104,7 +110,7 @@ def method(config: dict) -> str:
   slots = ('reduce', 'gossip', 'quantizer')
   reduce, gossip, quantizer = (_spell(config.get(slot, {})) for slot in slots)
   if not gossip:
-    return reduce or DASH
+    return ', '.join(filter(None, [reduce, quantizer])) or DASH
   gamma = config.get('gamma', 1.0)
   every = config.get('local_steps', 1)
   own = config['gossip'].get('gamma') or config['gossip'].get('eta')
@@ -189,6 +195,10 @@ def _spell(spec):
   name = spec.get('name', 'none')
   words = SPELLED.get(name, name.replace('_', ' '))
   bits = spec.get('bits')
+  if name == 'qsgd' and spec.get('norm') == 'linf':
+    words = 'QSGDinf'
+  if spec.get('zero_level') is False:
+    words = f'{words} without zero'
   return f'{words} {bits} bit{"s" * (bits != 1)}' if bits else words
 
 

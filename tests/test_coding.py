@@ -11,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moniqua_jax import coding, wire
+from configs import digits
+import moniqua_jax as mj
+from moniqua_jax import coding, data, experiment, gossip, loop, wire
+from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.coding import bits, elias, host, message, prefix
 from moniqua_jax.coding.huffman import codewords, from_bytes, to_bytes
 from moniqua_jax.quantizers import base, leveled, moniqua
@@ -514,3 +517,34 @@ def test_what_cannot_be_coded_is_refused():
     coding.coded(QUANTIZER, 2.9).short.capacity(10**9)
   modulo = moniqua(1.0, bits=4)._replace(codes=base.Codes(4, 16, None, 8192))
   assert coding.coded(modulo, 3.9, message.dense()).short
+
+
+# ---------------------------------------------------------- a real gradient
+
+
+@functools.cache
+def gradient_of_the_digits():
+  """f32[9472], the large leaves of the digits' net at its start."""
+  built = experiment.from_config(digits.get_config('allreduce'))
+  batch = data.batch(built.dataset, built.shards, seed=0, step=0, batch_size=16)
+  batch = {name: value[0] for name, value in batch.items()}
+  params, unravel = gossip.flatten(built.variables['params'])
+  _, grads = loop.make_gradient(built)(params, {}, batch)
+  return large_leaves.split(unravel(grads), large_leaves.small)[0]
+
+
+@pytest.mark.parametrize('bucket_size', [512, 8192])
+@pytest.mark.parametrize(
+  'quantizer', [mj.nuqsgd, mj.qsgd], ids=['nuqsgd', 'qsgd']
+)
+@pytest.mark.parametrize('name', ['recursive', 'dense'])
+def test_every_bucket_of_a_real_gradient(quantizer, bucket_size, name):
+  x, code = gradient_of_the_digits(), CODES[name]
+  q = quantizer(4, bucket_size)
+  payload = q.encode(x, jax.random.key(0))
+  codes = wire.unpack(payload[: wire.packed_size(x.size, 4)], 4, x.size)
+  stream, lengths = code.encode(codes, q.codes, 2 * x.size)
+  again = code.decode(stream, lengths, q.codes, x.size)
+  np.testing.assert_array_equal(again, codes)
+  np.testing.assert_array_equal(lengths, code.length(codes, q.codes))
+  assert len(lengths) == -(-x.size // bucket_size)

@@ -425,12 +425,22 @@ def sparse(grads):
   return jax.tree.map(lambda leaf: leaf**3, grads)
 
 
-def test_gossip_takes_coded_messages():
+GOSSIP = {
+  'choco': lambda q: mj.choco(mj.ring(N), q, 0.4, axis_name=AXIS, key=KEY),
+  'push_sum': lambda q: mj.push_sum(mj.ring(N), q, axis_name=AXIS, key=KEY),
+  'scaled': lambda q: mj.dpsgd(
+    mj.ring(N), mj.scaled(q, ((D, 2.0),)), axis_name=AXIS, key=KEY
+  ),
+}
+
+
+@pytest.mark.parametrize('name', GOSSIP)
+def test_gossip_takes_coded_messages(name):
   plain = mj.nuqsgd(4, bucket_size=512)
   x = flat(sparse(gradients()))
   results = []
   for quantizer in (plain, mj.coded(plain, 3.9)):
-    tx = mj.choco(mj.ring(N), quantizer, 0.4, axis_name=AXIS, key=KEY)
+    tx = GOSSIP[name](quantizer)
     step = lambda x, s, k, tx=tx: tx.update(0 * x, s, x, step=k)
     state = mj.simulated(tx.init, (0,))(x)
     moved, state = mj.simulated(step, (0, 0, None))(x, state, np.int32(0))

@@ -119,4 +119,19 @@ def _massive(quantizer: base.Quantizer) -> base.Quantizer:
   def inspect(payload, reference):
     return quantizer.inspect(split(payload)[0], reference[:-1])
 
-  return base.Quantizer(encode, decode, inspect, quantizer.shared)
+  short = _massive_short(quantizer.short) if quantizer.short else None
+  return base.Quantizer(encode, decode, inspect, quantizer.shared, short=short)
+
+
+def _massive_short(short: base.Short) -> base.Short:
+  """The short form of a message of bytes, with its mass behind it."""
+
+  def shorten(payload, size):
+    message, fits = short.shorten(payload[:-4], size - 1)
+    return jnp.append(message, payload[-4:]), fits
+
+  def restore(message, size):
+    payload = short.restore(message[:-4], size - 1)
+    return jnp.append(payload, message[-4:])
+
+  return base.Short(lambda size: short.capacity(size - 1) + 4, shorten, restore)

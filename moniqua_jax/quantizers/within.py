@@ -45,6 +45,21 @@ def within(
     decode=lambda payload, y: back(quantizer.decode(payload, to(y))),
     inspect=lambda payload, y: quantizer.inspect(payload, to(y)),
     shared=quantizer.shared,
+    short=_within_short(quantizer.short, to) if quantizer.short else None,
+  )
+
+
+def _within_short(short, to):
+  """The short form, for messages of `to(x)`, which may be longer than x."""
+
+  def size_of(size):
+    x = jax.ShapeDtypeStruct((size,), jnp.float32)
+    return jax.eval_shape(to, x).size
+
+  return base.Short(
+    lambda size: short.capacity(size_of(size)),
+    lambda payload, size: short.shorten(payload, size_of(size)),
+    lambda payload, size: short.restore(payload, size_of(size)),
   )
 
 
