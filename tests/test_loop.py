@@ -86,18 +86,23 @@ def test_other_runners_train_the_same(tmp_path, runner):
     assert one['wire/bytes_sent'] == other['wire/bytes_sent']
 
 
-@pytest.mark.parametrize('bits', [1, 3, 8])
-def test_the_step_of_the_loop_sends_packed_bytes_only(bits):
-  """What `--runner=sharded` compiles for the digits, seen by its text."""
-  config = small(runner='sharded')
-  config.quantizer.bits = bits
+def collectives_of_a_step(config):
+  """What the compiled step of the loop sends."""
   built = experiment.from_config(config)
   init, train_step, _ = loop.make_steps(built)
   state = built.run(init, (0,))(np.arange(8))
   batch = data.batch(built.dataset, built.shards, seed=0, step=0, batch_size=16)
   step = built.run(train_step, (0, 0, None))
   text = step.lower(state, batch, np.int32(0)).compile().as_text()
-  found = list(hlo.collectives(text))
+  return list(hlo.collectives(text))
+
+
+@pytest.mark.parametrize('bits', [1, 3, 8])
+def test_the_step_of_the_loop_sends_packed_bytes_only(bits):
+  """What `--runner=sharded` compiles for the digits, seen by its text."""
+  config = small(runner='sharded')
+  config.quantizer.bits = bits
+  found = collectives_of_a_step(config)
   nbytes = mj.wire.packed_size(9610, bits) + 12
   assert found == [('collective-permute', 'u8', nbytes)] * 2
 

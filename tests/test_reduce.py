@@ -309,18 +309,19 @@ def test_variance_of_scatter_reduce_is_within_its_bound():
   assert 0.1 * bound < np.mean(errors) < bound
 
 
+def of_all_leaves(quantizer):
+  keep = dict(keep=lambda leaf: False)
+  return mj.allreduce(
+    quantizer, 'scatter_reduce', axis_name=AXIS, key=KEY, **keep
+  )
+
+
 @pytest.mark.parametrize('bits', [2, 4, 8])
 @pytest.mark.parametrize('size', [1, 2, 8, 128, 1000])
 def test_constant_tensors_have_exact_means(bits, size):
   """A conformance test of torch_cgx, of min-max quantization."""
   quantizer = mj.uniform(bits, rounding='nearest')
-  tx = mj.allreduce(
-    quantizer,
-    'scatter_reduce',
-    axis_name=AXIS,
-    key=KEY,
-    keep=lambda leaf: False,
-  )
+  tx = of_all_leaves(quantizer)
   x = np.broadcast_to(
     np.arange(1.0, N + 1, dtype=np.float32)[:, None], (N, size)
   )
@@ -338,13 +339,7 @@ def test_ramps_are_within_their_bound(bits, bucket_size):
   """|err| < 2 min(bucket, size) / (2^b - 1) N (N + 1) of the sum: torch_cgx."""
   size = 1000
   quantizer = mj.uniform(bits, bucket_size, rounding='nearest')
-  tx = mj.allreduce(
-    quantizer,
-    'scatter_reduce',
-    axis_name=AXIS,
-    key=KEY,
-    keep=lambda leaf: False,
-  )
+  tx = of_all_leaves(quantizer)
   ramp = np.arange(size, dtype=np.float32)
   x = np.arange(1, N + 1, dtype=np.float32)[:, None] * ramp
   error = N * np.abs(one_step(tx, x)[0] - 4.5 * ramp).max()

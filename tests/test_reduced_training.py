@@ -7,8 +7,7 @@ import pytest
 from configs import nuqsgd_cifar10_cpu, nuqsgd_imagenet, nuqsgd_resnet110
 import moniqua_jax as mj
 from moniqua_jax import data, description, experiment, loop, metrics
-from tests import hlo
-from tests.test_loop import assert_same_run, small
+from tests.test_loop import assert_same_run, collectives_of_a_step, small
 
 LARGE, KEPT = 64 * 128 + 128 * 10, 128 + 10  # values of the digits' net
 
@@ -87,14 +86,7 @@ def test_bytes_sent_are_those_of_the_payloads(tmp_path):
 
 
 def test_the_step_sends_packed_bytes_and_the_small_leaves():
-  config = reducing(runner='sharded')
-  built = experiment.from_config(config)
-  init, train_step, _ = loop.make_steps(built)
-  state = built.run(init, (0,))(np.arange(8))
-  batch = data.batch(built.dataset, built.shards, seed=0, step=0, batch_size=16)
-  step = built.run(train_step, (0, 0, None))
-  text = step.lower(state, batch, np.int32(0)).compile().as_text()
-  found = list(hlo.collectives(text))
+  found = collectives_of_a_step(reducing(runner='sharded'))
   chunk = LARGE // 8
   message = chunk // 2 + 4 * -(-chunk // 512)
   in_bytes = sum(nbytes for _, dtype, nbytes in found if dtype == 'u8')
