@@ -144,7 +144,9 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
     guard.Stopped: a loss was not finite, or messages were unreadable.
   """
   # ------------------------------------------------------------------ set up
-  experiment = experiment_lib.from_config(config)
+  experiment, noise = experiment_lib.from_config(config), None
+  if config.gradient_probe_every:
+    noise = gradient_probe.make(experiment, make_gradient(experiment), config)
   workdir = workdir_lib.open_(pathlib.Path(workdir), config, resume)
   print(description.describe(config, experiment))
   init, train_step, eval_step = make_steps(experiment)
@@ -157,9 +159,6 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
   before = workdir_lib.rewind(workdir, start)
   writer = metrics_lib.Writer(workdir, config.tensorboard)
   probe = evaluation.Probe(experiment, workdir)
-  noise = None
-  if config.gradient_probe_every:
-    noise = gradient_probe.make(experiment, make_gradient(experiment), config)
   watch = guard.Guard(
     experiment.schedule, experiment.patience, config.local_steps, workdir
   )
