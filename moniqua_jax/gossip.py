@@ -148,13 +148,12 @@ def _one_round(
 ):
   """The messages of one round, and the pull of those that count."""
 
-  def send_all(rows):
-    return [send(rows, perm, axis_name) for _, perm in topology.edges]
+  def send_all(message):
+    return [send(message, perm, axis_name) for _, perm in topology.edges]
 
   received, short = reduce.carried(
-    quantizer, own.size, payload[None], send_all, axis_name
+    quantizer, own.size, payload, send_all, axis_name
   )
-  received = [rows[0] for rows in received]
   seen = [quantizer.inspect(message, reference) for message in received]
   seen = jax.tree.map(lambda *edges: jnp.stack(edges), *seen)
   came, went = agree(seen.readable, topology, axis_name)

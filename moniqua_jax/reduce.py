@@ -87,8 +87,8 @@ def gathered(quantizer: base.Quantizer, x: Array, key, axis_name: str) -> Mean:
     `Mean`, with one round.
   """
   payload = lax.optimization_barrier(quantizer.encode(x, key))
-  take = lambda rows: lax.all_gather(rows[0], axis_name)
-  payloads, short = carried(quantizer, x.size, payload[None], take, axis_name)
+  take = lambda message: lax.all_gather(message, axis_name)
+  payloads, short = carried(quantizer, x.size, payload, take, axis_name)
   total = summed(quantizer, payloads, x)
   own = read(quantizer, payload, x)
   return Mean(total / payloads.shape[0], own, short[None])
@@ -160,10 +160,8 @@ def gather(quantizer, chunk: Array, x: Array, key, axis_name: str):
   """
   n, me = lax.axis_size(axis_name), lax.axis_index(axis_name)
   payload = lax.optimization_barrier(quantizer.encode(chunk, key))
-  take = lambda rows: lax.all_gather(rows[0], axis_name)
-  payloads, short = carried(
-    quantizer, chunk.size, payload[None], take, axis_name
-  )
+  take = lambda message: lax.all_gather(message, axis_name)
+  payloads, short = carried(quantizer, chunk.size, payload, take, axis_name)
   # Our own part, too, comes from the bytes.
   chunks = jax.vmap(functools.partial(read, quantizer))(payloads, _chunks(x, n))
   return chunks.reshape(-1)[: x.size], chunks[me], short
@@ -184,8 +182,8 @@ def carried(
   Args:
     quantizer: whose payloads they are.
     size: values in a message.
-    payloads: u8[k, m].
-    collective: u8[k, m] -> a tree of u8[n, m], of any m.
+    payloads: u8[k, m], or one u8[m].
+    collective: of payloads, of any m -> a tree of u8[n, m] or u8[m].
     axis_name: of the workers.
 
   Returns:
@@ -195,13 +193,14 @@ def carried(
   if quantizer.short is None:
     return collective(payloads), jnp.bool(False)
   form = quantizer.short
-  short, fits = jax.vmap(lambda payload: form.shorten(payload, size))(payloads)
+  each = lambda fn, rows: jax.vmap(fn)(rows) if rows.ndim > 1 else fn(rows)
+  short, fits = each(lambda payload: form.shorten(payload, size), payloads)
   fits = lax.pmin(fits.all().astype(jnp.int32), axis_name) > 0
 
   def shortly(payloads, short):
     del payloads
-    restore = jax.vmap(lambda message: form.restore(message, size))
-    return jax.tree.map(restore, collective(short))
+    restore = lambda message: form.restore(message, size)
+    return jax.tree.map(lambda got: each(restore, got), collective(short))
 
   def wholly(payloads, short):
     del short

@@ -170,9 +170,12 @@ def test_method_is_named_by_its_config(changes, words):
   assert tables.method(config(**changes)) == words
 
 
-def test_without_gossip_quantizer_and_slack_do_not_count():
+def test_without_gossip_slack_does_not_count():
   slots = {'reduce': {'name': 'allreduce'}, 'gossip': {'name': 'none'}}
-  assert tables.method(config(**slots, **MONIQUA, gamma=0.2)) == 'all-reduce'
+  assert tables.method(config(**slots, gamma=0.2)) == 'all-reduce'
+  nuqsgd = {'name': 'nuqsgd', 'bits': 3, 'zero_level': False}
+  name = tables.method(config(**slots, quantizer=nuqsgd, gamma=0.2))
+  assert name == 'all-reduce, NUQSGD without zero 3 bits'
 
 
 def test_seeds_become_one_row_of_means(tmp_path, baseline):
