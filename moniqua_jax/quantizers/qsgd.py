@@ -99,7 +99,7 @@ def terngrad(bucket_size: int = 512, clip: float = 2.5) -> base.Quantizer:
     zero, share = jnp.minimum(most, 0), 1 / jnp.sum(real, axis=1, keepdims=True)
     mean_of = lambda x: base.rounded(base.total(x)[:, None] * share, zero)
     # Of x / max|x|, whose squares neither overflow nor vanish.
-    unit = buckets.ratio(rows, most)
+    unit = base.rounded(buckets.ratio(rows, most), zero)
     apart = jnp.where(real, unit - mean_of(unit), 0)
     sigma = jnp.sqrt(mean_of(base.rounded(apart**2, zero)))
     bound = base.rounded(clip * sigma, zero) * most
