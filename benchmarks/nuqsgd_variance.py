@@ -22,6 +22,7 @@ gradients at steps 0, 100, 2000. DATA is a TFDS directory with cifar10/3.0.2.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import time
@@ -33,8 +34,17 @@ import matplotlib.style
 import numpy as np
 import optax
 
+from configs import nuqsgd_resnet110
 import moniqua_jax as mj
-from moniqua_jax import coding, data, gossip, models, plots, workdir
+from moniqua_jax import (
+  data,
+  experiment,
+  gossip,
+  gradient_probe,
+  loop,
+  plots,
+  workdir,
+)
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import base
 
@@ -56,131 +66,87 @@ def quantizers(bits: int) -> dict:
   }
 
 
-class Net:
-  """ResNet-20: parameters, statistics, and the gradients of both."""
-
-  def __init__(self, dataset, norm, seed):
-    model = models.resnet20(dataset.num_classes, norm=norm)
-    image = jnp.zeros((1, *dataset.shape), jnp.float32)
-    variables = jax.jit(lambda key: model.init(key, image, train=False))(
-      jax.random.key(seed)
-    )
-    self.params = variables['params']
-    self.stats = variables.get('batch_stats', {})
-
-    def loss(params, stats, batch):
-      logits, new = model.apply(
-        {'params': params, **({'batch_stats': stats} if stats else {})},
-        batch['image'],
-        train=True,
-        mutable=['batch_stats'],
-      )
-      losses = optax.softmax_cross_entropy_with_integer_labels(
-        logits, batch['label']
-      )
-      return losses.mean(), new.get('batch_stats', {})
-
-    self.grad = jax.value_and_grad(loss, has_aux=True)
-
-
 # Which leaves are not quantized.
 KEEP = {'small': large_leaves.small, 'none': lambda leaf: False}
 
 
-def noise_of(name, tuned, bits):
-  """(state, gradients f32[K, n, d], key) -> what the table has of it."""
-
-  def measure(state, gradients, key):
-    quantizer = tuned.quantizer(state, jnp.int32(0))
-
-    def quantized(x, key):
-      payload = gossip.sealed(quantizer.encode(x, key))
-      coded = jnp.float32(jnp.nan)
-      if quantizer.codes.zero is not None:
-        coded = coding.coded_bits(quantizer, payload, x.size) / x.size
-      return quantizer.decode(payload, x), coded
-
-    draws, workers, d = gradients.shape
-    flat = gradients.reshape(-1, d)
-    x_hat, coded = jax.lax.map(
-      lambda pair: quantized(*pair), (flat, jax.random.split(key, len(flat)))
-    )
-    error = jnp.sum((x_hat - flat) ** 2, axis=1) / jnp.sum(flat**2, axis=1)
-    mean = x_hat.reshape(gradients.shape).mean(axis=1)
-    return {
-      'quantization variance': error.mean(),
-      'coded bits': coded.mean(),
-      **spread(mean),
-    }
-
-  return jax.jit(measure)
+def measured(tuned, state, gradients, key) -> dict:
+  """Of f32[K, n, d], what the table has of a method."""
+  quantizer = tuned.quantizer(state, jnp.int32(0))
+  flat = gradients.reshape(-1, gradients.shape[-1])
+  x_hat, row = jax.lax.map(
+    lambda pair: gradient_probe.of_one(quantizer, *pair),
+    (flat, jax.random.split(key, len(flat))),
+  )
+  row = {name: values.mean() for name, values in row.items()}
+  return x_hat.reshape(gradients.shape).mean(axis=1), row
 
 
-def spread(estimates):
-  """Total and normalised variance of f32[K, d]."""
-  draws, d = estimates.shape
-  square = jnp.sum((estimates - estimates.mean(axis=0)) ** 2) / (draws - 1)
-  size = jnp.sum(estimates**2) / draws
-  return {'total variance': square / d, 'normalised variance': square / size}
+def configured(args):
+  """One worker in full precision, with the settings of the paper."""
+  config = nuqsgd_resnet110.default('resnet20')
+  config.workers, config.runner, config.seed = 1, 'simulated', args.seed
+  config.model.norm, config.batch_size = args.norm, args.batch_size
+  config.data.update(name='cifar10', data_dir=args.data_dir)
+  config.reduce.name = 'allreduce'
+  return config
 
 
 def run(args, write):
-  dataset = data.cifar10(data_dir=args.data_dir)
-  shards = (np.arange(len(dataset.train.labels)),)
+  config = configured(args)
+  built = experiment.from_config(config)
   stream = lambda seed: data.batches(
-    dataset,
-    shards,
+    built.dataset,
+    built.shards,
     seed=seed,
     start=0,
     stop=10**6,
     batch_size=args.batch_size,
   )
-  training, fresh = stream(args.seed), stream(args.seed + 1)
-  net = Net(dataset, args.norm, args.seed)
-  large = lambda grads: large_leaves.split(grads, KEEP[args.keep])[0]
-  params, stats = net.params, net.stats
-  tx = optax.chain(
-    optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9)
+  training, fresh = (
+    ({name: value[0] for name, value in batch.items()} for _, batch in batches)
+    for batches in (stream(args.seed), stream(args.seed + 1))
   )
-  opt_state = tx.init(params)
+  variables = dict(built.variables)
+  params, unravel = gossip.flatten(variables.pop('params'))
+  grad, tx = loop.make_gradient(built), experiment.local(config, 0.1)
+  large = lambda grads: large_leaves.split(unravel(grads), KEEP[args.keep])[0]
+  opt_state, stats = tx.init(params), variables
   methods = {k: base.tuned(q) for k, q in quantizers(args.bits).items()}
   states = {name: tuned.init() for name, tuned in methods.items()}
-  measures = {k: noise_of(k, q, args.bits) for k, q in methods.items()}
+  measures = {
+    name: jax.jit(functools.partial(measured, tuned))
+    for name, tuned in methods.items()
+  }
+
+  @jax.jit
+  def seen(states, x):
+    return {
+      name: tuned.observe(states[name], gossip.no_news(1), x)
+      for name, tuned in methods.items()
+    }
 
   @jax.jit
   def step(params, stats, opt_state, states, batch):
-    (loss, stats), grads = net.grad(params, stats, batch)
+    (loss, (_, stats)), grads = grad(params, stats, batch)
     updates, opt_state = tx.update(grads, opt_state, params)
-    x = large(grads)
-    states = {
-      name: tuned.observe(states[name], gossip.no_news(1), x)
-      for name, tuned in methods.items()
-    }
+    states = seen(states, large(grads))
     params = optax.apply_updates(params, updates)
     return params, stats, opt_state, states, loss
 
-  fit = jax.jit(
-    lambda states, x: {
-      name: tuned.observe(states[name], gossip.no_news(1), x)
-      for name, tuned in methods.items()
-    }
-  )
-  gradient = jax.jit(lambda *args: large(net.grad(*args)[1]))
+  gradient = jax.jit(lambda *args: large(grad(*args)[1]))
 
-  for k, (_, batch) in enumerate(training):
-    batch = {name: value[0] for name, value in batch.items()}
+  for k, batch in enumerate(training):
     if k in LOOKS:
-      drawn = np.stack(
-        [
-          gradient(params, stats, {n: v[0] for n, v in next(fresh)[1].items()})
-          for _ in range(args.draws * args.workers)
-        ]
-      ).reshape(args.draws, args.workers, -1)
+      draws = range(args.draws * args.workers)
+      drawn = [gradient(params, stats, next(fresh)) for _ in draws]
+      drawn = np.stack(drawn).reshape(args.draws, args.workers, -1)
       # At step 0 ALQ and AMQ have seen nothing yet: let them see.
-      now = states if k else fit(states, drawn[0, 0])
+      now = states if k else seen(states, drawn[0, 0])
       key = jax.random.fold_in(jax.random.key(args.seed), k)
       for name, measure in measures.items():
-        write(step=k, method=name, **measure(now[name], drawn, key))
+        mean, row = measure(now[name], drawn, key)
+        write(step=k, method=name, **row, **spread(mean))
       write(step=k, method='SGD', **spread(drawn[:, 0]))
       write(step=k, method='Super-SGD', **spread(drawn.mean(axis=1)))
     if k >= args.steps:
@@ -190,6 +156,10 @@ def run(args, write):
     )
     if k % 50 == 0:
       print(f'step {k}, loss {loss:.3f}', flush=True)
+
+
+def spread(estimates) -> dict:
+  return gradient_probe.spread(np.asarray(estimates, np.float64))
 
 
 def table(rows, bits) -> str:
@@ -203,18 +173,18 @@ def table(rows, bits) -> str:
     f'| method | {" | ".join(head)} |\n|---|{"---:|" * len(marks)}\n'
   )
   for name in names:
-    if 'quantization variance' not in at[name, marks[0]]:
+    if 'quantization_variance' not in at[name, marks[0]]:
       continue
     cells = []
     for mark in marks:
       row = at[name, mark]
-      coded = row['coded bits']
+      coded = row.get('coded_bits')
       cells.append(
-        f'{row["quantization variance"]:.3g}'
-        + (f' ({coded:.2f})' if np.isfinite(coded) else '')
+        f'{row["quantization_variance"]:.3g}'
+        + (f' ({coded:.2f})' if coded else '')
       )
     text += f'| {name} | {" | ".join(cells)} |\n'
-  of = lambda name, mark: at[name, mark]['quantization variance']
+  of = lambda name, mark: at[name, mark]['quantization_variance']
   for over, under in (('QSGD', 'NUQSGD'), ('NUQSGD', 'QSGDinf')):
     ratios = [f'{of(over, m) / of(under, m):.2f}' for m in marks]
     text += f'| {over} / {under} | {" | ".join(ratios)} |\n'
@@ -223,7 +193,7 @@ def table(rows, bits) -> str:
     f'noise)\n\n| method | {" | ".join(head)} |\n|---|{"---:|" * len(marks)}\n'
   )
   for name in names:
-    cells = [f'{at[name, mark]["total variance"]:.3g}' for mark in marks]
+    cells = [f'{at[name, mark]["total_variance"]:.3g}' for mark in marks]
     text += f'| {name} | {" | ".join(cells)} |\n'
   return text
 
@@ -231,8 +201,8 @@ def table(rows, bits) -> str:
 def figure(rows, path):
   names = list(dict.fromkeys(row['method'] for row in rows))
   panels = {
-    'quantization variance': 'E|Q(g) − g|² / |g|²',
-    'total variance': 'total variance per value',
+    'quantization_variance': 'E|Q(g) − g|² / |g|²',
+    'total_variance': 'total variance per value',
   }
   with matplotlib.style.context(['default', plots.STYLE]):
     fig = matplotlib.figure.Figure(figsize=(10, 4), layout='constrained')
@@ -279,8 +249,6 @@ def main():
     def write(**row):
       row = {k: float(v) if hasattr(v, 'dtype') else v for k, v in row.items()}
       rows.append(row)
-      # Strict JSON has no NaN.
-      row = {k: None if v != v else v for k, v in row.items()}
       file.write(json.dumps(row) + '\n')
       file.flush()
 

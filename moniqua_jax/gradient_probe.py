@@ -58,7 +58,7 @@ def make(experiment, gradient: Callable, config) -> Callable:
       return mean, {}
     quantizer = experiment.quantizer.quantizer(state.tuned, step)
     x, _ = large_leaves.split(unravel(grads), large_leaves.small)
-    return mean, of_one(quantizer, x, jax.random.key(step))
+    return mean, of_one(quantizer, x, jax.random.key(step))[1]
 
   look = experiment.run(look, (0, 0, 0, 0, None))
 
@@ -90,8 +90,8 @@ def make(experiment, gradient: Callable, config) -> Callable:
   return probe
 
 
-def of_one(quantizer, x: Array, key: Array) -> dict[str, Array]:
-  """The noise and the information of one quantized vector.
+def of_one(quantizer, x: Array, key: Array) -> tuple[Array, dict[str, Array]]:
+  """One quantized vector, its noise and its information.
 
   Args:
     quantizer: a `Quantizer`.
@@ -99,14 +99,15 @@ def of_one(quantizer, x: Array, key: Array) -> dict[str, Array]:
     key: for `encode`.
 
   Returns:
-    f32[] each, by name.
+    x_hat f32[d]; and f32[] each, by name.
 
   >>> from moniqua_jax import qsgd
-  >>> sorted(of_one(qsgd(bits=4), jnp.ones(600), jax.random.key(0)))
+  >>> sorted(of_one(qsgd(bits=4), jnp.ones(600), jax.random.key(0))[1])
   ['coded_bits', 'entropy_bits', 'quantization_variance']
   """
   payload = gossip.sealed(quantizer.encode(x, key))
-  error = jnp.sum((quantizer.decode(payload, x) - x) ** 2)
+  x_hat = quantizer.decode(payload, x)
+  error = jnp.sum((x_hat - x) ** 2)
   row = {'quantization_variance': error / jnp.sum(x**2)}
   about = quantizer.codes
   if about is not None:
@@ -115,7 +116,7 @@ def of_one(quantizer, x: Array, key: Array) -> dict[str, Array]:
     row['entropy_bits'] = coding.entropy(codes, about)
   if about is not None and about.zero is not None:
     row['coded_bits'] = coding.coded_bits(quantizer, payload, x.size) / x.size
-  return row
+  return x_hat, row
 
 
 def spread(estimates: np.ndarray) -> dict[str, float]:

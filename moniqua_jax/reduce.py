@@ -1,7 +1,8 @@
 """Means over all workers. The only file with `psum` and its kin.
 
 n workers, d values; a chunk is ceil(d / n) values, one chunk for each worker to
-sum up. `psum_scatter` is not used: over Gloo it gives wrong values.
+sum up. `psum_scatter` is not used: over Gloo it gives wrong values. A quantizer
+is any `quantizers.Quantizer`; some of them import this file.
 """
 
 from collections.abc import Callable
@@ -11,8 +12,6 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
-
-from moniqua_jax.quantizers import base
 
 Array = jax.Array
 
@@ -43,6 +42,19 @@ def largest(x: Array, axis_name: str) -> Array:
   return lax.pmax(x, axis_name)
 
 
+def gathered(x: Array, axis_name: str) -> Array:
+  """What all workers have, side by side: x_1, ..., x_n.
+
+  Args:
+    x: this worker's own.
+    axis_name: of the workers.
+
+  Returns:
+    An array with a first axis of n, the same on all workers.
+  """
+  return lax.all_gather(x, axis_name)
+
+
 class Mean(NamedTuple):
   """What comes of a quantized mean.
 
@@ -64,15 +76,17 @@ class Strategy(NamedTuple):
   Attributes:
     mean: (quantizer, x: f32[d], key, axis_name) -> Mean. The key is private, or
       shared if the quantizer wants it so.
-    messages: (n, d) -> ((count, size), ...): how many messages of how many
-      values each worker sends in each of P rounds.
+    rounds: P, of messages.
+    messages: (n, d) -> (count, size): how many messages of how many values each
+      worker sends in a round.
   """
 
   mean: Callable[..., Mean]
-  messages: Callable[[int, int], tuple[tuple[int, int], ...]]
+  rounds: int
+  messages: Callable[[int, int], tuple[int, int]]
 
 
-def gathered(quantizer: base.Quantizer, x: Array, key, axis_name: str) -> Mean:
+def all_gathered(quantizer, x: Array, key, axis_name: str) -> Mean:
   """Everybody sends everything to everybody: (1/n) sum_i x_hat_i.
 
   One quantization, n - 1 messages of d values.
@@ -87,16 +101,14 @@ def gathered(quantizer: base.Quantizer, x: Array, key, axis_name: str) -> Mean:
     `Mean`, with one round.
   """
   payload = lax.optimization_barrier(quantizer.encode(x, key))
-  take = lambda message: lax.all_gather(message, axis_name)
+  take = lambda message: gathered(message, axis_name)
   payloads, short = carried(quantizer, x.size, payload, take, axis_name)
   total = summed(quantizer, payloads, x)
   own = read(quantizer, payload, x)
   return Mean(total / payloads.shape[0], own, short[None])
 
 
-def scatter_reduced(
-  quantizer: base.Quantizer, x: Array, key, axis_name: str
-) -> Mean:
+def scatter_reduced(quantizer, x: Array, key, axis_name: str) -> Mean:
   """Each worker sums up one chunk, quantizes the mean of it, and sends that.
 
     c_i = (1/n) (x_i + sum_{j != i} Q(x_j)) in chunk i;  mean = Q(c_1), ...
@@ -160,7 +172,7 @@ def gather(quantizer, chunk: Array, x: Array, key, axis_name: str):
   """
   n, me = lax.axis_size(axis_name), lax.axis_index(axis_name)
   payload = lax.optimization_barrier(quantizer.encode(chunk, key))
-  take = lambda message: lax.all_gather(message, axis_name)
+  take = lambda message: gathered(message, axis_name)
   payloads, short = carried(quantizer, chunk.size, payload, take, axis_name)
   # Our own part, too, comes from the bytes.
   chunks = jax.vmap(functools.partial(read, quantizer))(payloads, _chunks(x, n))
@@ -168,7 +180,7 @@ def gather(quantizer, chunk: Array, x: Array, key, axis_name: str):
 
 
 def carried(
-  quantizer: base.Quantizer,
+  quantizer,
   size: int,
   payloads: Array,
   collective: Callable,
@@ -195,7 +207,7 @@ def carried(
   form = quantizer.short
   each = lambda fn, rows: jax.vmap(fn)(rows) if rows.ndim > 1 else fn(rows)
   short, fits = each(lambda payload: form.shorten(payload, size), payloads)
-  fits = lax.pmin(fits.all().astype(jnp.int32), axis_name) > 0
+  fits = largest((~fits.all()).astype(jnp.int32), axis_name) == 0
 
   def shortly(payloads, short):
     del payloads
@@ -209,7 +221,7 @@ def carried(
   return lax.cond(fits, shortly, wholly, payloads, short), fits
 
 
-def read(quantizer: base.Quantizer, payload: Array, reference: Array) -> Array:
+def read(quantizer, payload: Array, reference: Array) -> Array:
   """`decode`, or NaN where the message is not readable.
 
   Args:
@@ -250,11 +262,9 @@ def _chunks(x, n):
   return jnp.pad(x, (0, -x.size % n)).reshape(n, -1)
 
 
-def _chunk_messages(n, d):
-  return ((n - 1, -(-d // n)),) * 2
-
-
 STRATEGIES = {
-  'all_gather': Strategy(gathered, lambda n, d: ((n - 1, d),)),
-  'scatter_reduce': Strategy(scatter_reduced, _chunk_messages),
+  'all_gather': Strategy(all_gathered, 1, lambda n, d: (n - 1, d)),
+  'scatter_reduce': Strategy(
+    scatter_reduced, 2, lambda n, d: (n - 1, -(-d // n))
+  ),
 }

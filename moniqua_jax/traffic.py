@@ -94,6 +94,9 @@ def of_reduce(
 ) -> Traffic:
   """The messages of a quantized mean, and the leaves whose mean is exact.
 
+  Not what `alq` and `amq` tell each other where they fit: 12 bytes of each of
+  up to 50 buckets, and in every step one integer.
+
   Args:
     strategy: a key of `reduce.STRATEGIES`.
     quantizer: a `Tuned`.
@@ -107,10 +110,11 @@ def of_reduce(
   leaves = jax.tree.leaves(params)
   d = sum(leaf.size for leaf in leaves if not keep(leaf))
   whole, short = _sizes(quantizer.quantizer(quantizer.init(), jnp.int32(0)))
-  rounds = reduce.STRATEGIES[strategy].messages(n, d)
+  by = reduce.STRATEGIES[strategy]
+  count, size = by.messages(n, d)
   return of_exact([leaf for leaf in leaves if keep(leaf)], n)._replace(
-    whole=np.array([float(k * whole(size)) for k, size in rounds]),
-    short=np.array([float(k * short(size)) for k, size in rounds]),
+    whole=np.full(by.rounds, float(count * whole(size))),
+    short=np.full(by.rounds, float(count * short(size))),
   )
 
 

@@ -69,7 +69,7 @@ def error_feedback(
     axis_name=axis_name,
     key=key,
     keep=keep,
-    rounds=len(by.messages(2, 2)),
+    rounds=by.rounds,
   )
 
 
@@ -106,7 +106,7 @@ def double_squeeze(
 
   Source: Algorithm 1 of arXiv:1905.05957.
   """
-  large_leaves.chosen(quantizer, 'scatter_reduce', key)
+  by = large_leaves.chosen(quantizer, 'scatter_reduce', key)
 
   def mean(quantizer, x, error, key, axis_name):
     of_worker, of_mean = error
@@ -131,5 +131,5 @@ def double_squeeze(
     axis_name=axis_name,
     key=key,
     keep=keep,
-    rounds=2,
+    rounds=by.rounds,
   )
