@@ -89,6 +89,10 @@ def configured(args):
   config.model.norm, config.batch_size = args.norm, args.batch_size
   config.data.update(name='cifar10', data_dir=args.data_dir)
   config.reduce.name = 'allreduce'
+  config.epochs = 4.0
+  config.learning_rate.update(
+    name='cosine', peak=0.1, warmup_epochs=args.warmup, milestones=None
+  )
   return config
 
 
@@ -109,7 +113,10 @@ def run(args, write):
   )
   variables = dict(built.variables)
   params, unravel = gossip.flatten(variables.pop('params'))
-  grad, tx = loop.make_gradient(built), experiment.local(config, 0.1)
+  grad, tx = (
+    loop.make_gradient(built),
+    experiment.local(config, built.learning_rate),
+  )
   large = lambda grads: large_leaves.split(unravel(grads), KEEP[args.keep])[0]
   opt_state, stats = tx.init(params), variables
   methods = {k: base.tuned(q) for k, q in quantizers(args.bits).items()}
@@ -240,6 +247,7 @@ def main():
   parser.add_argument('--norm', default='batch', choices=['batch', 'group'])
   parser.add_argument('--keep', default='small', choices=KEEP)
   parser.add_argument('--draws', type=int, default=10)
+  parser.add_argument('--warmup', type=float, default=0.25, help='epochs')
   parser.add_argument('--seed', type=int, default=0)
   args = parser.parse_args()
   args.out.mkdir(parents=True, exist_ok=True)
