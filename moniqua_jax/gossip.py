@@ -347,13 +347,13 @@ def flatten(params) -> tuple[Array, Callable]:
   """One f32[d] for a pytree of parameters, and the function back.
 
   Args:
-    params: a pytree of f32 arrays.
+    params: a pytree of f32 arrays, or all of them f64 (the laboratory).
 
   Returns:
     f32[d] and its inverse.
 
   Raises:
-    ValueError: no parameters, or a leaf that is not float32, by its path.
+    ValueError: no parameters, or a leaf that is neither, by its path.
 
   >>> flatten({'w': jnp.ones(2), 'b': jnp.zeros(1)})[0]
   Array([0., 1., 1.], dtype=float32)
@@ -361,9 +361,10 @@ def flatten(params) -> tuple[Array, Callable]:
   leaves = jax.tree.leaves_with_path(params)
   if not leaves:
     raise ValueError('gossip needs parameters; update() was given none.')
+  exact = all(leaf.dtype == jnp.float64 for _, leaf in leaves)
   for path, leaf in leaves:
     # `ravel_pytree` would promote the dtypes without a word.
-    if leaf.dtype != jnp.float32:
+    if leaf.dtype != jnp.float32 and not exact:
       raise ValueError(
         f'params{jax.tree_util.keystr(path)} is {leaf.dtype}; gossip takes '
         'float32 parameters (cast in the forward pass instead).'

@@ -63,11 +63,13 @@ class Mean(NamedTuple):
     own: f32[d], what went into the mean for this worker's x.
     short: bool[P], for each round of messages whether `Quantizer.short`
       travelled instead of the payload.
+    sent: this worker's first payload, or payloads.
   """
 
   mean: Array
   own: Array
   short: Array
+  sent: Array
 
 
 class Strategy(NamedTuple):
@@ -103,9 +105,14 @@ def all_gathered(quantizer, x: Array, key, axis_name: str) -> Mean:
   payload = lax.optimization_barrier(quantizer.encode(x, key))
   take = lambda message: gathered(message, axis_name)
   payloads, short = carried(quantizer, x.size, payload, take, axis_name)
-  total = summed(quantizer, payloads, x)
-  own = read(quantizer, payload, x)
-  return Mean(total / payloads.shape[0], own, short[None])
+  if quantizer.decode_all is None:
+    total = summed(quantizer, payloads, x)
+    own = read(quantizer, payload, x)
+  else:
+    x_hats = quantizer.decode_all(payloads, x)
+    total = _added(x_hats)
+    own = x_hats[lax.axis_index(axis_name)]
+  return Mean(total / payloads.shape[0], own, short[None], payload)
 
 
 def scatter_reduced(quantizer, x: Array, key, axis_name: str) -> Mean:
@@ -126,9 +133,10 @@ def scatter_reduced(quantizer, x: Array, key, axis_name: str) -> Mean:
     `Mean`, with two rounds. `own` knows nothing of the second quantization.
   """
   first, second = jax.random.split(key)
-  chunk, own, scattered = scatter(quantizer, x, first, axis_name)
-  mean, _, sent = gather(quantizer, chunk, x, second, axis_name)
-  return Mean(mean, own, jnp.stack([scattered, sent]))
+  scattered = scatter(quantizer, x, first, axis_name)
+  mean, _, short = gather(quantizer, scattered.mean, x, second, axis_name)
+  short = jnp.stack([scattered.short, short])
+  return scattered._replace(mean=mean, short=short)
 
 
 def scatter(quantizer, x: Array, key, axis_name: str):
@@ -138,8 +146,8 @@ def scatter(quantizer, x: Array, key, axis_name: str):
     quantizer, x, key, axis_name: as for `scatter_reduced`.
 
   Returns:
-    f32[ceil(d / n)], the mean of this worker's chunk, to which it adds its own
-    part unquantized; `own` and `short` of `Mean`, for one round.
+    `Mean`, for one round, whose mean is f32[ceil(d / n)], that of this worker's
+    chunk, to which it adds its own part unquantized.
   """
   n, me = lax.axis_size(axis_name), lax.axis_index(axis_name)
   chunks = _chunks(x, n)
@@ -153,7 +161,7 @@ def scatter(quantizer, x: Array, key, axis_name: str):
   total = summed(quantizer, received, chunks[me], besides=me) + chunks[me]
   own = jax.vmap(functools.partial(read, quantizer))(payloads, chunks)
   own = own.at[me].set(chunks[me])
-  return total / n, own.reshape(-1)[: x.size], short
+  return Mean(total / n, own.reshape(-1)[: x.size], short, payloads)
 
 
 def gather(quantizer, chunk: Array, x: Array, key, axis_name: str):
@@ -256,6 +264,30 @@ def summed(quantizer, payloads: Array, reference: Array, besides=-1) -> Array:
 
   rows = jnp.arange(payloads.shape[0]), payloads
   return lax.scan(add, jnp.zeros_like(reference), rows)[0]
+
+
+def first_sent(quantizer, x: Array) -> Array:
+  """An empty message, for the state of an algorithm that keeps its last one.
+
+  Args:
+    quantizer: a `Quantizer` or a `Tuned`.
+    x: f32[d].
+
+  Returns:
+    u8[m], zeros.
+  """
+  tuned = quantizer
+  if hasattr(quantizer, 'init'):
+    tuned = quantizer.quantizer(quantizer.init(), jnp.int32(0))
+  payload = jax.eval_shape(tuned.encode, x, jax.random.key(0))
+  return jnp.zeros(payload.shape, payload.dtype)
+
+
+def _added(rows):
+  """The sum of all rows, in one order whatever the program around."""
+  return lax.scan(
+    lambda t, row: (t + row, None), jnp.zeros_like(rows[0]), rows
+  )[0]
 
 
 def _chunks(x, n):

@@ -4,13 +4,16 @@ First in the chain stand those that take gradients to a mean gradient, last
 those that add gossip to the updates; each docstring's first line says which.
 """
 
+from moniqua_jax.algorithms.adiana import adiana
 from moniqua_jax.algorithms.adpsgd import adpsgd
 from moniqua_jax.algorithms.allreduce import allreduce
 from moniqua_jax.algorithms.answered import answered
 from moniqua_jax.algorithms.choco import choco
 from moniqua_jax.algorithms.d2 import d2
 from moniqua_jax.algorithms.dcd import dcd
+from moniqua_jax.algorithms.dcgd import dcgd
 from moniqua_jax.algorithms.deepsqueeze import deepsqueeze
+from moniqua_jax.algorithms.diana import diana
 from moniqua_jax.algorithms.dpsgd import dpsgd
 from moniqua_jax.algorithms.ecd import ecd
 from moniqua_jax.algorithms.error_feedback import double_squeeze, error_feedback
@@ -19,13 +22,16 @@ from moniqua_jax.algorithms.push_sum import push_sum
 from moniqua_jax.algorithms.quantize import quantize
 
 __all__ = [
+  'adiana',
   'adpsgd',
   'allreduce',
   'answered',
   'choco',
   'd2',
   'dcd',
+  'dcgd',
   'deepsqueeze',
+  'diana',
   'double_squeeze',
   'dpsgd',
   'ecd',

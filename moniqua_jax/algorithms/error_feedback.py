@@ -112,13 +112,14 @@ def double_squeeze(
     of_worker, of_mean = error
     first, second = jax.random.split(key)
     x = x + of_worker
-    chunk, own, scattered = reduce.scatter(quantizer, x, first, axis_name)
-    chunk = chunk + of_mean
+    scattered = reduce.scatter(quantizer, x, first, axis_name)
+    chunk = scattered.mean + of_mean
     reduced, sent, gathered = reduce.gather(
       quantizer, chunk, x, second, axis_name
     )
-    short = jnp.stack([scattered, gathered])
-    return reduce.Mean(reduced, own, short), (x - own, chunk - sent)
+    short = jnp.stack([scattered.short, gathered])
+    left = x - scattered.own, chunk - sent
+    return scattered._replace(mean=reduced, short=short), left
 
   def error(x):
     n = lax.axis_size(axis_name)

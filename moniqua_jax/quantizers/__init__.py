@@ -11,14 +11,16 @@ from moniqua_jax.quantizers.base import (
   full_precision,
   scheduled,
 )
+from moniqua_jax.quantizers.dithered import block, dithering, varying_steps
 from moniqua_jax.quantizers.leveled import leveled
 from moniqua_jax.quantizers.modulo import moniqua
 from moniqua_jax.quantizers.nuqsgd import natural, nuqsgd
+from moniqua_jax.quantizers.per_worker import per_worker
 from moniqua_jax.quantizers.qsgd import qsgd, terngrad
 from moniqua_jax.quantizers.sign import one_bit, sign
-from moniqua_jax.quantizers.sparse import random_k, top_k
+from moniqua_jax.quantizers.sparse import random_k, random_tau, top_k
 from moniqua_jax.quantizers.uniform import uniform
-from moniqua_jax.quantizers.within import scaled, within
+from moniqua_jax.quantizers.within import scaled, smooth, within
 
 __all__ = [
   'Codes',
@@ -31,19 +33,25 @@ __all__ = [
   'amq',
   'amq_n',
   'auto_theta',
+  'block',
+  'dithering',
   'full_precision',
   'leveled',
   'moniqua',
   'natural',
   'nuqsgd',
   'one_bit',
+  'per_worker',
   'qsgd',
   'random_k',
+  'random_tau',
   'scaled',
   'scheduled',
   'sign',
+  'smooth',
   'terngrad',
   'top_k',
   'uniform',
+  'varying_steps',
   'within',
 ]

@@ -89,6 +89,9 @@ class Quantizer(NamedTuple):
     shared: `encode` wants a key that all workers share, not a private one.
     codes: how the payload begins, if with packed codes.
     short: a shorter form of the payload, if there is one.
+    decode_all: (payloads u8[n, m], reference: f32[d]) -> f32[n, d], row j from
+      worker j, NaN where it is not readable: for quantizers that know their
+      senders and decode all at once in less time than one after the other.
   """
 
   encode: Callable[[Array, Array], Array]
@@ -97,6 +100,7 @@ class Quantizer(NamedTuple):
   shared: bool = False
   codes: Codes | None = None
   short: Short | None = None
+  decode_all: Callable[[Array, Array], Array] | None = None
 
 
 class Tuned(NamedTuple):

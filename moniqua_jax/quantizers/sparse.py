@@ -3,7 +3,8 @@
 `top_k` as in Aji and Heafield, "Sparse communication for distributed gradient
 descent", EMNLP 2017, arXiv:1704.05021; `random_k` as in Wangni et al.,
 "Gradient sparsification", NeurIPS 2018, arXiv:1710.09854, with equal
-probabilities.
+probabilities; `random_tau` with any, as in Safaryan, Hanzely and Richtarik,
+"Smoothness matrices beat smoothness constants", NeurIPS 2021, arXiv:2102.07245.
 """
 
 import math
@@ -11,6 +12,7 @@ import math
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from moniqua_jax import dither, wire
 from moniqua_jax.quantizers import base
@@ -104,6 +106,85 @@ def random_k(fraction: float) -> base.Quantizer:
     return _placed(values, places_of(seed, reference.size), reference)
 
   return base.Quantizer(encode, decode, _watched(decode))
+
+
+def random_tau(
+  probabilities, rescale: bool = True, tau: float | None = None
+) -> base.Quantizer:
+  """Sends each value with a probability of its own, tau of them on average.
+
+    x_hat_j = x_j / p_j with probability p_j, else 0, independently
+
+  Payload: all values, zeros for those that were not drawn, in planes of bytes,
+  and the seed (u32) of the draw. In its short form, ceil(tau + 6 sqrt(tau))
+  places for those that were drawn, and the seed: places are not sent.
+
+  Args:
+    probabilities: p, f[d], above 0 and at most 1; may be traced. The best for
+      a smoothness matrix: `theory.steps.probabilities`.
+    rescale: whether to divide by p_j. Without, the message is biased: it is
+      what the authors' code of arXiv:2106.03524 does.
+    tau: the sum of p; needed if they are traced.
+
+  Returns:
+    A `Quantizer`, unbiased if rescaled, of variance sum_j (1/p_j - 1) x_j^2,
+    with a private key.
+
+  Raises:
+    ValueError: a probability that is not above 0 and at most 1, or traced ones
+      without tau.
+
+  >>> q, x = random_tau(jnp.array([1.0, 0.5]), tau=1.5), jnp.array([3.0, 0.0])
+  >>> q.decode(q.encode(x, jax.random.key(0)), x)
+  Array([3., 0.], dtype=float32)
+
+  Source: Section 3 of arXiv:2102.07245.
+  """
+  if isinstance(probabilities, jax.Array):
+    if tau is None:
+      raise ValueError('tau=None; for traced probabilities, give their sum.')
+    p = probabilities.astype(jnp.float32)
+  else:
+    p = np.asarray(probabilities, np.float32)
+    if not ((p > 0) & (p <= 1)).all():
+      raise ValueError(
+        f'probabilities from {p.min()} to {p.max()}; take above 0, at most 1.'
+      )
+    tau = float(p.sum())
+  room = min(p.size, math.ceil(tau + 6 * math.sqrt(tau)))
+
+  def drawn(seed):
+    return dither.uniform(seed, p.size) < p
+
+  def encode(x, key):
+    x, seed = x.astype(jnp.float32), dither.seed(key)
+    # A value that is not finite shows in all that are sent, drawn or not.
+    values = (x / p if rescale else x) + jnp.sum(0 * x)
+    values = jnp.where(drawn(seed), values, 0)
+    return jnp.concatenate([_planes(_words(values), 4), wire.to_bytes(seed)])
+
+  def decode(payload, reference):
+    values = _floats(_from_planes(payload[:-4], 4))
+    return values.astype(reference.dtype)
+
+  def shorten(payload, size):
+    mask = drawn(wire.from_bytes(payload[-4:], jnp.uint32))
+    values = _floats(_from_planes(payload[:-4], 4))
+    place = jnp.where(mask, jnp.cumsum(mask) - 1, size)
+    slots = jnp.zeros(room, jnp.float32).at[place].set(values, mode='drop')
+    short = jnp.concatenate([_planes(_words(slots), 4), payload[-4:]])
+    return short, jnp.sum(mask) <= room
+
+  def restore(short, size):
+    del size
+    mask = drawn(wire.from_bytes(short[-4:], jnp.uint32))
+    slots = _floats(_from_planes(short[:-4], 4))
+    values = slots.at[jnp.cumsum(mask) - 1].get(mode='clip')
+    values = jnp.where(mask, values, 0)
+    return jnp.concatenate([_planes(_words(values), 4), short[-4:]])
+
+  short = base.Short(lambda size: 4 * room + 4, shorten, restore)
+  return base.Quantizer(encode, decode, _watched(decode), short=short)
 
 
 def _check(fraction):

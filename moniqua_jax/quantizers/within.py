@@ -1,12 +1,17 @@
-"""Quantizing in other coordinates: `within`, and theta per parameter leaf."""
+"""Quantizing in other coordinates: `within`, and its uses.
+
+`scaled` gives every parameter leaf a theta, `smooth` takes the shape of the
+loss: Wang, Safaryan and Richtarik, NeurIPS 2022, arXiv:2106.03524, Section 2.
+"""
 
 from collections.abc import Callable
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import base, roots
 
 Array = jax.Array
 
@@ -42,7 +47,9 @@ def within(
     )
   return base.Quantizer(
     encode=lambda x, key: quantizer.encode(to(x), key),
-    decode=lambda payload, y: back(quantizer.decode(payload, to(y))),
+    decode=lambda payload, y: back(quantizer.decode(payload, to(y))).astype(
+      y.dtype
+    ),
     inspect=lambda payload, y: quantizer.inspect(payload, to(y)),
     shared=quantizer.shared,
     short=_within_short(quantizer.short, to) if quantizer.short else None,
@@ -114,4 +121,43 @@ def scaled(
     quantizer,
     lambda x: x * spread(inverses, x),
     lambda x: x * spread(originals, x),
+  )
+
+
+def smooth(
+  quantizer: base.Quantizer | base.Tuned, L, pseudo_inverse: bool = False
+) -> base.Quantizer | base.Tuned:
+  """Smoothness-aware: x_hat = L^{1/2} Q(L^{-1/2} x).
+
+  L^{-1/2} times a gradient has no coordinate that is large because the loss is
+  steep there; what Q loses is then lost where the loss hardly feels it. If Q is
+  unbiased, so is this.
+
+  Args:
+    quantizer: Q, a `Quantizer` or a `Tuned`.
+    L: the smoothness matrix, as for `roots.root`: full f[d, d], a diagonal
+      f[d], a pair of Kronecker factors, or a list of blocks; or its
+      `roots.Root`, which may be traced: a row of `per_worker`.
+    pseudo_inverse: whether L may be singular, for x in its range.
+
+  Returns:
+    What was given: a `Quantizer` or a `Tuned`.
+
+  Raises:
+    ValueError: L is not finite, symmetric and positive definite.
+
+  >>> q = smooth(base.full_precision(), [4.0, 0.25])
+  >>> q.encode(jnp.ones(2), jax.random.key(0))
+  Array([0.5, 2. ], dtype=float32)
+
+  Source: Section 2 of arXiv:2106.03524.
+  """
+  if isinstance(L, list) and all(isinstance(v, (int, float)) for v in L):
+    L = np.array(L)
+  known = isinstance(L, roots.Root)
+  half, inverse = L if known else roots.root(L, pseudo_inverse)
+  return within(
+    quantizer,
+    lambda x: roots.times(inverse, x.astype(jnp.float32)),
+    lambda y: roots.times(half, y.astype(jnp.float32)),
   )

@@ -15,11 +15,18 @@ theta that follows what is seen, is simulated: the noise floor.
 prints all of it. `paper` gives the values of Lu and De Sa, "Moniqua: Modulo
 quantized communication in decentralized SGD", ICML 2020, arXiv:2002.11787, as
 we recall them. Quantizers that divide by a norm need no theta: `variance`
-bounds the noise that they add, and says which bounds are papers'. Everything
-else is ours. NumPy only, on the host; imports nothing but topologies, so that
-algorithms can import it.
+bounds the noise that they add, and says which bounds are papers'.
+
+DCGD+ and DIANA+ take their numbers from four modules, which keep their names
+since these are short: `smoothness.calL`, `steps.varying_diana`,
+`block_steps.block_diana`, `gammas.gamma_diana`. They follow Wang, Safaryan and
+Richtarik, NeurIPS 2022, arXiv:2106.03524, and say where they do not.
+
+Everything else is ours. NumPy and SciPy, on the host; imports nothing but
+topologies, so that algorithms can import it.
 """
 
+from moniqua_jax.theory import block_steps, gammas, smoothness, steps
 from moniqua_jax.theory.bounds import least_bits, theta
 from moniqua_jax.theory.laws import LAWS
 from moniqua_jax.theory.noise import (
@@ -54,11 +61,13 @@ __all__ = [
   'Row',
   'Sums',
   'auto_theta_limit',
+  'block_steps',
   'eigenvalues',
   'everyone',
   'exact_nonzeros',
   'exact_variance',
   'expected_nonzeros',
+  'gammas',
   'largest_gamma',
   'least_bits',
   'leveled_variance',
@@ -71,6 +80,8 @@ __all__ = [
   'qsgd_variance',
   'report',
   'require_d2_stable',
+  'smoothness',
+  'steps',
   'sums',
   't_mix',
   'table',

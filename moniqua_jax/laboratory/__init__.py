@@ -1,0 +1,1 @@
+"""The convex laboratory: problems whose smoothness matrices are known."""

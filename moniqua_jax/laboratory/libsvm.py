@@ -1,0 +1,169 @@
+"""Binary data sets as dense NumPy arrays: LIBSVM files, and two embedded ones.
+
+A line is 'label index:value index:value ...', what follows a # is a comment:
+https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/.
+"""
+
+import bz2
+from collections.abc import Sequence
+import gzip
+import io
+import lzma
+import os
+import pathlib
+
+import numpy as np
+
+LARGEST = 2**29  # values of a dense matrix, 4 GiB
+
+_OPENERS = {'.bz2': bz2.open, '.gz': gzip.open, '.xz': lzma.open}
+
+
+def read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+  """A LIBSVM file of two classes.
+
+    label = -1 for the smaller of the two in the file, +1 for the larger
+
+  Indices ascend within a line. They count from 1, or from 0 if the file has an
+  index 0 anywhere. A line without features is a row of zeros; blank lines are
+  skipped.
+
+  Args:
+    path: of the file, plain or as .bz2, .gz or .xz.
+
+  Returns:
+    features f64[N, d], d the largest index; labels f64[N], each -1 or +1.
+
+  Raises:
+    ValueError: the file cannot be read, is empty, has a line that is no LIBSVM
+      line or has a number that is not finite, has no features, is larger than
+      4 GiB when dense, or has not exactly two labels.
+
+  >>> path = getfixture('tmp_path') / 'toy'
+  >>> _ = path.write_text('1 1:0.5 3:2  # a comment\\n2 2:-1\\n')
+  >>> [array.tolist() for array in read(path)]
+  [[[0.5, 0.0, 2.0], [0.0, -1.0, 0.0]], [-1.0, 1.0]]
+
+  Source: `sklearn.datasets.load_svmlight_file`, which parses.
+  """
+  numbers, rows = _rows(path)
+  try:
+    sparse, labels = _parsed(rows)
+  except (ValueError, OverflowError):
+    bad = _first_unparsable(rows)
+    raise ValueError(
+      f'{path}, line {numbers[bad]}: {_excerpt(rows[bad])} is not '
+      "'label index:value index:value ...' with ascending indices."
+    ) from None
+  _require_finite(path, numbers, rows, sparse, labels)
+  if not sparse.nnz:
+    raise ValueError(f'{path} has labels but no features.')
+  n, d = sparse.shape
+  if n * d > LARGEST:
+    raise ValueError(
+      f'{path}: {n} rows of {d} features are {n * d / 2**27:.0f} GiB when '
+      'dense, above 4; is the largest index right?'
+    )
+  return sparse.toarray(), _signs(path, labels)
+
+
+def breast_cancer() -> tuple[np.ndarray, np.ndarray]:
+  """The breast cancer data embedded in scikit-learn; +1 is benign.
+
+  Returns:
+    features f64[569, 30]; labels f64[569], each -1 or +1.
+
+  >>> features, labels = breast_cancer()
+  >>> features.shape, int((labels > 0).sum())
+  ((569, 30), 357)
+
+  Source: Wolberg, Mangasarian, Street and Street, UCI Machine Learning
+  Repository, 1995, as `sklearn.datasets.load_breast_cancer` has it.
+  """
+  from sklearn.datasets import load_breast_cancer  # seconds if the disk is cold
+
+  features, labels = load_breast_cancer(return_X_y=True)
+  return features, 2.0 * labels - 1.0
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+  """The handwritten digits embedded in scikit-learn; +1 is an even digit.
+
+  Returns:
+    features f64[1797, 64], pixels from 0 to 16; labels f64[1797], each -1 or
+    +1.
+
+  >>> features, labels = digits()
+  >>> features.shape, labels[:4].tolist()
+  ((1797, 64), [1.0, -1.0, 1.0, -1.0])
+
+  Source: Alpaydin and Kaynak, UCI Machine Learning Repository, 1998; its test
+  part, as `sklearn.datasets.load_digits` has it.
+  """
+  from sklearn.datasets import load_digits  # seconds if the disk is cold
+
+  features, labels = load_digits(return_X_y=True)
+  return features, np.where(labels % 2 == 0, 1.0, -1.0)
+
+
+def _rows(path) -> tuple[list[int], list[bytes]]:
+  opened = _OPENERS.get(pathlib.Path(path).suffix, open)
+  try:
+    with opened(path, 'rb') as file:
+      lines = file.read().splitlines()
+  except (OSError, EOFError, lzma.LZMAError) as error:
+    reason = getattr(error, 'strerror', None) or error
+    raise ValueError(f'{path} cannot be read: {reason}.') from None
+  contents = (line.split(b'#', 1)[0].strip() for line in lines)
+  numbered = [(k, row) for k, row in enumerate(contents, 1) if row]
+  if not numbered:
+    raise ValueError(f'{path} is empty; a LIBSVM file has a row per line.')
+  return [k for k, _ in numbered], [row for _, row in numbered]
+
+
+def _parsed(rows: Sequence[bytes]):
+  from sklearn.datasets import load_svmlight_file  # seconds if the disk is cold
+
+  return load_svmlight_file(io.BytesIO(b'\n'.join(rows)))
+
+
+def _first_unparsable(rows: Sequence[bytes]) -> int:
+  # The parser does not say where it stopped: halves find it in two more reads.
+  low, high = 0, len(rows)
+  while high - low > 1:
+    middle = (low + high) // 2
+    try:
+      _parsed(rows[low:middle])
+      low = middle
+    except (ValueError, OverflowError):
+      high = middle
+  return low
+
+
+def _excerpt(row: bytes) -> str:
+  text = row.decode(errors='replace')
+  return repr(text if len(text) <= 40 else text[:37] + '...')
+
+
+def _require_finite(path, numbers, rows, sparse, labels):
+  values = np.flatnonzero(~np.isfinite(sparse.data))
+  owners = np.searchsorted(sparse.indptr, values, side='right') - 1
+  bad = np.concatenate([owners, np.flatnonzero(~np.isfinite(labels))])
+  if bad.size:
+    i = bad.min()
+    raise ValueError(
+      f'{path}, line {numbers[i]}: {_excerpt(rows[i])} has a number that is '
+      'not finite.'
+    )
+
+
+def _signs(path, labels: np.ndarray) -> np.ndarray:
+  classes = np.unique(labels)
+  if len(classes) != 2:
+    first = ', '.join(f'{c:g}' for c in classes[:5])
+    dots = ', ...' if len(classes) > 5 else ''
+    raise ValueError(
+      f'{path} has {len(classes)} different labels ({first}{dots}); '
+      'a binary problem has 2.'
+    )
+  return np.where(labels == classes[1], 1.0, -1.0)

@@ -1,0 +1,371 @@
+"""Logistic and ridge regression over n workers, with all that is known of them.
+
+  f(x) = (1/n) sum_i f_i(x)
+  f_i(x) = (1/m) sum_j phi(a_ij^T x, b_ij) + lam/2 |x|^2,  phi'' <= c
+
+so that f_i is L_i-smooth for the matrix L_i = (c/m) A_i^T A_i + lam I:
+
+  f_i(x) - f_i(y) - <grad f_i(y), x - y> <= 1/2 |x - y|^2_{L_i}
+
+Wang, Safaryan and Richtarik, "Theoretically Better and Numerically Faster
+Distributed Optimization with Smoothness-Aware Quantization Techniques", NeurIPS
+2022, arXiv:2106.03524. The matrices, constants and optima are of NumPy, in
+float64; the gradients and losses are of JAX, in the dtype of their arguments.
+"""
+
+from collections.abc import Callable
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import expit
+
+Array = jax.Array
+
+LARGEST = 1e100  # of a feature or target
+STEPS, HALVINGS = 200, 40  # of Newton's method
+
+
+class Problem(NamedTuple):
+  """A strongly convex finite sum over n workers with m rows each.
+
+  `gradient` and `loss` are of one worker: over all of them at one x they are
+  `jax.vmap(problem.gradient, (0, 0, None))(problem.features, ...)`.
+
+  Attributes:
+    name: for titles and tables.
+    features: f64[n, m, d], the A_i.
+    targets: f64[n, m], the b_i.
+    lam: of the regularizer, above 0.
+    gradient: (features [m, d], targets [m], x [d]) -> grad f_i(x) [d].
+    loss: (features [m, d], targets [m], x [d]) -> f_i(x) [].
+    matrices: f64[n, d, d], the L_i.
+    L: lambda_max of the mean of the L_i, the smoothness constant of f.
+    L_workers: f64[n], lambda_max of each L_i.
+    mu: f is mu-strongly convex; lam, as the paper's experiments have it.
+    optimum: f64[d], the x at which grad f is 0.
+  """
+
+  name: str
+  features: np.ndarray
+  targets: np.ndarray
+  lam: float
+  gradient: Callable[[Array, Array, Array], Array]
+  loss: Callable[[Array, Array, Array], Array]
+  matrices: np.ndarray
+  L: float
+  L_workers: np.ndarray
+  mu: float
+  optimum: np.ndarray
+
+  @property
+  def n(self) -> int:
+    """The number of workers."""
+    return self.features.shape[0]
+
+  @property
+  def m(self) -> int:
+    """The number of rows of a worker."""
+    return self.features.shape[1]
+
+  @property
+  def d(self) -> int:
+    """The number of features."""
+    return self.features.shape[2]
+
+  @property
+  def L_max(self) -> float:
+    """The largest of the workers' smoothness constants."""
+    return float(self.L_workers.max())
+
+  @property
+  def diagonals(self) -> np.ndarray:
+    """f64[n, d], the diagonals of the L_i."""
+    return np.diagonal(self.matrices, axis1=1, axis2=2)
+
+
+def logistic_regression(
+  features: np.ndarray, targets: np.ndarray, lam: float = 1e-3, name: str = ''
+) -> Problem:
+  """Logistic regression without intercept.
+
+    f_i(x) = (1/m) sum_j log(1 + exp(-b_ij a_ij^T x)) + lam/2 |x|^2,  c = 1/4
+
+  Args:
+    features: [n, m, d], a row of the data per worker and sample.
+    targets: [n, m], each -1 or +1.
+    lam: of the regularizer, above 0.
+    name: of the problem.
+
+  Returns:
+    A `Problem`; its optimum is by Newton's method.
+
+  Raises:
+    ValueError: shapes that do not fit, numbers that are not finite, targets
+      beside -1 and +1, lam not above 0, or an optimum that float64 cannot find.
+
+  >>> problem = logistic_regression([[[1.0]], [[2.0]]], [[1], [1]], lam=0.5)
+  >>> problem.matrices.ravel().tolist(), problem.L
+  ([0.75, 1.5], 1.125)
+
+  Source: the experiments of arXiv:2106.03524, as in the authors' code.
+  """
+  features, targets, lam = _checked(features, targets, lam)
+  if not np.isin(targets, (-1, 1)).all():
+    raise ValueError(
+      f'targets={np.unique(targets)[:5]}; logistic regression takes -1 and +1.'
+    )
+
+  def gradient(features, targets, x):
+    r = -targets * jax.nn.sigmoid(-targets * (features @ x))
+    return r @ features / len(targets) + lam * x
+
+  def loss(features, targets, x):
+    z = features @ x
+    return jnp.mean(jax.nn.softplus(-targets * z)) + lam / 2 * (x @ x)
+
+  optimum = _newton(features.reshape(targets.size, -1), targets.ravel(), lam)
+  return _problem(name, features, targets, lam, gradient, loss, 1 / 4, optimum)
+
+
+def ridge_regression(
+  features: np.ndarray, targets: np.ndarray, lam: float = 1e-3, name: str = ''
+) -> Problem:
+  """Least squares with a quadratic regularizer, without intercept.
+
+    f_i(x) = (1/2m) |A_i x - b_i|^2 + lam/2 |x|^2,  c = 1
+
+  Here matrix smoothness is an equality.
+
+  Args:
+    features: [n, m, d], a row of the data per worker and sample.
+    targets: [n, m], any numbers.
+    lam: of the regularizer, above 0.
+    name: of the problem.
+
+  Returns:
+    A `Problem`; its optimum is by one linear solve.
+
+  Raises:
+    ValueError: shapes that do not fit, numbers that are not finite, lam not
+      above 0, or an optimum that float64 cannot find.
+
+  >>> problem = ridge_regression([[[1.0]], [[2.0]]], [[1], [1]], lam=0.5)
+  >>> problem.matrices.ravel().tolist(), problem.optimum.tolist()
+  ([1.5, 4.5], [0.5])
+
+  Source: the definition of f_i in arXiv:2106.03524, with a square for phi.
+  """
+  features, targets, lam = _checked(features, targets, lam)
+
+  def gradient(features, targets, x):
+    return (features @ x - targets) @ features / len(targets) + lam * x
+
+  def loss(features, targets, x):
+    r = features @ x - targets
+    return r @ r / (2 * len(targets)) + lam / 2 * (x @ x)
+
+  optimum = _least_squares(features.reshape(targets.size, -1), targets, lam)
+  return _problem(name, features, targets, lam, gradient, loss, 1.0, optimum)
+
+
+def row_scaled(features: np.ndarray) -> np.ndarray:
+  """Each row divided by its largest absolute entry; rows of zeros stay.
+
+  Args:
+    features: [N, d].
+
+  Returns:
+    f64[N, d], between -1 and 1.
+
+  >>> row_scaled(np.array([[1.0, -4.0], [0.0, 0.0]])).tolist()
+  [[0.25, -1.0], [0.0, 0.0]]
+
+  Source: the preprocessing in the authors' code, `maxabs_scale(axis=1)`.
+  """
+  features = np.asarray(features, np.float64)
+  most = np.abs(features).max(axis=1, keepdims=True)
+  return features / np.where(most > 0, most, 1.0)
+
+
+def by_norm(
+  features: np.ndarray, labels: np.ndarray, n: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+  """Rows in order of their 2-norm, cut into n equal pieces: unlike workers.
+
+    |a_1| <= |a_2| <= ... <= |a_N|;  worker i has a_{im+1}, ..., a_{im+m}
+
+  Args:
+    features: [N, d].
+    labels: [N].
+    n: workers.
+    seed: not used; partitions share a signature.
+
+  Returns:
+    f64[n, m, d] and f64[n, m] with m = floor(N / n); the N - nm longest rows
+    are dropped.
+
+  Raises:
+    ValueError: n is not 1 to N, or the shapes do not fit.
+
+  >>> by_norm(np.array([[3.0], [-1.0], [2.0]]), np.arange(3), n=2)[1].tolist()
+  [[1.0], [2.0]]
+
+  Source: the experiments of arXiv:2106.03524, as in the authors' code.
+  """
+  del seed
+  _require_rows(features, labels, n)
+  norms = np.linalg.norm(features, axis=1)
+  return _cut(features, labels, n, np.argsort(norms, kind='stable'))
+
+
+def iid(
+  features: np.ndarray, labels: np.ndarray, n: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+  """Shuffled rows, cut into n equal pieces: workers that are alike.
+
+  Args:
+    features: [N, d].
+    labels: [N].
+    n: workers.
+    seed: of the shuffle.
+
+  Returns:
+    f64[n, m, d] and f64[n, m] with m = floor(N / n); the last N - nm rows of
+    the shuffle are dropped.
+
+  Raises:
+    ValueError: n is not 1 to N, or the shapes do not fit.
+
+  >>> [part.shape for part in iid(np.ones((7, 2)), np.ones(7), n=3, seed=1)]
+  [(3, 2, 2), (3, 2)]
+  """
+  _require_rows(features, labels, n)
+  order = np.random.default_rng(seed).permutation(len(features))
+  return _cut(features, labels, n, order)
+
+
+def _require_rows(features, labels, n):
+  if np.ndim(features) != 2:
+    raise ValueError(
+      f'features have shape {np.shape(features)}; [rows, features] is wanted.'
+    )
+  if type(n) is not int or n not in range(1, len(features) + 1):
+    raise ValueError(
+      f'n={n!r} workers; {len(features)} rows make 1 to {len(features)}.'
+    )
+  if np.shape(labels) != (len(features),):
+    raise ValueError(
+      f'labels have shape {np.shape(labels)}; {len(features)} rows have '
+      f'{(len(features),)}.'
+    )
+
+
+def _cut(features, labels, n, order):
+  m = len(features) // n
+  kept = order[: n * m].reshape(n, m)
+  return tuple(
+    np.asarray(part, np.float64)[kept] for part in (features, labels)
+  )
+
+
+def _checked(features, targets, lam):
+  features, targets = np.asarray(features, float), np.asarray(targets, float)
+  if features.ndim != 3 or not features.size:
+    raise ValueError(
+      f'features have shape {features.shape}; [workers, rows, features] is '
+      'wanted, none of them 0.'
+    )
+  if targets.shape != features.shape[:2]:
+    raise ValueError(
+      f'targets have shape {targets.shape}; these features want '
+      f'{features.shape[:2]}.'
+    )
+  for name, array in (('features', features), ('targets', targets)):
+    bad = np.argwhere(~(np.abs(array) < LARGEST)).tolist()
+    if bad:
+      raise ValueError(
+        f'{name}{bad[0]} is {array[tuple(bad[0])]}; finite and below '
+        f'{LARGEST:g} is wanted, so that squares are.'
+      )
+  if not 0 < lam < math.inf:
+    raise ValueError(
+      f'lam={lam!r}; it is above 0 and finite, or L_i is singular and mu is 0.'
+    )
+  # A Python float takes the dtype of what it meets, one of NumPy does not.
+  return features, targets, float(lam)
+
+
+def _problem(name, features, targets, lam, gradient, loss, c, optimum):
+  n, m, d = features.shape
+  gram = features.transpose(0, 2, 1) @ features
+  matrices = c / m * gram + lam * np.eye(d)
+  return Problem(
+    name=name,
+    features=features,
+    targets=targets,
+    lam=lam,
+    gradient=gradient,
+    loss=loss,
+    matrices=matrices,
+    L=float(np.linalg.eigvalsh(matrices.mean(0))[-1]),
+    L_workers=np.linalg.eigvalsh(matrices)[:, -1],
+    mu=lam,
+    optimum=optimum,
+  )
+
+
+def _least_squares(rows, targets, lam):
+  """The optimum, f64[d], of ridge regression with rows f64[N, d]."""
+  gram = rows.T @ rows / len(rows)
+  right = targets.ravel() @ rows / len(rows)
+  x = _solve(gram, right, lam)
+  terms = np.abs(gram) @ np.abs(x) + np.abs(right) + lam * np.abs(x)
+  return _converged(x, gram @ x - right + lam * x, terms)
+
+
+def _newton(rows, targets, lam):
+  """The optimum, f64[d], of logistic regression with rows f64[N, d]."""
+
+  def gradient(x):
+    r = -targets * expit(-targets * (rows @ x))
+    return r, r @ rows / len(rows) + lam * x
+
+  x = np.zeros(rows.shape[1])
+  r, g = gradient(x)
+  for _ in range(STEPS):
+    weights = np.abs(r) * (1 - np.abs(r)) / len(rows)
+    step = _solve(rows.T @ (weights[:, None] * rows), -g, lam)
+    # It shortens |g| if it is short enough, from any x.
+    shorter = (x + step / 2**k for k in range(HALVINGS))
+    tried = ((y, *gradient(y)) for y in shorter)
+    better = (t for t in tried if np.linalg.norm(t[2]) < np.linalg.norm(g))
+    found = next(better, None)
+    if found is None:
+      break  # rounding is all that is left of g
+    x, r, g = found
+  return _converged(
+    x, g, np.abs(r) @ np.abs(rows) / len(rows) + lam * np.abs(x)
+  )
+
+
+def _solve(matrix, right, lam):
+  try:
+    return np.linalg.solve(matrix + lam * np.eye(len(right)), right)
+  except np.linalg.LinAlgError:
+    raise ValueError(
+      f'lam={lam!r} is lost in the rounding of A^T A: take a larger lam.'
+    ) from None
+
+
+def _converged(x, g, terms):
+  # What rounding leaves of a sum: some eps of its terms.
+  wanted = 1e-14 * np.linalg.norm(terms)
+  if not np.linalg.norm(g) <= wanted:
+    raise ValueError(
+      f'the optimum was not found: |grad f| stays at {np.linalg.norm(g):.1e}, '
+      f'above {wanted:.1e}; scale the rows (row_scaled) or take a larger lam.'
+    )
+  return x

@@ -1,0 +1,283 @@
+"""Dithering with the steps of one's choice: for all, a coordinate, or a block.
+
+Wang, Safaryan and Richtarik, "Theoretically better and numerically faster
+distributed optimization with smoothness-aware quantization techniques", NeurIPS
+2022, arXiv:2106.03524: Section 4 (blocks) and Section 5 (varying steps). Which
+steps are best for a smoothness matrix: theory/steps.py.
+
+  x_hat_j = |x_l| sgn(x_j) h_j xi_j,  xi_j = floor(|x_j| / (|x_l| h_j) + u)
+
+with l the block of j and u in [0, 1). A step may exceed 1: it then sends its
+coordinate rarely, and still without bias.
+
+Payload: the packed codes, then the norms of the blocks, see norm_formats.py.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moniqua_jax import dither, wire
+from moniqua_jax.quantizers import base, buckets, norm_formats
+
+Array = jax.Array
+
+_TOP = 127  # levels on either side of 0 that a code of 8 bits can hold
+_WIDEST = 2**21 - 1  # one bucket, whatever the size; the widest that is coded
+
+
+def dithering(
+  levels: int,
+  norm: str = 'l2',
+  block_sizes: tuple[int, ...] | None = None,
+  norm_bits: int = 32,
+) -> base.Quantizer:
+  """Standard dithering: the levels 0, 1/s, ..., 1 with a sign.
+
+    x_hat_j = |x| sgn(x_j) xi_j / s,  xi_j = floor(s |x_j| / |x| + u)
+
+  `qsgd` is the same with s = 2^(b-1) - 1, on buckets of equal size.
+
+  Args:
+    levels: s, above 0: 1 to 127.
+    norm: 'l2' or 'linf', of a block.
+    block_sizes: of blocks with a norm of their own; one block if None.
+    norm_bits: of a norm: 32, 16 or 8.
+
+  Returns:
+    A `Quantizer`, unbiased, with a private key; see `block`.
+
+  Raises:
+    ValueError: levels outside 1 to 127; as for `block`.
+
+  >>> q, x = dithering(levels=1, norm='linf'), jnp.array([2.0, -2.0, 0.0])
+  >>> q.decode(q.encode(x, jax.random.key(0)), x)
+  Array([ 2., -2.,  0.], dtype=float32)
+
+  Source: Section 5 of arXiv:2106.03524 with h = 1/s; arXiv:1610.02132.
+  """
+  if type(levels) is not int or levels not in range(1, _TOP + 1):
+    raise ValueError(
+      f'levels={levels!r}; dithering takes s = 1 to {_TOP} levels above 0. '
+      'floor(sqrt(d) / n) is 0 where there are more than sqrt(d) workers: '
+      'take 1 there.'
+    )
+  return _dithered(np.float64(1 / levels), block_sizes, norm, None, norm_bits)
+
+
+def varying_steps(
+  steps,
+  norm: str = 'l2',
+  bits: int | None = None,
+  norm_bits: int = 32,
+) -> base.Quantizer:
+  """A step of its own for every coordinate.
+
+    x_hat_j = |x| sgn(x_j) h_j xi_j,  E x_hat = x
+
+  Args:
+    steps: h, f[d] above 0, or one number for all. May be traced; steps that
+      need more levels than `bits` holds then make the message unreadable.
+    norm: 'l2', which the theory is for, or 'linf', which the authors ran.
+    bits: of a code, 2 to 8, which holds 2^(bits-1) - 1 levels on either side of
+      0; a step needs 1 / h_j. The fewest that do if None; needed if traced.
+    norm_bits: of the norm: 32, 16 or 8.
+
+  Returns:
+    A `Quantizer`, unbiased, with a private key; see `block`.
+
+  Raises:
+    ValueError: as for `block`.
+
+  >>> q = varying_steps(jnp.array([0.5, 4.0]), bits=3)
+  >>> q.encode(jnp.ones(2), jax.random.key(0)).size  # codes, norm
+  6
+
+  Source: Section 5 of arXiv:2106.03524.
+  """
+  return _dithered(steps, None, norm, bits, norm_bits)
+
+
+def block(
+  steps,
+  block_sizes: tuple[int, ...],
+  norm: str = 'l2',
+  bits: int | None = None,
+  norm_bits: int = 32,
+) -> base.Quantizer:
+  """A norm and a step for every block of coordinates that stand together.
+
+    x_hat_l = |x_l| h_l sgn(x_l) xi_l,  E x_hat = x
+
+  Args:
+    steps: h, f[B] above 0, or one number for all. May be traced.
+    block_sizes: of the blocks, in order; their sum is d. Static.
+    norm: 'l2' or 'linf', of a block.
+    bits: as for `varying_steps`.
+    norm_bits: 32; or 16 or 8, which round a norm up by at most 1/256 or 1/8, so
+      that the message stays unbiased and its variance grows by no more than
+      that. 8 bits are relative to the largest norm, which takes 4 bytes.
+
+  Returns:
+    A `Quantizer`, unbiased, with a private key. A block whose norm is below
+    2^-126 decodes to zeros, one that is not finite to NaN.
+
+  Raises:
+    ValueError: a step that is not positive and finite, too small for `bits`, or
+      traced without `bits`; not a step for every block; unknown norm or
+      norm_bits; later, sizes that do not add up to the length of the vector.
+
+  >>> q = block([0.5, 1.0], (1, 2), norm='linf')
+  >>> x = jnp.array([3.0, 2.0, -2.0])
+  >>> q.decode(q.encode(x, jax.random.key(0)), x)
+  Array([ 3.,  2., -2.], dtype=float32)
+
+  Source: Section 4 of arXiv:2106.03524; norms of few bits are ours.
+  """
+  count, shape = len(block_sizes), np.shape(steps)
+  if not count or any(
+    type(size) is not int or size < 1 for size in block_sizes
+  ):
+    raise ValueError(
+      f'block_sizes={block_sizes!r}; a block has 1 or more coordinates, an int.'
+    )
+  if shape not in ((), (count,)):
+    raise ValueError(
+      f'steps of shape {shape} for {count} blocks; give one for each, or one '
+      'for all.'
+    )
+  if shape:
+    repeat = jnp.repeat if isinstance(steps, jax.Array) else np.repeat
+    kwargs = {'total_repeat_length': sum(block_sizes)}
+    kwargs = kwargs if repeat is jnp.repeat else {}
+    steps = repeat(steps, np.array(block_sizes), **kwargs)
+  return _dithered(steps, tuple(block_sizes), norm, bits, norm_bits)
+
+
+def _dithered(steps, sizes, norm, bits, norm_bits):
+  """What the three share: a step for each value, or one for all."""
+  if norm not in buckets.NORMS:
+    raise ValueError(f'norm={norm!r}; choose from {sorted(buckets.NORMS)}.')
+  form = norm_formats.chosen(norm_bits)
+  bits = _checked_bits(steps, bits)
+  top = 2 ** (bits - 1) - 1
+  if not isinstance(steps, jax.Array):
+    top = levels_needed(steps)  # fewer, if the last bit is not used up
+  h = jnp.asarray(steps, jnp.float32)
+  per_step = 1 / h if isinstance(steps, jax.Array) else np.float32(1 / steps)
+
+  def encode(x, key):
+    x = x.astype(jnp.float32)
+    blocks = _blocks(x.size, sizes, h.size)
+    norms = [buckets.NORMS[norm](rows) for rows in blocks.rows(x)]
+    norms = jnp.concatenate(norms)
+    # Too few bits for traced steps: better unreadable than clipped.
+    fits = jnp.max(per_step) <= top + 1e-3
+    ends = form.write(jnp.where(fits, norms, jnp.nan))
+    given = form.read(ends, norms.size)
+    shares = blocks.each(buckets.ratio, x, given)
+    zero = jnp.minimum(blocks.spread(given), 0)
+    shares = jnp.clip(shares, -1, 1)  # a quotient may exceed 1 by its rounding
+    u = dither.uniform(dither.seed(key), x.size)
+    # Odd about 0 in law, so no sign is needed.
+    levels = jnp.floor(base.rounded(shares * per_step, zero) + u)
+    codes = (top + levels.clip(-top, top)).astype(jnp.uint8)
+    return jnp.concatenate([wire.pack(codes, bits), ends])
+
+  def norms_of(payload, size):
+    count = len(_blocks(size, sizes, h.size).sizes)
+    return form.read(payload[wire.packed_size(size, bits) :], count)
+
+  def decode(payload, reference):
+    size = reference.size
+    norms = _blocks(size, sizes, h.size).spread(norms_of(payload, size))
+    codes = wire.unpack(payload[: wire.packed_size(size, bits)], bits, size)
+    levels = codes.astype(jnp.float32) - top
+    zero = jnp.minimum(norms, 0)
+    x_hat = base.rounded(base.rounded(levels * h, zero) * norms, zero)
+    return x_hat.astype(reference.dtype)
+
+  def inspect(payload, reference):
+    seen = base.watched(decode)(payload, reference)
+    finite = jnp.isfinite(norms_of(payload, reference.size)).all()
+    return seen._replace(readable=finite)
+
+  codes = None
+  if sizes is None or len(set(sizes)) == 1:
+    width = _WIDEST if sizes is None else sizes[0]
+    codes = base.Codes(bits, 2 * top + 1, top, width)
+  return base.Quantizer(encode, decode, inspect, codes=codes)
+
+
+class _blocks:
+  """Blocks of a vector of d values; those of one size in a row are rows."""
+
+  def __init__(self, d: int, sizes: tuple[int, ...] | None, steps: int):
+    self.sizes = (d,) if sizes is None else sizes
+    if sum(self.sizes) != d or steps not in (1, d):
+      given = sum(self.sizes) if sizes else steps
+      raise ValueError(
+        f'the steps are for {given} coordinates, the vector has {d}.'
+      )
+    self.runs = [(s, len([*g])) for s, g in itertools.groupby(self.sizes)]
+
+  def rows(self, x):
+    """[f[k, size], ...]: one array for each run of blocks of one size."""
+    ends = np.cumsum([size * count for size, count in self.runs])
+    parts = jnp.split(x, ends[:-1])
+    return [
+      part.reshape(count, size)
+      for part, (size, count) in zip(parts, self.runs, strict=True)
+    ]
+
+  def each(self, fn, x, numbers):
+    """fn(rows, number of each row), flat."""
+    numbers = jnp.split(numbers, np.cumsum([c for _, c in self.runs])[:-1])
+    parts = zip(self.rows(x), numbers, strict=True)
+    return jnp.concatenate([fn(r, v[:, None]).reshape(-1) for r, v in parts])
+
+  def spread(self, numbers):
+    """The number of its block for every value."""
+    index = np.repeat(np.arange(len(self.sizes)), self.sizes)
+    return numbers[index] if len(self.sizes) > 1 else numbers
+
+
+def levels_needed(steps) -> int:
+  """The most levels on one side of 0: what the least step needs.
+
+  A code then has (2 * levels_needed(steps)).bit_length() bits.
+
+  Args:
+    steps: f[...] above 0.
+
+  Returns:
+    max(1, ceil(1 / min h)).
+
+  >>> levels_needed([0.25, 3.0])
+  4
+  """
+  # 1 / (1/49) is a little more than 49.
+  return max(1, int(np.ceil(np.max(1 / np.asarray(steps)) * (1 - 1e-9))))
+
+
+def _checked_bits(steps, bits) -> int:
+  if bits is not None and (type(bits) is not int or bits not in range(2, 9)):
+    raise ValueError(f'bits={bits!r}; dithering takes 2 to 8, one is the sign.')
+  if isinstance(steps, jax.Array):
+    if bits is None:
+      raise ValueError('bits=None; for steps that are traced, say how many.')
+    return bits
+  least = np.min(steps)
+  if not (least > 0 and np.isfinite(steps).all()):
+    raise ValueError(f'steps: {least!r} is among them; they are above 0.')
+  levels = levels_needed(steps)
+  needed = (2 * levels).bit_length()
+  if needed > (bits or 8):
+    raise ValueError(
+      f'steps: the least, {least:.4g}, needs {levels} levels on either side of '
+      f'0 and {needed} bits; there are {bits or 8}. Take larger steps (a '
+      'smaller budget), or blocks.'
+    )
+  return bits or needed

@@ -1,0 +1,104 @@
+"""How the norms of a message are written: in 32, 16 or 8 bits.
+
+A norm is rounded up and the values are then rounded relative to what was
+written, so that few bits cost variance, by the factor that the norm grew, and
+no bias. With a block for every few hundred values 32 bits would be more than
+the codes themselves.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from moniqua_jax import wire
+from moniqua_jax.quantizers import base, buckets
+
+Array = jax.Array
+
+
+class NormFormat(NamedTuple):
+  """A way to write norms.
+
+  Attributes:
+    write: f32[B] -> u8[m], rounded up.
+    read: (u8[m], B) -> f32[B].
+    growth: the most that a norm grows by, as a factor.
+  """
+
+  write: Callable[[Array], Array]
+  read: Callable[[Array, int], Array]
+  growth: float
+
+
+def chosen(bits: int) -> NormFormat:
+  """The format by its bits.
+
+  Args:
+    bits: 32, 16 or 8.
+
+  Returns:
+    A `NormFormat`.
+
+  Raises:
+    ValueError: other bits.
+
+  >>> form = chosen(8)
+  >>> form.read(form.write(jnp.array([1.0, 0.3])), 2)
+  Array([1.    , 0.3125], dtype=float32)
+  """
+  if bits not in FORMATS:
+    raise ValueError(f'norm_bits={bits!r}; choose from {sorted(FORMATS)}.')
+  return FORMATS[bits]
+
+
+def _read_32(ends, count):
+  return wire.from_bytes(ends, jnp.float32, (count,))
+
+
+def _write_16(norms):
+  # Exponent and 8 bits of the mantissa; a norm has no sign.
+  half = (_bits(norms) + 0x7FFF) >> 15
+  return jnp.concatenate([(half >> j).astype(jnp.uint8) for j in (0, 8)])
+
+
+def _read_16(ends, count):
+  low, high = (part.astype(jnp.uint32) for part in jnp.split(ends, 2))
+  del count
+  return _float((low | high << 8) << 15)
+
+
+# As a share of the largest norm: 5 bits of exponent, 3 of mantissa, 255 is 1.
+_ONE = 127 * 8
+
+
+def _write_8(norms):
+  most = base.largest(norms)
+  share = buckets.ratio(norms[None], most[None, None])[0]
+  steps = ((_bits(share) + 0xFFFFF) >> 20).astype(jnp.int32)
+  codes = jnp.where(share > 0, jnp.clip(steps - _ONE + 255, 1, 255), 0)
+  return jnp.concatenate([codes.astype(jnp.uint8), wire.to_bytes(most)])
+
+
+def _read_8(ends, count):
+  codes, most = ends[:count], wire.from_bytes(ends[count:], jnp.float32)
+  share = _float((codes.astype(jnp.uint32) + (_ONE - 255)) << 20)
+  norms = jnp.where(codes > 0, share, 0) * most
+  return base.rounded(norms, jnp.minimum(most, 0))
+
+
+def _bits(x):
+  return lax.bitcast_convert_type(x, jnp.uint32)
+
+
+def _float(bits):
+  return lax.bitcast_convert_type(bits, jnp.float32)
+
+
+FORMATS = {
+  32: NormFormat(wire.to_bytes, _read_32, 1.0),
+  16: NormFormat(_write_16, _read_16, 1 + 2.0**-8),
+  8: NormFormat(_write_8, _read_8, 1 + 2.0**-3),
+}

@@ -1,0 +1,193 @@
+"""Which steps h, probabilities or widths are best for a budget.
+
+A worker that may send beta values in expectation chooses its quantizer by the
+diagonal of its smoothness matrix L_i. DCGD+ pays for calL alone; DIANA+ pays
+for omega as well, in the ratio of omega to calL / (n mu): its rules are those
+of DCGD+ for other weights A_j in place of L_jj.
+
+  min |A h|_2  with |1 / h|_2 = beta      at h_j = sqrt(sum_t A_t / A_j) / beta
+
+Section 5 of arXiv:2106.03524, as its authors' code has it; their budget is
+d / n. `diagonal` is [..., d] and positive throughout; leading axes are workers.
+Steps per block are in `block_steps`.
+"""
+
+import math
+
+import numpy as np
+from scipy import optimize
+
+from moniqua_jax.theory import checked
+
+
+def varying_dcgd(diagonal: np.ndarray, beta: float) -> np.ndarray:
+  """The steps of least calL bound for |1 / h|_2 = beta.
+
+    h_j = sqrt(sum_t L_tt / L_jj) / beta;  calL = sum_t L_tt / beta
+
+  Args:
+    diagonal: of L_i, [..., d].
+    beta: values sent in expectation, at most; the authors take d / n.
+
+  Returns:
+    h, f64[..., d]. Steps above 1 are meant: such values are seldom sent.
+
+  Raises:
+    ValueError: an entry of diagonal, or beta, is not positive and finite.
+
+  >>> varying_dcgd([16.0, 9.0], beta=2.0)
+  array([0.625     , 0.83333333])
+
+  Source: Section 5 of arXiv:2106.03524.
+  """
+  return _varying(checked.positive('diagonal', diagonal, axes=1), beta)
+
+
+def varying_diana(
+  diagonal: np.ndarray, beta: float, n: int, mu: float
+) -> np.ndarray:
+  """The steps of least omega^2 + (calL / (n mu))^2, in bounds, for beta.
+
+    h_j = sqrt(sum_t A_t / A_j) / beta,  A_j = sqrt(1 + (L_jj / (n mu))^2)
+
+  |h| stands for omega, which it bounds. The minimum is (sum_t A_t / beta)^2.
+
+  Args:
+    diagonal: of L_i, [..., d].
+    beta: values sent in expectation, at most.
+    n: workers.
+    mu: f is mu-strongly convex.
+
+  Returns:
+    h, f64[..., d].
+
+  Raises:
+    ValueError: diagonal, beta or mu is not positive and finite, or n < 1.
+
+  >>> varying_diana([1.0, 1.0], beta=2.0, n=1, mu=1.0).round(4)
+  array([0.7071, 0.7071])
+
+  Source: Section 5 of arXiv:2106.03524.
+  """
+  return _varying(np.hypot(1, relative(diagonal, n, mu)), beta)
+
+
+def _varying(weights, beta):
+  total = weights.sum(-1, keepdims=True)
+  return np.sqrt(total / weights) / checked.positive('beta', beta)
+
+
+def relative(diagonal: np.ndarray, n: int, mu: float) -> np.ndarray:
+  """What L_jj costs DIANA+ in units of what omega costs: L_jj / (n mu).
+
+  Args:
+    diagonal: of L_i, [..., d].
+    n: workers.
+    mu: f is mu-strongly convex.
+
+  Returns:
+    f64[..., d].
+
+  Raises:
+    ValueError: diagonal or mu is not positive and finite, or n < 1.
+
+  >>> relative([1.0, 3.0], n=2, mu=0.5)
+  array([1., 3.])
+
+  Source: Algorithm 2 of arXiv:2106.03524.
+  """
+  diagonal = checked.positive('diagonal', diagonal, axes=1)
+  return diagonal / (checked.count('n', n) * checked.positive('mu', mu))
+
+
+def uniform(d: int, n: int) -> float:
+  """One step for all that sends d / n values: h = n / sqrt(d).
+
+  `varying_dcgd` gives it for equal L_jj and beta = d / n.
+
+  Args:
+    d: coordinates.
+    n: workers.
+
+  Returns:
+    h.
+
+  Raises:
+    ValueError: d or n is no integer of at least 1.
+
+  >>> uniform(64, 8)
+  1.0
+
+  Source: the fixed number of levels in Section 5 of arXiv:2106.03524.
+  """
+  return checked.count('n', n) / math.sqrt(checked.count('d', d))
+
+
+def probabilities(weights: np.ndarray, tau: float) -> np.ndarray:
+  """Which values to send, tau in expectation: least max_j (1 / p_j - 1) w_j.
+
+    p_j = w_j / (w_j + rho), rho the root of sum_j p_j = tau, and that maximum
+
+  Args:
+    weights: w, [..., d]: L_jj for DCGD+, then rho is calL; 1 + `relative` for
+      DIANA+, then rho bounds omega and calL / (n mu).
+    tau: values sent in expectation, within 0 and d.
+
+  Returns:
+    p, f64[..., d].
+
+  Raises:
+    ValueError: a weight is not positive and finite, or tau not within (0, d).
+
+  >>> probabilities([1.0, 1.0, 4.0], tau=1.5).round(4)
+  array([0.3904, 0.3904, 0.7192])
+
+  Source: arXiv:2102.07245, as we recall it, and the code of arXiv:2106.03524.
+  """
+  weights, d = checked.positive('weights', weights, axes=1), np.shape(weights)
+  if not 0 < tau < d[-1]:
+    raise ValueError(f'tau={tau}; it must be above 0 and below d={d[-1]}.')
+  return _probabilities(weights, float(tau))
+
+
+def _probabilities_of_row(weights, tau):
+  # rho is at most sum w / tau, and at least (d - tau) / sum (1 / w); in logs,
+  # since weights may differ by many powers of 10.
+  low = np.log((len(weights) - tau) / np.sum(1 / weights)) - 1
+  high = np.log(np.sum(weights) / tau) + 1
+  p = lambda log_rho: weights / (weights + np.exp(log_rho))
+  excess = lambda log_rho: np.sum(p(log_rho)) - tau
+  return p(optimize.brentq(excess, low, high, xtol=1e-14))
+
+
+_probabilities = np.vectorize(
+  _probabilities_of_row, signature='(d),()->(d)', otypes=[np.float64]
+)
+
+
+def fixed_width(diagonal: np.ndarray, mean_bits: float) -> np.ndarray:
+  """The bits per coordinate of least sum_j L_jj 4^(-b_j), for their mean.
+
+    b_j = mean_bits + log2(L_jj / geometric mean of L) / 2
+
+  Equal bits cost more by the ratio of the arithmetic to the geometric mean.
+
+  Args:
+    diagonal: of L_i, [..., d].
+    mean_bits: per coordinate, positive.
+
+  Returns:
+    b, f64[..., d]: real numbers, below 0 where L_jj is small; to make widths of
+    them is up to the caller.
+
+  Raises:
+    ValueError: an entry of diagonal, or mean_bits, is not positive and finite.
+
+  >>> fixed_width([1.0, 4.0, 16.0], mean_bits=4.0)
+  array([3., 4., 5.])
+
+  Source: ours: reverse water-filling.
+  """
+  logs = np.log2(checked.positive('diagonal', diagonal, axes=1)) / 2
+  mean = logs.mean(-1, keepdims=True)
+  return checked.positive('mean_bits', mean_bits) + logs - mean
