@@ -10,6 +10,7 @@ import jax
 from ml_collections import config_flags
 
 from moniqua_jax import command_line, description, experiment, guard, loop
+from moniqua_jax.laboratory import driver
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'What to train, and how; configs/digits.py if not given.'
@@ -35,17 +36,25 @@ def main(argv):
   if config.runner != 'simulated':
     # Ignored where there are accelerators; a CPU shows one device otherwise.
     jax.config.update('jax_num_cpu_devices', config.workers)
+  convex = 'laboratory' in config
+  if convex:
+    jax.config.update('jax_enable_x64', True)
   with command_line.one_line_errors():
     if _DRY_RUN.value:
-      print(description.describe(config, experiment.from_config(config)))
+      print(driver.describe(config) if convex else _described(config))
       return
     if _WORKDIR.value is None:
       raise ValueError('--workdir is not given; it takes a folder.')
+    run = driver.run if convex else loop.train_and_evaluate
     try:
-      loop.train_and_evaluate(config, _WORKDIR.value, _RESUME.value)
+      run(config, _WORKDIR.value, _RESUME.value)
     except guard.Stopped as error:
       print(f'stopped: {error}', file=sys.stderr)
       sys.exit(1)
+
+
+def _described(config):
+  return description.describe(config, experiment.from_config(config))
 
 
 if __name__ == '__main__':

@@ -2,8 +2,9 @@
 
   python -m moniqua_jax.plots runs/dpsgd runs/moniqua4 --out=report
 
-Runs are given as work directories. The only file that imports matplotlib, and
-without pyplot: a notebook that imports the library keeps its own backend.
+Runs are given as work directories. Matplotlib is imported here and in
+laboratory/figures.py, without pyplot: a notebook that imports the library keeps
+its own backend.
 """
 
 import argparse
@@ -75,7 +76,7 @@ def figure(runs: Sequence, path) -> None:
     panels[0].set_xlim(left=0)  # epochs; the panels of a row share it
     panels[0].locator_params(axis='x', nbins=5)
     for axis in (axis for axes in panels for axis in (axes.xaxis, axes.yaxis)):
-      _number_log(axis)
+      number_log(axis)
     lines = [
       matplotlib.lines.Line2D([], [], label=label, **_style(i))
       for i, label in enumerate(_labels(groups))
@@ -180,7 +181,7 @@ def _scaled(rows, key):
   return np.where((scale == 'log') & (values <= 0), np.nan, values)
 
 
-def _number_log(axis):
+def number_log(axis):
   """Plain numbers at a few ticks, whatever share of a decade is in view."""
   if axis.get_scale() != 'log':
     return

@@ -22,6 +22,7 @@ _FIXED = (
   'momentum',
   'reduce',
   'gossip',
+  'smoothness',
 )
 
 
@@ -40,7 +41,8 @@ def open_(workdir, config, resume) -> pathlib.Path:
   if held:
     old = json.loads(path.read_text())
     changed = {k: v for k, v in new.items() if old.get(k) != v}
-    for key in set(changed) & set(_FIXED):
+    # An entry that older versions did not have is not held against a run.
+    for key in set(changed) & set(_FIXED) & set(old):
       raise ValueError(
         f'--resume: config.{key} was {old.get(key)} and is now {new[key]}; '
         'that would be another run.'

@@ -119,6 +119,19 @@ QUANTIZERS = {
   'terngrad': _levels(
     mj.terngrad(bucket_size=64), 2, lambda x: np.abs(x).max()
   ),
+  **{
+    f'dithering {s} norms {norm_bits}': (
+      mj.dithering(s, norm_bits=norm_bits),
+      bits,
+      lambda d, header=header: header,
+      lambda x, s=s: 1.125 * _norm(x) / s,
+    )
+    for s, bits, norm_bits, header in (
+      (1, 2, 32, 4),
+      (3, 3, 16, 2),
+      (5, 4, 8, 5),
+    )
+  },
   'natural': (mj.natural(), 9, lambda d: 0, np.abs),
   'top_k': (
     mj.top_k(0.25),
@@ -142,7 +155,9 @@ UNBIASED = [
 ] + [
   name
   for name in QUANTIZERS
-  if name.startswith(('nuqsgd', 'qsgd', 'leveled', 'natural', 'random_k'))
+  if name.startswith(
+    ('nuqsgd', 'qsgd', 'leveled', 'natural', 'random_k', 'dithering')
+  )
 ]
 
 # One of each kind, where a test compiles a whole round.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moniqua_jax.laboratory import libsvm, problems
+from moniqua_jax.laboratory import libsvm, problems, splits
 
 SCALES = (1e-2, 1e-1, 1.0, 10.0, 100.0)
 EACH = (0, 0, None)  # worker's features, worker's targets, one x for all
@@ -22,7 +22,7 @@ def float64():
 @pytest.fixture(scope='module')
 def cancer():
   features, labels = libsvm.breast_cancer()
-  return problems.by_norm(problems.row_scaled(features), labels, 5)
+  return splits.by_norm(splits.row_scaled(features), labels, 5)
 
 
 @pytest.fixture(scope='module', params=['logistic', 'ridge'])
@@ -154,7 +154,7 @@ def test_a_numpy_lam_does_not_widen_float32(cancer):
 
 def test_newton_without_scaling():
   # Features up to 4,000: full Newton steps from 0 would not do.
-  parts = problems.iid(*libsvm.breast_cancer(), n=5, seed=0)
+  parts = splits.iid(*libsvm.breast_cancer(), n=5, seed=0)
   problem = problems.logistic_regression(*parts, lam=1e-3)
   mean = at(problem.gradient, problem, problem.optimum).mean(0)
   assert jnp.linalg.norm(mean) <= 1e-9
@@ -185,7 +185,7 @@ def test_a_lam_that_rounding_swallows(cancer):
 )
 def test_known_constants(source, n, shape, L, L_max):
   features, labels = source()
-  parts = problems.by_norm(problems.row_scaled(features), labels, n)
+  parts = splits.by_norm(splits.row_scaled(features), labels, n)
   problem = problems.logistic_regression(*parts, lam=1e-3)
   assert (problem.n, problem.m, problem.d) == shape
   assert problem.L == pytest.approx(L, rel=1e-3)
@@ -238,12 +238,12 @@ def test_logistic_targets_are_signs():
 
 
 def test_row_scaled():
-  rows = problems.row_scaled([[1, -4], [0, 0], [3, 2]])
+  rows = splits.row_scaled([[1, -4], [0, 0], [3, 2]])
   np.testing.assert_array_equal(rows, [[0.25, -1], [0, 0], [1, 2 / 3]])
   assert rows.dtype == np.float64
 
 
-@pytest.mark.parametrize('partition', [problems.by_norm, problems.iid])
+@pytest.mark.parametrize('partition', [splits.by_norm, splits.iid])
 @pytest.mark.parametrize('n', [1, 3, 10, 23])
 def test_partitions_are_equal_and_keep_labels_with_rows(partition, n):
   labels = np.arange(23)
@@ -258,18 +258,18 @@ def test_partitions_are_equal_and_keep_labels_with_rows(partition, n):
 
 def test_by_norm_sorts_and_drops_the_longest():
   features = np.array([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0], [0.0, -1.0], [9, 9]])
-  _, targets = problems.by_norm(features, np.arange(5), 2)
+  _, targets = splits.by_norm(features, np.arange(5), 2)
   # Rows 1 and 3 are as long as each other and stay in order.
   assert targets.tolist() == [[1, 3], [2, 0]]
 
 
 def test_iid_is_a_function_of_the_seed():
   features, labels = np.ones((40, 1)), np.arange(40)
-  order = lambda seed: problems.iid(features, labels, 4, seed)[1].tolist()
+  order = lambda seed: splits.iid(features, labels, 4, seed)[1].tolist()
   assert order(1) == order(1) != order(2)
 
 
-@pytest.mark.parametrize('partition', [problems.by_norm, problems.iid])
+@pytest.mark.parametrize('partition', [splits.by_norm, splits.iid])
 @pytest.mark.parametrize(
   'features, labels, n, message',
   [

@@ -190,7 +190,7 @@ def _block(problem, steps, sizes, norm, norm_bits=32, steps_sent=True):
     _rows(problem, steps),
     growth * float(np.max(smoothness.omega(each, sizes))),
     growth * float(np.max(smoothness.calL(each, problem.diagonals, sizes))),
-    _coded(problem.d, 2 ** (bits - 1) - 1, sizes),
+    _coded(problem.d, 2 ** (bits - 1) - 1, sizes, norm_bits),
     _upload(problem, steps if steps_sent else np.zeros(0)),
   )
 
@@ -229,7 +229,7 @@ def _values_sent(payload, d):
   return jnp.sum((planes > 0).any(axis=0))
 
 
-def _coded(d, top, sizes):
+def _coded(d, top, sizes, norm_bits=32):
   """Bits of a payload of `dithering`, with distances that start in each block.
 
   Blocks of one size that stand together are counted together.
@@ -237,6 +237,8 @@ def _coded(d, top, sizes):
   bits = (2 * top).bit_length()
   runs = [(size, len([*same])) for size, same in itertools.groupby(sizes)]
   ends = np.cumsum([size * count for size, count in runs])
+  # Norms of 8 bits are relative to the largest one, which takes 32.
+  norms = norm_bits * len(sizes) + 32 * (norm_bits == 8)
   abouts = [base.Codes(bits, 2 * top + 1, top, size) for size, _ in runs]
 
   def coded(payload):
@@ -246,6 +248,6 @@ def _coded(d, top, sizes):
       jnp.sum(coding.recursive().length(*pair))
       for pair in zip(codes, abouts, strict=True)
     ]
-    return sum(lengths).astype(jnp.float32)
+    return sum(lengths).astype(jnp.float32) + norms
 
   return coded

@@ -139,18 +139,18 @@ def quantizer_of(design: designs.Design, row=None) -> quantizers.Quantizer:
 
 
 def wire_bits(method: Method, problem: Problem) -> float:
-  """Bits of what one worker sends in one step, packed; static."""
+  """Bits of what one worker sends in one step, packed, or in its short form."""
   if method.design is None:
     return 32.0 * problem.d
+  quantizer = quantizer_of(method.design)
+  if quantizer.short is not None:
+    return 8.0 * method.messages * quantizer.short.capacity(problem.d)
   x = jax.ShapeDtypeStruct((problem.d,), jnp.float32)
   encode = jax.vmap(
-    quantizer_of(method.design).encode,
-    axis_name=AXIS,
-    axis_size=problem.n,
-    in_axes=None,
+    quantizer.encode, (None, None), axis_name=AXIS, axis_size=problem.n
   )
-  payload = jax.eval_shape(encode, x, jax.random.key(0))
-  return 8.0 * method.messages * wire.nbytes(payload) / problem.n
+  payloads = jax.eval_shape(encode, x, jax.random.key(0))
+  return 8.0 * method.messages * wire.nbytes(payloads) / problem.n
 
 
 METHODS = {

@@ -31,14 +31,14 @@ STEPS, HALVINGS = 200, 40  # of Newton's method
 class Problem(NamedTuple):
   """A strongly convex finite sum over n workers with m rows each.
 
-  `gradient` and `loss` are of one worker: over all of them at one x they are
-  `jax.vmap(problem.gradient, (0, 0, None))(problem.features, ...)`.
+  `gradient` and `loss` are of one worker; `gradients` are those of all.
 
   Attributes:
     name: for titles and tables.
     features: f64[n, m, d], the A_i.
     targets: f64[n, m], the b_i.
     lam: of the regularizer, above 0.
+    residual: (A_i x, b_i) -> phi'(A_i x, b_i), of each row.
     gradient: (features [m, d], targets [m], x [d]) -> grad f_i(x) [d].
     loss: (features [m, d], targets [m], x [d]) -> f_i(x) [].
     matrices: f64[n, d, d], the L_i.
@@ -52,6 +52,7 @@ class Problem(NamedTuple):
   features: np.ndarray
   targets: np.ndarray
   lam: float
+  residual: Callable[[Array, Array], Array]
   gradient: Callable[[Array, Array, Array], Array]
   loss: Callable[[Array, Array, Array], Array]
   matrices: np.ndarray
@@ -118,16 +119,15 @@ def logistic_regression(
       f'targets={np.unique(targets)[:5]}; logistic regression takes -1 and +1.'
     )
 
-  def gradient(features, targets, x):
-    r = -targets * jax.nn.sigmoid(-targets * (features @ x))
-    return r @ features / len(targets) + lam * x
+  def residual(z, targets):
+    return -targets * jax.nn.sigmoid(-targets * z)
 
   def loss(features, targets, x):
     z = features @ x
     return jnp.mean(jax.nn.softplus(-targets * z)) + lam / 2 * (x @ x)
 
   optimum = _newton(features.reshape(targets.size, -1), targets.ravel(), lam)
-  return _problem(name, features, targets, lam, gradient, loss, 1 / 4, optimum)
+  return _problem(name, features, targets, lam, residual, loss, 1 / 4, optimum)
 
 
 def ridge_regression(
@@ -160,115 +160,15 @@ def ridge_regression(
   """
   features, targets, lam = _checked(features, targets, lam)
 
-  def gradient(features, targets, x):
-    return (features @ x - targets) @ features / len(targets) + lam * x
+  def residual(z, targets):
+    return z - targets
 
   def loss(features, targets, x):
     r = features @ x - targets
     return r @ r / (2 * len(targets)) + lam / 2 * (x @ x)
 
   optimum = _least_squares(features.reshape(targets.size, -1), targets, lam)
-  return _problem(name, features, targets, lam, gradient, loss, 1.0, optimum)
-
-
-def row_scaled(features: np.ndarray) -> np.ndarray:
-  """Each row divided by its largest absolute entry; rows of zeros stay.
-
-  Args:
-    features: [N, d].
-
-  Returns:
-    f64[N, d], between -1 and 1.
-
-  >>> row_scaled(np.array([[1.0, -4.0], [0.0, 0.0]])).tolist()
-  [[0.25, -1.0], [0.0, 0.0]]
-
-  Source: the preprocessing in the authors' code, `maxabs_scale(axis=1)`.
-  """
-  features = np.asarray(features, np.float64)
-  most = np.abs(features).max(axis=1, keepdims=True)
-  return features / np.where(most > 0, most, 1.0)
-
-
-def by_norm(
-  features: np.ndarray, labels: np.ndarray, n: int, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-  """Rows in order of their 2-norm, cut into n equal pieces: unlike workers.
-
-    |a_1| <= |a_2| <= ... <= |a_N|;  worker i has a_{im+1}, ..., a_{im+m}
-
-  Args:
-    features: [N, d].
-    labels: [N].
-    n: workers.
-    seed: not used; partitions share a signature.
-
-  Returns:
-    f64[n, m, d] and f64[n, m] with m = floor(N / n); the N - nm longest rows
-    are dropped.
-
-  Raises:
-    ValueError: n is not 1 to N, or the shapes do not fit.
-
-  >>> by_norm(np.array([[3.0], [-1.0], [2.0]]), np.arange(3), n=2)[1].tolist()
-  [[1.0], [2.0]]
-
-  Source: the experiments of arXiv:2106.03524, as in the authors' code.
-  """
-  del seed
-  _require_rows(features, labels, n)
-  norms = np.linalg.norm(features, axis=1)
-  return _cut(features, labels, n, np.argsort(norms, kind='stable'))
-
-
-def iid(
-  features: np.ndarray, labels: np.ndarray, n: int, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-  """Shuffled rows, cut into n equal pieces: workers that are alike.
-
-  Args:
-    features: [N, d].
-    labels: [N].
-    n: workers.
-    seed: of the shuffle.
-
-  Returns:
-    f64[n, m, d] and f64[n, m] with m = floor(N / n); the last N - nm rows of
-    the shuffle are dropped.
-
-  Raises:
-    ValueError: n is not 1 to N, or the shapes do not fit.
-
-  >>> [part.shape for part in iid(np.ones((7, 2)), np.ones(7), n=3, seed=1)]
-  [(3, 2, 2), (3, 2)]
-  """
-  _require_rows(features, labels, n)
-  order = np.random.default_rng(seed).permutation(len(features))
-  return _cut(features, labels, n, order)
-
-
-def _require_rows(features, labels, n):
-  if np.ndim(features) != 2:
-    raise ValueError(
-      f'features have shape {np.shape(features)}; [rows, features] is wanted.'
-    )
-  if type(n) is not int or n not in range(1, len(features) + 1):
-    raise ValueError(
-      f'n={n!r} workers; {len(features)} rows make 1 to {len(features)}.'
-    )
-  if np.shape(labels) != (len(features),):
-    raise ValueError(
-      f'labels have shape {np.shape(labels)}; {len(features)} rows have '
-      f'{(len(features),)}.'
-    )
-
-
-def _cut(features, labels, n, order):
-  m = len(features) // n
-  kept = order[: n * m].reshape(n, m)
-  return tuple(
-    np.asarray(part, np.float64)[kept] for part in (features, labels)
-  )
+  return _problem(name, features, targets, lam, residual, loss, 1.0, optimum)
 
 
 def _checked(features, targets, lam):
@@ -298,8 +198,13 @@ def _checked(features, targets, lam):
   return features, targets, float(lam)
 
 
-def _problem(name, features, targets, lam, gradient, loss, c, optimum):
+def _problem(name, features, targets, lam, residual, loss, c, optimum):
   n, m, d = features.shape
+
+  def gradient(features, targets, x):
+    r = residual(features @ x, targets)
+    return r @ features / len(targets) + lam * x
+
   gram = features.transpose(0, 2, 1) @ features
   matrices = c / m * gram + lam * np.eye(d)
   return Problem(
@@ -307,6 +212,7 @@ def _problem(name, features, targets, lam, gradient, loss, c, optimum):
     features=features,
     targets=targets,
     lam=lam,
+    residual=residual,
     gradient=gradient,
     loss=loss,
     matrices=matrices,
@@ -369,3 +275,29 @@ def _converged(x, g, terms):
       f'above {wanted:.1e}; scale the rows (row_scaled) or take a larger lam.'
     )
   return x
+
+
+def gradients(problem: Problem, features: Array, targets: Array, x: Array):
+  """The gradients of all workers at many points, in one pass through the data.
+
+  With the points in the rows XLA:CPU takes half the time that it takes when the
+  gradient of one worker at one point is mapped over both.
+
+  Args:
+    problem: what is solved.
+    features: [n, m, d], its features as JAX arrays.
+    targets: [n, m], its targets.
+    x: [C, d], the points.
+
+  Returns:
+    [C, n, d].
+
+  >>> problem = ridge_regression([[[1.0]], [[2.0]]], [[1], [1]], lam=0.5)
+  >>> parts = jnp.asarray(problem.features), jnp.asarray(problem.targets)
+  >>> gradients(problem, *parts, jnp.array([[0.5]])).ravel().tolist()
+  [-0.25, 0.25]
+  """
+  n, m, d = features.shape
+  z = (x @ features.reshape(n * m, d).T).reshape(-1, n, m)
+  r = problem.residual(z, targets[None])
+  return jnp.einsum('cnm,nmd->cnd', r, features) / m + problem.lam * x[:, None]

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
-from moniqua_jax import reduce
+from moniqua_jax.laboratory import problems
 from moniqua_jax.laboratory.methods import AXIS, Method
 from moniqua_jax.laboratory.problems import Problem
 
@@ -25,8 +26,8 @@ class Trace(NamedTuple):
   """What was measured of some methods, seeds and iterations.
 
   Attributes:
-    distance: f64[M, S, K], |x - x*|^2 / |x_0 - x*|^2 before each iteration.
-    coded: f32[M, S, K], bits that a worker sends in each iteration, coded, the
+    distance: f64[S, M, K], |x - x*|^2 / |x_0 - x*|^2 before each iteration.
+    coded: f32[S, M, K], bits that a worker sends in each iteration, coded, the
       mean over workers.
   """
 
@@ -54,8 +55,7 @@ def start(problem: Problem, methods: Sequence[Method], keys: Array):
     return carry
 
   mapped = jax.vmap(worker, (0, None), axis_name=AXIS, axis_size=problem.n)
-  mapped = jax.vmap(mapped, (None, 0))
-  return jax.jit(mapped)(_own(methods), keys)
+  return jax.jit(jax.vmap(mapped, (None, 0)))(_own(methods), keys)
 
 
 def advance(
@@ -71,56 +71,58 @@ def advance(
   Returns:
     (carry, keys [S], first: i64[]) -> (carry, `Trace`).
   """
-  optimum = jnp.asarray(problem.optimum)
-  square = jnp.sum(optimum**2)
 
-  def worker(features, targets, own, carry, key, first):
-    transforms = [
-      method.transform(row, key)
-      for method, row in zip(methods, own, strict=True)
-    ]
-    gradient = functools.partial(problem.gradient, features, targets)
+  def step(features, targets, own, keys, carry, k):
+    points, put_back = _points(methods, carry)
+    gradients = problems.gradients(problem, features, targets, points)
+    worker = functools.partial(_worker, problem, methods)
+    worker = jax.vmap(
+      worker, (0, 0, 0, None, None), axis_name=AXIS, axis_size=problem.n
+    )
+    worker = jax.vmap(worker, (None, 0, 0, 0, None))
+    carry, seen = worker(own, carry, put_back(gradients), keys, k)
+    # Workers are equal in the first and differ in the second.
+    return carry, Trace(seen.distance[:, 0], jnp.mean(seen.coded, axis=1))
 
-    def step(carry, k):
-      points = [
-        (x, *method.points(state))
-        for method, (x, state) in zip(methods, carry, strict=True)
-      ]
-      # All workers hold the same x: the first one's serves for all.
-      common = [reduce.gathered(p, AXIS)[0] for own in points for p in own]
-      gradients = iter(jax.vmap(gradient)(jnp.stack(common)))
-      moved, distances, bits = [], [], []
-      for method, tx, (x, state) in zip(
-        methods, transforms, carry, strict=True
-      ):
-        apart = method.sequence(x, state) - optimum
-        distances.append(jnp.sum(apart**2) / square)
-        at_x, *others = (next(gradients) for _ in (x, *method.points(state)))
-        updates, state = tx.update(
-          at_x, state, x, step=k, grad_fn=lambda w, others=others: others[0]
-        )
-        bits.append(_coded_bits(method, state, problem.d))
-        moved.append((x + updates, state))
-      seen = reduce.gathered(jnp.stack(distances), AXIS)[0]
-      return moved, (seen, reduce.exact(jnp.stack(bits), AXIS))
+  def scanned(features, targets, own, carry, keys, first):
+    body = functools.partial(step, features, targets, own, keys)
+    carry, rows = lax.scan(body, carry, first + jnp.arange(length))
+    return carry, Trace(*(jnp.moveaxis(row, 0, 2) for row in rows))
 
-    ks = first + jnp.arange(length)
-    carry, rows = lax.scan(step, carry, ks)
-    return carry, Trace(*(jnp.moveaxis(row, 0, 1) for row in rows))
-
-  over_workers = jax.vmap(
-    worker,
-    (0, 0, 0, 0, None, None),
-    out_axes=(0, None),
-    axis_name=AXIS,
-    axis_size=problem.n,
-  )
-  over_seeds = jax.vmap(
-    over_workers, (None, None, None, 0, 0, None), out_axes=(0, 1)
-  )
-  compiled = jax.jit(over_seeds, donate_argnums=3)
+  compiled = jax.jit(scanned, donate_argnums=3)
   data = jnp.asarray(problem.features), jnp.asarray(problem.targets)
   return functools.partial(compiled, *data, _own(methods))
+
+
+def _points(methods, carry):
+  """Where gradients are needed, [C, d]; and these sorted by seed and method."""
+  points = []
+  for method, (x, state) in zip(methods, carry, strict=True):
+    points.append([p[:, 0] for p in (x, *method.points(state))])
+  rows = jnp.stack(sum(points, []))  # [P, S, d]; all workers hold the same
+
+  def put_back(gradients):
+    seeds = rows.shape[1]
+    by_point = iter(gradients.reshape(-1, seeds, *gradients.shape[1:]))
+    return [[next(by_point) for _ in own] for own in points]
+
+  return rows.reshape(-1, rows.shape[-1]), put_back
+
+
+def _worker(problem, methods, own, carry, gradients, key, k):
+  """One iteration of one worker with all methods."""
+  moved, distances, bits = [], [], []
+  for method, row, (x, state), (at_x, *others) in zip(
+    methods, own, carry, gradients, strict=True
+  ):
+    apart = method.sequence(x, state) - problem.optimum
+    distances.append(jnp.sum(apart**2) / np.sum(problem.optimum**2))
+    grad_fn = lambda w, others=others: others[0]
+    tx = method.transform(row, key)
+    updates, state = tx.update(at_x, state, x, step=k, grad_fn=grad_fn)
+    bits.append(_coded_bits(method, state, problem.d))
+    moved.append((x + updates, state))
+  return moved, Trace(jnp.stack(distances), jnp.stack(bits))
 
 
 def _own(methods):

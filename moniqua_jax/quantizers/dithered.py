@@ -13,7 +13,9 @@ coordinate rarely, and still without bias.
 Payload: the packed codes, then the norms of the blocks, see norm_formats.py.
 """
 
+from collections.abc import Callable
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -161,6 +163,8 @@ def _dithered(steps, sizes, norm, bits, norm_bits):
   if norm not in buckets.NORMS:
     raise ValueError(f'norm={norm!r}; choose from {sorted(buckets.NORMS)}.')
   form = norm_formats.chosen(norm_bits)
+  if not isinstance(steps, jax.Array):
+    steps = np.asarray(steps, np.float64)
   bits = _checked_bits(steps, bits)
   top = 2 ** (bits - 1) - 1
   if not isinstance(steps, jax.Array):
@@ -187,7 +191,7 @@ def _dithered(steps, sizes, norm, bits, norm_bits):
     return jnp.concatenate([wire.pack(codes, bits), ends])
 
   def norms_of(payload, size):
-    count = len(_blocks(size, sizes, h.size).sizes)
+    count = _blocks(size, sizes, h.size).count
     return form.read(payload[wire.packed_size(size, bits) :], count)
 
   def decode(payload, reference):
@@ -211,37 +215,45 @@ def _dithered(steps, sizes, norm, bits, norm_bits):
   return base.Quantizer(encode, decode, inspect, codes=codes)
 
 
-class _blocks:
-  """Blocks of a vector of d values; those of one size in a row are rows."""
+class Blocks(NamedTuple):
+  """The blocks of a vector of d values; those of one size in a row are rows.
 
-  def __init__(self, d: int, sizes: tuple[int, ...] | None, steps: int):
-    self.sizes = (d,) if sizes is None else sizes
-    if sum(self.sizes) != d or steps not in (1, d):
-      given = sum(self.sizes) if sizes else steps
-      raise ValueError(
-        f'the steps are for {given} coordinates, the vector has {d}.'
-      )
-    self.runs = [(s, len([*g])) for s, g in itertools.groupby(self.sizes)]
+  Attributes:
+    count: B.
+    rows: x f32[d] -> [f32[k, size], ...], an array for each run of one size.
+    each: (fn, x f32[d], numbers f32[B]) -> f32[d], fn(rows, numbers[:, None])
+      of every run.
+    spread: numbers f32[B] -> for every value that of its block.
+  """
 
-  def rows(self, x):
-    """[f[k, size], ...]: one array for each run of blocks of one size."""
-    ends = np.cumsum([size * count for size, count in self.runs])
-    parts = jnp.split(x, ends[:-1])
-    return [
-      part.reshape(count, size)
-      for part, (size, count) in zip(parts, self.runs, strict=True)
-    ]
+  count: int
+  rows: Callable
+  each: Callable
+  spread: Callable
 
-  def each(self, fn, x, numbers):
-    """fn(rows, number of each row), flat."""
-    numbers = jnp.split(numbers, np.cumsum([c for _, c in self.runs])[:-1])
-    parts = zip(self.rows(x), numbers, strict=True)
+
+def _blocks(d: int, sizes: tuple[int, ...] | None, steps: int) -> Blocks:
+  sizes = sizes or (d,)
+  if sum(sizes) != d or steps not in (1, d):
+    given = sum(sizes) if sum(sizes) != d else steps
+    raise ValueError(
+      f'the steps are for {given} coordinates, the vector has {d}.'
+    )
+  runs = [(size, len([*same])) for size, same in itertools.groupby(sizes)]
+  ends = np.cumsum([size * count for size, count in runs])[:-1]
+  counts = np.cumsum([count for _, count in runs])[:-1]
+  index = np.repeat(np.arange(len(sizes)), sizes)
+
+  def rows(x):
+    parts = zip(jnp.split(x, ends), runs, strict=True)
+    return [part.reshape(count, size) for part, (size, count) in parts]
+
+  def each(fn, x, numbers):
+    parts = zip(rows(x), jnp.split(numbers, counts), strict=True)
     return jnp.concatenate([fn(r, v[:, None]).reshape(-1) for r, v in parts])
 
-  def spread(self, numbers):
-    """The number of its block for every value."""
-    index = np.repeat(np.arange(len(self.sizes)), self.sizes)
-    return numbers[index] if len(self.sizes) > 1 else numbers
+  spread = lambda numbers: numbers[index] if len(sizes) > 1 else numbers
+  return Blocks(len(sizes), rows, each, spread)
 
 
 def levels_needed(steps) -> int:

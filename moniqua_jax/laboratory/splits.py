@@ -1,0 +1,106 @@
+"""How the rows of a data set are scaled and divided among the workers.
+
+The preprocessing of arXiv:2106.03524, as in its authors' code.
+"""
+
+import numpy as np
+
+
+def row_scaled(features: np.ndarray) -> np.ndarray:
+  """Each row divided by its largest absolute entry; rows of zeros stay.
+
+  Args:
+    features: [N, d].
+
+  Returns:
+    f64[N, d], between -1 and 1.
+
+  >>> row_scaled(np.array([[1.0, -4.0], [0.0, 0.0]])).tolist()
+  [[0.25, -1.0], [0.0, 0.0]]
+
+  Source: the preprocessing in the authors' code, `maxabs_scale(axis=1)`.
+  """
+  features = np.asarray(features, np.float64)
+  most = np.abs(features).max(axis=1, keepdims=True)
+  return features / np.where(most > 0, most, 1.0)
+
+
+def by_norm(
+  features: np.ndarray, labels: np.ndarray, n: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+  """Rows in order of their 2-norm, cut into n equal pieces: unlike workers.
+
+    |a_1| <= |a_2| <= ... <= |a_N|;  worker i has a_{im+1}, ..., a_{im+m}
+
+  Args:
+    features: [N, d].
+    labels: [N].
+    n: workers.
+    seed: not used; partitions share a signature.
+
+  Returns:
+    f64[n, m, d] and f64[n, m] with m = floor(N / n); the N - nm longest rows
+    are dropped.
+
+  Raises:
+    ValueError: n is not 1 to N, or the shapes do not fit.
+
+  >>> by_norm(np.array([[3.0], [-1.0], [2.0]]), np.arange(3), n=2)[1].tolist()
+  [[1.0], [2.0]]
+
+  Source: the experiments of arXiv:2106.03524, as in the authors' code.
+  """
+  del seed
+  _require_rows(features, labels, n)
+  norms = np.linalg.norm(features, axis=1)
+  return _cut(features, labels, n, np.argsort(norms, kind='stable'))
+
+
+def iid(
+  features: np.ndarray, labels: np.ndarray, n: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+  """Shuffled rows, cut into n equal pieces: workers that are alike.
+
+  Args:
+    features: [N, d].
+    labels: [N].
+    n: workers.
+    seed: of the shuffle.
+
+  Returns:
+    f64[n, m, d] and f64[n, m] with m = floor(N / n); the last N - nm rows of
+    the shuffle are dropped.
+
+  Raises:
+    ValueError: n is not 1 to N, or the shapes do not fit.
+
+  >>> [part.shape for part in iid(np.ones((7, 2)), np.ones(7), n=3, seed=1)]
+  [(3, 2, 2), (3, 2)]
+  """
+  _require_rows(features, labels, n)
+  order = np.random.default_rng(seed).permutation(len(features))
+  return _cut(features, labels, n, order)
+
+
+def _require_rows(features, labels, n):
+  if np.ndim(features) != 2:
+    raise ValueError(
+      f'features have shape {np.shape(features)}; [rows, features] is wanted.'
+    )
+  if type(n) is not int or n not in range(1, len(features) + 1):
+    raise ValueError(
+      f'n={n!r} workers; {len(features)} rows make 1 to {len(features)}.'
+    )
+  if np.shape(labels) != (len(features),):
+    raise ValueError(
+      f'labels have shape {np.shape(labels)}; {len(features)} rows have '
+      f'{(len(features),)}.'
+    )
+
+
+def _cut(features, labels, n, order):
+  m = len(features) // n
+  kept = order[: n * m].reshape(n, m)
+  return tuple(
+    np.asarray(part, np.float64)[kept] for part in (features, labels)
+  )

@@ -1,0 +1,368 @@
+"""Training with quantizers shaped by estimates: the program and its configs."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import smoothness_cifar10_cpu, smoothness_digits
+from moniqua_jax import (
+  data,
+  description,
+  experiment,
+  loop,
+  metrics,
+  shaped,
+  smoothness,
+)
+from moniqua_jax.asynchronous import training
+from moniqua_jax.quantizers import roots
+from tests import hlo
+from tests.test_loop import assert_same_run, last_state
+from tests.test_reduced_training import KEPT, LARGE, stop_after
+
+LEAVES = 64 * 128, 128 * 10
+
+
+def short(method, **entries):
+  """A method of the digits, over in seconds; two epochs are 22 steps."""
+  config = smoothness_digits.get_config(method).copy_and_resolve_references()
+  config.epochs, config.eval_every, config.checkpoint_every = 2.0, 1.0, 1.0
+  if config.momentum:
+    config.learning_rate.warmup_epochs = 0.5
+  with config.unlocked():
+    config.update(entries)
+  return config
+
+
+LEARNS = [
+  'layer4',
+  'kronecker4',
+  'shared_diagonal3',
+  'diana3',
+  'diana_diagonal4',
+  'diagonal_choco_ring4',
+  'inverse_kronecker_dcd_torus4',
+  'layer_moniqua_ring4',
+  'inverse_layer_moniqua_torus4',
+]
+
+
+@pytest.mark.parametrize('method', LEARNS)
+def test_it_learns(tmp_path, method):
+  config = short(method)
+  config.smoothness.draws = None if config.smoothness.name == 'none' else 2
+  row = loop.train_and_evaluate(config, tmp_path)
+  assert row['test/accuracy'] > 0.5
+  assert row.get('gossip/unreadable', 0) == 0
+  if config.gossip.name == 'none':
+    assert row['gossip/consensus_max'] == 0  # all decode the same bytes
+
+
+def test_adiana_learns(tmp_path):
+  row = loop.train_and_evaluate(short('adiana4', epochs=4.0), tmp_path)
+  assert row['test/accuracy'] > 0.5
+  assert row['gossip/consensus_max'] == 0
+
+
+@pytest.mark.parametrize(
+  'method', ['diana_diagonal4', 'adiana4', 'kronecker_choco_ring4']
+)
+def test_resuming_gives_the_same_bits(tmp_path, method):
+  """With tables in the checkpoint, renewed after it and once before it."""
+  config = short(method)
+  with config.unlocked():
+    config.smoothness.update(refresh=7, draws=2)
+  loop.train_and_evaluate(config, tmp_path / 'one')
+  stop_after(config, 11, tmp_path / 'two')
+  _, before = last_state(tmp_path / 'two', config)
+  loop.train_and_evaluate(config, tmp_path / 'two', resume=True)
+  assert_same_run(tmp_path / 'one', tmp_path / 'two', config)
+  _, after = last_state(tmp_path / 'two', config)
+  old, new = shapes_of(before), shapes_of(after)
+  assert np.abs(old.own.half[0] - 1).max() > 0  # was estimated
+  changed = jax.tree.map(lambda a, b: np.any(a != b), old, new)
+  assert any(jax.tree.leaves(changed))  # and again
+
+
+def test_a_resumed_run_keeps_an_estimate_that_is_not_due(tmp_path):
+  config = short('diagonal4')
+  with config.unlocked():
+    config.smoothness.update(refresh=0, draws=2)
+  loop.train_and_evaluate(config, tmp_path / 'one')
+  stop_after(config, 11, tmp_path / 'two')
+  loop.train_and_evaluate(config, tmp_path / 'two', resume=True)
+  assert_same_run(tmp_path / 'one', tmp_path / 'two', config)
+  config.smoothness.draws = 3
+  with pytest.raises(ValueError, match='config.smoothness was .* another run'):
+    loop.train_and_evaluate(config, tmp_path / 'two', resume=True)
+
+
+def shapes_of(state):
+  """The one `Shape` in a train state."""
+  is_shape = lambda node: isinstance(node, shaped.Shape)
+  nodes = jax.tree.leaves(state.opt_state, is_leaf=is_shape)
+  (shape,) = filter(is_shape, nodes)
+  return shape
+
+
+# -------------------------------------------------------------------- bytes
+
+# Numbers in the root of D by kind, of the large leaves of the digits' net.
+TABLE = {
+  'layer': 2,
+  'diagonal': LARGE,
+  'kronecker': 64**2 + 128**2 + 128**2 + 10**2,
+}
+
+
+@pytest.mark.parametrize('kind', TABLE)
+def test_the_estimates_are_one_gather(kind):
+  """What the compiled exchange sends, and what is counted for it."""
+  config = short(f'{kind}4', runner='sharded')
+  built = experiment.from_config(config)
+  found = collectives_of_an_exchange(config, built)
+  assert found == [('all-gather', 'f32', 8 * 4 * TABLE[kind])]
+  assert built.traffic.estimate == 7 * 4 * TABLE[kind]
+
+
+def test_one_matrix_for_all_is_one_all_reduce():
+  config = short('shared_diagonal4', runner='sharded')
+  built = experiment.from_config(config)
+  found = collectives_of_an_exchange(config, built)
+  assert found == [('all-reduce', 'f32', 4 * LARGE)]
+  assert built.traffic.estimate == 2 * 7 / 8 * 4 * LARGE
+
+
+def collectives_of_an_exchange(config, built):
+  init, _, _ = loop.make_steps(built)
+  state = built.run(init, (0,))(np.arange(8))
+  sample, exchange = smoothness.make_functions(built, config)
+  batch = data.batch(built.dataset, built.shards, seed=0, step=0, batch_size=16)
+  sample = built.run(sample, (0, 0, 0, None))
+  args = state.params, state.model_state, batch, np.int32(0)
+  assert not list(hlo.collectives(sample.lower(*args).compile().as_text()))
+  exchange = built.run(exchange, (0, 0))
+  text = exchange.lower(state.opt_state, sample(*args)).compile().as_text()
+  return list(hlo.collectives(text))
+
+
+@pytest.mark.parametrize('method,rounds', [('layer4', 1), ('adiana4', 2)])
+def test_bytes_sent_are_those_of_payloads_and_estimates(
+  tmp_path, method, rounds
+):
+  config = short(method)
+  with config.unlocked():
+    config.smoothness.update(refresh=5, draws=1)
+  row = loop.train_and_evaluate(config, tmp_path)
+  kind = config.smoothness.name
+  message = LARGE // 2 + 4 * -(-LARGE // 512) + 1  # codes, norms, sender
+  exact = 2 * 7 / 8 * 4 * KEPT
+  step = 7 * message * rounds + exact
+  assert row['wire/bytes_sent'] == 22 * step + 5 * 7 * 4 * TABLE[kind]
+  _, state = last_state(tmp_path, config)
+  assert state.opt_state[1].error is not None
+  sent = getattr(state.opt_state[1].error, 'sent', state.opt_state[1].error)
+  assert sent.nbytes == 8 * rounds * message
+
+
+def test_same_bytes_with_and_without():
+  """In gossip not even a sender's index is added."""
+  sent = lambda name: experiment.from_config(short(name)).traffic
+  for name in ('choco_ring3', 'moniqua_torus2'):
+    kind = 'layer' if 'moniqua' in name else 'diagonal'
+    shaped_ = sent(f'{kind}_{name}')
+    np.testing.assert_array_equal(sent(name).gossip, shaped_.gossip)
+    assert shaped_.estimate > 0 == sent(name).estimate
+  assert sent('diagonal4').whole == sent('qsgd4').whole + 7
+
+
+# ------------------------------------------------------------- what is shaped
+
+
+def test_all_decode_with_the_table_of_the_sender(tmp_path):
+  """A table row is the owner's root, and workers differ."""
+  config = short('diagonal4', epochs=0.1)
+  config.smoothness.draws = 2
+  loop.train_and_evaluate(config, tmp_path)
+  _, state = last_state(tmp_path, config)
+  shape = shapes_of(state)
+  for leaf, table in zip(shape.own.half, shape.tables, strict=True):
+    for reader in range(8):
+      np.testing.assert_array_equal(table[reader], leaf)
+    assert np.any(leaf[0] != leaf[1])
+  halves, inverses = shape.own
+  for half, inverse in zip(halves, inverses, strict=True):
+    np.testing.assert_allclose(half * inverse, 1, rtol=1e-5)
+
+
+def test_an_estimate_depends_on_the_step_and_the_seed_alone():
+  config = short('shared_kronecker4')
+  config.smoothness.draws = 2
+  built = experiment.from_config(config)
+  init, _, _ = loop.make_steps(built)
+  state = built.run(init, (0,))(np.arange(8))
+  estimate = smoothness.make(built, config)
+  halves = [
+    shapes_of(estimate(state, step)).own.half[0].left for step in (3, 3, 4)
+  ]
+  np.testing.assert_array_equal(halves[0], halves[1])
+  assert np.any(halves[0] != halves[2])
+  np.testing.assert_array_equal(halves[0][0], halves[0][5])  # shared
+  # All start from the coordinates of the parameters.
+  first = shapes_of(state).own.half[0]
+  assert isinstance(first, roots.Kronecker)
+  np.testing.assert_array_equal(first.left[0], np.eye(64))
+
+
+def test_the_probe_sees_the_noise_of_what_diana_sends(tmp_path):
+  config = short('diana_diagonal4', gradient_probe_every=22)
+  config.gradient_probe_draws = 2
+  row = loop.train_and_evaluate(config, tmp_path)
+  assert row['gradient/quantization_variance'] > 0
+  assert metrics.read(tmp_path)[-1]['gradient/total_variance'] > 0
+
+
+# ------------------------------------------------------------------ mistakes
+
+NO_SHAPE = dict(
+  name='none', refresh=None, draws=None, floor=None, power=None, per_worker=None
+)
+MISTAKES = {
+  'a kind': (
+    'diagonal4',
+    dict(smoothness=dict(name='full')),
+    "config.smoothness.name='full'; choose from .*'kronecker'",
+  ),
+  'an entry without a kind': (
+    'qsgd4',
+    dict(smoothness=dict(refresh=5)),
+    'config.smoothness.refresh is not an argument of none',
+  ),
+  'refresh': (
+    'diagonal4',
+    dict(smoothness=dict(refresh=-1)),
+    'config.smoothness: refresh=-1; it must be whole',
+  ),
+  'draws': (
+    'diagonal4',
+    dict(smoothness=dict(draws=0)),
+    'config.smoothness: draws=0; it must be whole, 1 or more',
+  ),
+  'floor': (
+    'diagonal4',
+    dict(smoothness=dict(floor=0.0)),
+    'config.smoothness: floor=0.0; it must be above 0',
+  ),
+  'power': (
+    'diagonal4',
+    dict(smoothness=dict(power=0.0)),
+    'config.smoothness: power=0.0; it must be finite, and not 0',
+  ),
+  'no quantizer': (
+    'diagonal_choco_ring4',
+    dict(
+      quantizer=dict(
+        name='full_precision', bits=None, norm=None, bucket_size=None
+      )
+    ),
+    "config.smoothness.name='diagonal' shapes a quantizer",
+  ),
+  'two scales': (
+    'layer_moniqua_ring4',
+    dict(scales_from='runs/probe'),
+    "config.scales_from='runs/probe' both scale the leaves",
+  ),
+  'a table for each in gossip': (
+    'diagonal_choco_ring4',
+    dict(smoothness=dict(per_worker=True)),
+    'config.smoothness.per_worker=True: in gossip all share one D',
+  ),
+  'moniqua with a table for each': (
+    'layer4',
+    dict(quantizer=dict(name='moniqua', theta=1.0, bucket_size=None)),
+    'config.smoothness.per_worker=True: moniqua reads',
+  ),
+  'layers and norms of layers': (
+    'layer4',
+    dict(quantizer=dict(name='block')),
+    "config.smoothness.name='layer' changes nothing",
+  ),
+  'bits of block': (
+    'choco_ring4',
+    dict(quantizer=dict(bits=1)),
+    'config.quantizer: bits=1; block takes 2 to 8',
+  ),
+  'a bucket of block': (
+    'choco_ring4',
+    dict(quantizer=dict(bucket_size=0)),
+    'config.quantizer: bucket_size=0; it must be 1 or more',
+  ),
+  'alpha': (
+    'diana4',
+    dict(reduce=dict(alpha=2.0)),
+    'config.reduce: alpha=2.0; diana needs it above 0 and at most 1',
+  ),
+  'no alpha': (
+    'diana4',
+    dict(reduce=dict(alpha=None)),
+    'config.reduce: diana needs reduce.alpha',
+  ),
+  'dcgd without a quantizer': (
+    'qsgd4',
+    dict(quantizer=dict(name='full_precision', bits=None, bucket_size=None)),
+    "config.reduce.name='dcgd' needs a quantizer of gradients",
+  ),
+  'numbers of adiana': (
+    'adiana4',
+    dict(reduce=dict(theta2=0.9)),
+    'config.reduce: theta2=0.9; adiana needs it within 0 and 1 - theta1',
+  ),
+  'adiana with momentum': (
+    'adiana4',
+    dict(momentum=0.9),
+    'gives the whole step, so config.momentum=0.9 must be 0',
+  ),
+  'adiana with a rate': (
+    'adiana4',
+    dict(learning_rate=dict(peak=0.1)),
+    'so config.learning_rate.peak=0.1 must be 1.0',
+  ),
+}
+
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_a_mistake_is_named(mistake):
+  method, entries, message = MISTAKES[mistake]
+  with pytest.raises(ValueError, match=message) as error:
+    experiment.from_config(short(method, **entries))
+  assert '\n' not in str(error.value)
+
+
+def test_a_side_that_is_too_large_is_named():
+  config = short('kronecker4', model=dict(name='mlp', hidden=(1200,)))
+  with pytest.raises(ValueError, match='config.smoothness: .* 64 x 1200; its'):
+    experiment.from_config(config)
+
+
+def test_the_asynchronous_form_has_no_estimates():
+  config = short('layer_moniqua_ring4')
+  with pytest.raises(ValueError, match="config.smoothness.name='layer'; its"):
+    training.setup(config, 0, 8)
+
+
+# ------------------------------------------------------------------- configs
+
+
+@pytest.mark.parametrize('method', smoothness_cifar10_cpu.METHODS)
+def test_every_config_builds(method):
+  """On images that are made up."""
+  config = smoothness_cifar10_cpu.get_config(method)
+  with config.unlocked():
+    config.runner, config.data.name = 'simulated', 'synthetic'
+    config.data.update(
+      num_train=400, num_test=40, shape=(32, 32, 3), num_classes=10, seed=0
+    )
+  text = description.describe(config, experiment.from_config(config))
+  assert ('per worker and estimate' in text) == (
+    config.smoothness.name != 'none'
+  )
