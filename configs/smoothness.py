@@ -56,6 +56,7 @@ METHODS = (
   'DIANA+ uniform',
   'DIANA+ varying',
   'DIANA+ varying, exact',
+  'DIANA+ varying, 16-bit norm',
   'DIANA+ block, one step',
   'DIANA+ block',
   'DIANA+ block, 8-bit norms',

@@ -8,11 +8,18 @@ TEXT = (ROOT / 'README.md').read_text()
 
 
 def test_the_six_lines_run(capsys):
-  code, more = re.findall(r'```python\n(.*?)```', TEXT, flags=re.DOTALL)
+  code, *more = re.findall(r'```python\n(.*?)```', TEXT, flags=re.DOTALL)
   names = {}
   exec(compile(code, 'README.md', 'exec'), names)
-  exec(compile(more, 'README.md', 'exec'), names)
-  assert names['tx'].update  # the second piece goes on from the first
+  assert len(more) == 2
+  for piece in more:  # they go on from the first
+    exec(compile(piece, 'README.md', 'exec'), names)
+    init = names['mj'].simulated(names['tx'].init, (0,))
+    init(
+      {'w': names['jnp'].zeros((8, 1024, 2))}
+      if piece is more[0]
+      else names['params']
+    )
   loss, nbytes = capsys.readouterr().out.split()
   # Mean square of a fit to a linear target that 8 workers share; 3 + 12 bytes.
   assert float(loss) < 0.1 and int(nbytes) == 15

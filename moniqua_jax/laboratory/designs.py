@@ -61,7 +61,7 @@ def standard(problem: Problem, norm: str = 'l2') -> Design:
     (),
     omega,
     omega * problem.L_max,
-    _coded(problem.d, s, (problem.d,)),
+    coded_bits_of(problem.d, s, (problem.d,)),
     0.0,
   )
 
@@ -75,7 +75,7 @@ def standard_blocks(problem: Problem, norm: str = 'l2') -> Design:
     (),
     omega,
     omega * problem.L_max,
-    _coded(problem.d, s, sizes),
+    coded_bits_of(problem.d, s, sizes),
     0.0,
   )
 
@@ -98,13 +98,23 @@ def varying_diana_plus(problem: Problem, norm: str = 'l2') -> Design:
   return _varying(problem, _varying_diana(problem), norm)
 
 
-def varying_diana_plus_exact(problem: Problem, norm: str = 'l2') -> Design:
+def varying_diana_plus_exact(
+  problem: Problem, norm: str = 'l2', norm_bits: int = 32
+) -> Design:
   """The same steps, with the exact omega and calL instead of their bounds."""
   steps = _varying_diana(problem)
-  return _varying(problem, steps, norm)._replace(
-    omega=float(np.max(smoothness.omega_exact(steps))),
-    calL=float(np.max(smoothness.calL_exact(steps, problem.diagonals))),
+  omega = np.max(smoothness.omega_exact(steps))
+  calL = np.max(smoothness.calL_exact(steps, problem.diagonals))
+  # A larger norm has larger cells: their variance grows by its square at most.
+  growth = norm_formats.chosen(norm_bits).growth ** 2
+  return _varying(problem, steps, norm, norm_bits=norm_bits)._replace(
+    omega=growth * float(omega), calL=growth * float(calL)
   )
+
+
+def varying_diana_plus_short_norm(problem: Problem, norm='l2') -> Design:
+  """The same with a norm of 16 bits, ours."""
+  return varying_diana_plus_exact(problem, norm, norm_bits=16)
 
 
 def block_dcgd_plus(problem: Problem, norm: str = 'l2') -> Design:
@@ -162,18 +172,18 @@ def _blocks(problem):
   return block_steps.equal_blocks(problem.d, count), budget
 
 
-def _varying(problem, steps, norm, steps_sent=True):
+def _varying(problem, steps, norm, steps_sent=True, norm_bits=32):
   levels = dithered.levels_needed(steps)
   bits = (2 * levels).bit_length()
   make = lambda row: quantizers.smooth(
-    quantizers.varying_steps(row['steps'], norm, bits), row['root']
+    quantizers.varying_steps(row['steps'], norm, bits, norm_bits), row['root']
   )
   return Design(
     make,
     _rows(problem, steps),
     float(np.max(smoothness.omega(steps))),
     float(np.max(smoothness.calL(steps, problem.diagonals))),
-    _coded(problem.d, 2 ** (bits - 1) - 1, (problem.d,)),
+    coded_bits_of(problem.d, 2 ** (bits - 1) - 1, (problem.d,), norm_bits),
     _upload(problem, steps if steps_sent else np.zeros(0)),
   )
 
@@ -190,7 +200,7 @@ def _block(problem, steps, sizes, norm, norm_bits=32, steps_sent=True):
     _rows(problem, steps),
     growth * float(np.max(smoothness.omega(each, sizes))),
     growth * float(np.max(smoothness.calL(each, problem.diagonals, sizes))),
-    _coded(problem.d, 2 ** (bits - 1) - 1, sizes, norm_bits),
+    coded_bits_of(problem.d, 2 ** (bits - 1) - 1, sizes, norm_bits),
     _upload(problem, steps if steps_sent else np.zeros(0)),
   )
 
@@ -229,21 +239,39 @@ def _values_sent(payload, d):
   return jnp.sum((planes > 0).any(axis=0))
 
 
-def _coded(d, top, sizes, norm_bits=32):
-  """Bits of a payload of `dithering`, with distances that start in each block.
+def coded_bits_of(
+  d: int, top: int, sizes: tuple[int, ...], norm_bits: int = 32
+) -> Callable[[Array], Array]:
+  """Bits of a payload of dithering: norms, distances, signs and levels.
 
-  Blocks of one size that stand together are counted together.
+    norm_bits B + sum over nonzeros of |omega(distance)| + 1 + |omega(level)|
+
+  A distance starts anew in each block; blocks of one size that stand together
+  are counted together.
+
+  Args:
+    d: values of a message.
+    top: the highest level of its quantizer.
+    sizes: of its blocks.
+    norm_bits: of a norm; those of 8 bits are relative to the largest, which
+      takes 32.
+
+  Returns:
+    payload u8[m] -> f32[].
+
+  >>> from moniqua_jax import dithering
+  >>> payload = dithering(1).encode(jnp.array([0.0, 2.0]), jax.random.key(0))
+  >>> coded_bits_of(2, 1, (2,))(payload)  # 32, omega(2), sign, omega(1)
+  Array(37., dtype=float32)
   """
   bits = (2 * top).bit_length()
   runs = [(size, len([*same])) for size, same in itertools.groupby(sizes)]
   ends = np.cumsum([size * count for size, count in runs])
-  # Norms of 8 bits are relative to the largest one, which takes 32.
-  norms = norm_bits * len(sizes) + 32 * (norm_bits == 8)
   abouts = [base.Codes(bits, 2 * top + 1, top, size) for size, _ in runs]
+  norms = norm_bits * len(sizes) + 32 * (norm_bits == 8)
 
   def coded(payload):
-    packed = wire.packed_size(d, bits)
-    codes = jnp.split(wire.unpack(payload[:packed], bits, d), ends[:-1])
+    codes = jnp.split(_codes(payload, d, bits), ends[:-1])
     lengths = [
       jnp.sum(coding.recursive().length(*pair))
       for pair in zip(codes, abouts, strict=True)
@@ -251,3 +279,21 @@ def _coded(d, top, sizes, norm_bits=32):
     return sum(lengths).astype(jnp.float32) + norms
 
   return coded
+
+
+def nonzeros_of(d: int, top: int) -> Callable[[Array], Array]:
+  """How many values of a payload of dithering are not zero.
+
+  Args:
+    d: values of a message.
+    top: the highest level of its quantizer.
+
+  Returns:
+    payload u8[m] -> i32[].
+  """
+  bits = (2 * top).bit_length()
+  return lambda payload: jnp.sum(_codes(payload, d, bits) != top)
+
+
+def _codes(payload, d, bits):
+  return wire.unpack(payload[: wire.packed_size(d, bits)], bits, d)

@@ -30,6 +30,7 @@ COMPARISONS = {
     'DIANA+ uniform',
     'DIANA+ varying',
     'DIANA+ varying, exact',
+    'DIANA+ varying, 16-bit norm',
   ],
   'blocks': [
     'DIANA, authors',

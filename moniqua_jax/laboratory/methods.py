@@ -166,6 +166,7 @@ METHODS = {
   'DIANA+ uniform': diana(designs.uniform_plus),
   'DIANA+ varying': diana(designs.varying_diana_plus),
   'DIANA+ varying, exact': diana(designs.varying_diana_plus_exact),
+  'DIANA+ varying, 16-bit norm': diana(designs.varying_diana_plus_short_norm),
   'DIANA+ block, one step': diana(designs.block_uniform_plus),
   'DIANA+ block': diana(designs.block_diana_plus),
   'DIANA+ block, 8-bit norms': diana(designs.block_diana_plus_short_norms),

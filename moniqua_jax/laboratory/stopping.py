@@ -26,7 +26,7 @@ def reason(distance: np.ndarray, most: int | None, last: int) -> str | None:
 
   >>> reason(np.array([[1.0, 1e-3, 1e-11]]), None, 100)
   'target'
-  >>> reason(10.0 ** -np.linspace(0, 1, 10_000)[None], None, 20_000)
+  >>> reason(10.0 ** -np.linspace(0, 0.5, 10_000)[None], None, 20_000)
   'no hope'
   """
   k = distance.shape[1]

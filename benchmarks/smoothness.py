@@ -1,0 +1,104 @@
+"""Which method of the laboratory needs the fewest bits, on which data?
+
+  python -m benchmarks.smoothness results/smoothness/* --out=results/smoothness
+
+Collects runs of `train.py --config=configs/smoothness.py`: a table of bits to
+1e-6 and to 1e-10, and one of iterations. Draws nothing: each run has a figure.
+"""
+
+import argparse
+import json
+import pathlib
+
+import numpy as np
+
+from moniqua_jax.laboratory.report import geometric
+
+TARGETS = ('1e-06', '1e-10')
+
+
+def main():
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('runs', nargs='+', type=pathlib.Path)
+  parser.add_argument('--out', type=pathlib.Path, required=True)
+  args = parser.parse_args()
+  runs = {
+    folder.name: json.loads((folder / 'results.json').read_text())
+    for folder in args.runs
+    if (folder / 'results.json').exists()
+  }
+  text = '\n'.join(
+    f'{title}\n\n{table(runs, of)}'
+    for title, of in (
+      (
+        'Mbit to 1e-6 / to 1e-10, coded, of all workers, with the upload',
+        coded,
+      ),
+      ('The same without the upload', lambda e, t: coded(e, t, upload=False)),
+      (
+        'Mbit to 1e-6 / to 1e-10, packed, of all workers, with the upload',
+        packed,
+      ),
+      ('Iterations to 1e-6 / to 1e-10', iterations),
+    )
+  )
+  (args.out / 'table.md').write_text(text + NOTE)
+  print(text)
+
+
+NOTE = """
+Columns: data set and number of workers. Five seeds, geometric means; '-': not
+within 60,000 iterations (or without hope, or a floor: see the table of the
+run); empty: not run there. **Bold**: the fewest of a column. Coded and packed:
+see the tables of the runs, `results/smoothness/*/table.md`.
+"""
+
+
+def coded(entry, target, upload=True):
+  pair = entry['reached'][target]
+  bits = np.array(pair['coded_bits']) + upload * entry['upload_bits']
+  return geometric(bits) / 1e6
+
+
+def packed(entry, target):
+  at = np.array(entry['reached'][target]['iterations'])
+  return geometric(entry['packed_bits'] * at + entry['upload_bits']) / 1e6
+
+
+def iterations(entry, target):
+  return geometric(entry['reached'][target]['iterations'])
+
+
+def table(runs, of) -> str:
+  """A row a method, a column a run, '1e-6 / 1e-10' in a cell."""
+  names = list(dict.fromkeys(name for run in runs.values() for name in run))
+  least = {
+    (run, target): min(
+      (of(e, target) for e in entries.values() if e['reached'][target]),
+      default=None,
+    )
+    for run, entries in runs.items()
+    for target in TARGETS
+  }
+
+  def cell(run, name, target):
+    entry = runs[run].get(name)
+    if entry is None:
+      return ''
+    if entry['reached'][target] is None:
+      return '-'
+    value = of(entry, target)
+    text = f'{value:.3g}' if value < 1000 else f'{value:.0f}'
+    return f'**{text}**' if value == least[run, target] else text
+
+  lines = [['method', *runs], ['---', *['---:'] * len(runs)]]
+  for name in names:
+    cells = [[cell(run, name, t) for t in TARGETS] for run in runs]
+    lines.append([name, *(' / '.join(c) if any(c) else '' for c in cells)])
+  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
+if __name__ == '__main__':
+  main()

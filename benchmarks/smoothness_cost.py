@@ -1,0 +1,222 @@
+"""What does a digit of accuracy cost in values and in bits, as n and d grow?
+
+  python -m benchmarks.smoothness_cost --out=results/smoothness_cost
+
+The O(n) and O(min(n, d)) of arXiv:2106.03524, in the regime where they hold:
+one worker dominates, a few coordinates dominate in each L_i, all workers agree
+in the optimum (grad f_i(x*) = 0), and a message may hold about d / n values.
+L_1 has the diagonal 1, 1/2, 1/4, ... down to 1 / kappa, shuffled; the other
+workers have other shuffles of 1/n of it. DCGD(+) with the step of theory runs
+from x = (1, ..., 1) until |x|^2 has fallen by 10^6; the cost is iterations
+times what a message holds. Theory: the budget times (L + 2 calL / n) / mu,
+in units of log 10^6 / 2.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import moniqua_jax as mj
+from moniqua_jax import workdir
+from moniqua_jax.laboratory import designs
+from moniqua_jax.quantizers import dithered, roots
+from moniqua_jax.theory import block_steps, gammas, smoothness, steps
+
+AXIS, CHUNK, MOST = 'workers', 500, 400_000
+SIZES = (
+  (8, 64),
+  (8, 256),
+  (8, 1024),
+  (8, 4096),
+  (16, 256),
+  (16, 1024),
+  (32, 256),
+)
+NAMES = ('GD', 'standard', 'one block +', 'n blocks +', 'varying +')
+
+
+def diagonals(n: int, d: int, kappa: float) -> np.ndarray:
+  """f64[n, d], the diagonals of the L_i."""
+  rng = np.random.default_rng(0)
+  first = np.maximum(0.5 ** np.arange(d), 1 / kappa)
+  return np.stack(
+    [rng.permutation(first) * (1.0 if i == 0 else 1 / n) for i in range(n)]
+  )
+
+
+def compressors(diagonal, n, d):
+  """By name: (row -> quantizer, rows, calL, budget in values, Elias bits)."""
+  s = max(1, int(math.sqrt(d) // n))
+  spent = s * (s + math.sqrt(d))
+  standard = mj.dithering(s)
+  omega, L_max = smoothness.dithering_omega(d, s), diagonal.max()
+  sizes = block_steps.equal_blocks(d, n)
+  one = block_steps.block_dcgd(diagonal, spent + 1, (d,))
+  many = block_steps.block_dcgd(diagonal, d / n + n, sizes)
+  # A code has 8 bits; only d / n above 127 levels is cut by this.
+  varying = np.maximum(steps.varying_dcgd(diagonal, d / n), 1 / 127)
+  return {
+    'standard': (None, standard, (), omega * L_max, spent, (s, (d,))),
+    'one block +': plus(diagonal, one, (d,), spent + 1),
+    'n blocks +': plus(diagonal, many, sizes, d / n + n),
+    'varying +': plus(diagonal, varying, None, d / n),
+  }
+
+
+def plus(diagonal, h, sizes, budget):
+  bits = (2 * dithered.levels_needed(h)).bit_length()
+  each = h if sizes is None else np.repeat(h, sizes, axis=1)
+  calL = float(smoothness.calL(each, diagonal, sizes).max())
+  table = {
+    'h': jnp.float32(h),
+    'root': roots.stacked([roots.root(row) for row in diagonal]),
+  }
+  inner = lambda h: (
+    mj.varying_steps(h, bits=bits)
+    if sizes is None
+    else mj.block(h, sizes, bits=bits)
+  )
+  make = lambda row: mj.smooth(inner(row['h']), row['root'])
+  top, d = 2 ** (bits - 1) - 1, diagonal.shape[1]
+  return make, None, table, calL, budget, (top, sizes or (d,))
+
+
+def run(diagonal, gamma, compressor):
+  """Iterations, values and coded bits of a message, packed bits."""
+  n, d = diagonal.shape
+  if compressor is None:
+    count = lambda sent: jnp.array([d, 32.0 * d, 32.0 * d])
+    algorithm = lambda own: mj.allreduce(axis_name=AXIS)
+    table, sent_of = (), lambda state: ()
+  else:
+    make, plain, table, _, _, (top, sizes) = compressor
+    coded = designs.coded_bits_of(d, top, sizes)
+
+    def algorithm(own):
+      known = plain or mj.per_worker(make, table, AXIS, own)
+      slots = dict(axis_name=AXIS, key=jax.random.key(0))
+      return mj.dcgd(known, keep=lambda leaf: False, **slots)
+
+    sent_of = lambda state: state[0].error
+    nonzeros = designs.nonzeros_of(d, top)
+    count = lambda sent: jnp.array(
+      [nonzeros(sent), coded(sent), 8.0 * sent.size]
+    )
+
+  def worker(own, curve, x, state, first):
+    tx = optax.chain(algorithm(own), optax.sgd(gamma))
+
+    def step(carry, k):
+      x, state = carry
+      updates, state = tx.update(curve * x, state, x, step=k)
+      return (x + updates, state), (jnp.sum(x**2) / d, count(sent_of(state)))
+
+    carry, rows = jax.lax.scan(step, (x, state), first + jnp.arange(CHUNK))
+    return *carry, *rows
+
+  mapped = jax.jit(
+    jax.vmap(worker, (0, 0, 0, 0, None), axis_name=AXIS), donate_argnums=(2, 3)
+  )
+  start = jax.vmap(
+    lambda own, x: optax.chain(algorithm(own), optax.sgd(gamma)).init(x),
+    axis_name=AXIS,
+  )
+  x = jnp.ones((n, d))
+  state, curve, held = start(table, x), jnp.float32(diagonal), []
+  for first in range(0, MOST, CHUNK):
+    x, state, square, counts = mapped(table, curve, x, state, first)
+    held.append(np.asarray(counts).mean(axis=(0, 1)))
+    hit = np.asarray(square[0]) <= 1e-6
+    if hit.any():
+      return first + int(hit.argmax()), *np.mean(held, axis=0).tolist()
+  raise RuntimeError(f'not there after {MOST} iterations')
+
+
+def costs(n, d, kappa):
+  """A row for each method: theory and measured."""
+  diagonal = diagonals(n, d, kappa)
+  L, mu = diagonal.mean(0).max(), diagonal.mean(0).min()
+  made = {'GD': None} | compressors(diagonal, n, d)
+  nu = diagonal.max(1).sum() / diagonal.max()
+  nu_1 = (diagonal.sum(1) / diagonal.max(1)).max()
+  for name, compressor in made.items():
+    calL, budget = compressor[3:5] if compressor else (0.0, d)
+    gamma = gammas.gamma_dcgd(L, calL, n)
+    iterations, values, coded, packed = run(diagonal, gamma, compressor)
+    unit = math.log(1e6) / 2 / mu
+    yield {
+      'n': n,
+      'd': d,
+      'nu': float(nu),
+      'nu_1': float(nu_1),
+      'method': name,
+      'theory': float(budget * unit / gamma),
+      'values': iterations * values,
+      'coded_bits': iterations * coded,
+      'packed_bits': iterations * packed,
+      'iterations': iterations,
+    }
+
+
+def table(rows):
+  """Costs of the others relative to standard dithering, theory and measured."""
+  text = (
+    '| n | d | nu_1 | measured | GD | one block + | n blocks + | varying + |\n'
+    '|---:|---:|---:|---|---:|---:|---:|---:|\n'
+  )
+  names = [name for name in NAMES if name != 'standard']
+  for n, d in SIZES:
+    own = {r['method']: r for r in rows if (r['n'], r['d']) == (n, d)}
+    if len(own) < len(NAMES):
+      continue
+    for key, label in (
+      ('theory', 'theory, values'),
+      ('values', 'values'),
+      ('coded_bits', 'bits, coded'),
+      ('packed_bits', 'bits, packed'),
+    ):
+      cells = [f'{own["standard"][key] / own[m][key]:.2f}' for m in names]
+      nu_1 = own['GD']['nu_1']
+      text += f'| {n} | {d} | {nu_1:.2f} | {label} | {" | ".join(cells)} |\n'
+  return text
+
+
+def main():
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--out', type=pathlib.Path, required=True)
+  parser.add_argument('--kappa', type=float, default=1000.0)
+  args = parser.parse_args()
+  args.out.mkdir(parents=True, exist_ok=True)
+  began, rows = time.perf_counter(), []
+  for n, d in SIZES:
+    for row in costs(n, d, args.kappa):
+      rows.append(row)
+      print(row, flush=True)
+  lines = '\n'.join(map(json.dumps, rows)) + '\n'
+  (args.out / 'metrics.jsonl').write_text(lines)
+  note = (
+    '\nHow many times less each costs than standard dithering (DCGD) to the '
+    'same accuracy.\nkappa of L_1: '
+    f'{args.kappa:g}; f32, one seed. Values: not zero in a message, the mean '
+    'over workers\nand iterations, times iterations; theory has the budget in '
+    'its place. Coded and packed\nas in results/smoothness, norms of 32 bits, '
+    'no upload.\n'
+  )
+  (args.out / 'table.md').write_text(table(rows) + note)
+  workdir.note(
+    args.out, **workdir.provenance(), seconds=time.perf_counter() - began
+  )
+  print(table(rows))
+
+
+if __name__ == '__main__':
+  main()
