@@ -64,7 +64,17 @@ def default() -> ml_collections.ConfigDict:
   config.weight_decay = 0.0
 
   config.local_momentum = 0.0  # of each worker's gradients, before their mean
-  config.reduce = dict(name='none', strategy=unset(str))
+  config.reduce = dict(
+    name='none',
+    strategy=unset(str),
+    alpha=unset(float),
+    eta=unset(float),
+    theta1=unset(float),
+    theta2=unset(float),
+    gamma=unset(float),
+    beta=unset(float),
+    p=unset(float),
+  )
   config.gossip = dict(
     name='dpsgd', gamma=unset(float), eta=unset(float), delays=unset(int)
   )
@@ -98,6 +108,16 @@ def default() -> ml_collections.ConfigDict:
     components=unset(int),
     first=unset(tuple),
     every=unset(int),
+    norm_bits=unset(int),
+  )
+  # Coordinates in which the quantizer works: 'layer', 'diagonal', 'kronecker'.
+  config.smoothness = dict(
+    name='none',
+    refresh=unset(int),
+    draws=unset(int),
+    floor=unset(float),
+    power=unset(float),
+    per_worker=unset(bool),
   )
   config.coded = unset(float)  # capacity in bits per value of coded messages
   # For the limit of auto_theta: what no coordinate of a gradient should exceed.

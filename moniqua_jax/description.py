@@ -50,6 +50,7 @@ def describe(config, experiment: experiment_lib.Experiment) -> str:
     'gossip': _listed(config.gossip),
     'topology': f'{config.topology.name}, gamma {config.gamma}, {gap}',
     'quantizer': _listed(config.quantizer),
+    'smoothness': _describe_smoothness(config, experiment),
     'theta': _describe_theta(config, experiment),
     'wire': f'{sent:,.0f} bytes per worker and step, '
     f'{8 * sent / size:.3f} bits per parameter; full precision sends '
@@ -69,6 +70,13 @@ def _listed(spec) -> str:
   """A spec in words: its name, and the arguments that are set."""
   set_ = [f'{k} {v}' for k, v in spec.items() if v and k != 'name']
   return ', '.join([spec.name, *set_])
+
+
+def _describe_smoothness(config, experiment) -> str:
+  if experiment.smoothness is None:
+    return 'none'
+  each = f'{experiment.traffic.estimate:,.0f} bytes per worker and estimate'
+  return f'{_listed(config.smoothness)}; {each}'
 
 
 def _describe_theta(config, experiment) -> str:

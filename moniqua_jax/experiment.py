@@ -19,10 +19,12 @@ import optax
 
 from moniqua_jax import (
   algorithms,
+  checks,
   coding,
   data,
   guard,
   quantizers,
+  smoothness,
   specs,
   theory,
   topologies,
@@ -45,6 +47,7 @@ class Experiment(NamedTuple):
     tx: the chain of one worker: local momentum, reduce, local, gossip.
     schedule: the topologies, cycled by step; () without gossip.
     quantizer: a `Tuned`, of the gossip, or without gossip of the gradients.
+    smoothness: how estimates shape the quantizer; None without.
     traffic: bytes that a worker sends.
     learning_rate: by step.
     theta: by step; None for quantizers without, or that find it themselves.
@@ -64,6 +67,7 @@ class Experiment(NamedTuple):
   tx: optax.GradientTransformationExtraArgs
   schedule: tuple[topologies.Topology, ...]
   quantizer: base.Tuned
+  smoothness: smoothness.Smoothness | None
   traffic: traffic_lib.Traffic
   learning_rate: Callable
   theta: Callable | None
@@ -89,7 +93,8 @@ def from_config(config) -> Experiment:
   # What is quick to refuse comes before what is long to read.
   run, schedule = _runner(config), _schedule(config)
   spec = _with_limit(config, schedule)
-  _build_quantizer(config, spec)
+  _build_quantizer(config, spec, leaf_sizes=(1,))
+  shape = _smoothness(config, schedule)
   dataset = specs.build(specs.DATASETS, 'data', config.data)
   labels = np.asarray(dataset.train.labels)
   shards = specs.build(
@@ -115,7 +120,14 @@ def from_config(config) -> Experiment:
   )
   variables = _initialise(model, dataset, config.seed)
   params = variables['params']
-  quantizer, theta = _quantizer(config, spec, learning_rate, steps, params)
+  quantizer, theta = _quantizer(
+    config, spec, shape, schedule, learning_rate, steps, params
+  )
+  traffic = traffic_of(config, schedule, quantizer, params)
+  if shape is not None:
+    leaves = smoothness.quantized(params, schedule)
+    each = smoothness.refresh_bytes(shape, leaves, config.workers)
+    traffic = traffic._replace(estimate=each)
   return Experiment(
     dataset,
     shards,
@@ -124,7 +136,8 @@ def from_config(config) -> Experiment:
     *_chain(config, learning_rate, schedule, quantizer, params),
     schedule,
     quantizer,
-    traffic_of(config, schedule, quantizer, params),
+    shape,
+    traffic,
     learning_rate,
     theta,
     spec['limit'],
@@ -201,8 +214,17 @@ def _patience(config, quantizer) -> int:
   return config.patience
 
 
-def _quantizer(config, spec, learning_rate, steps, params):
-  quantizer = base.tuned(_build_quantizer(config, spec))
+def _smoothness(config, schedule) -> smoothness.Smoothness | None:
+  shape = specs.build(specs.SMOOTHNESS, 'smoothness', config.smoothness)
+  if shape is not None:
+    checks.smoothness(config, shape, schedule)
+  return shape
+
+
+def _quantizer(config, spec, shape, schedule, learning_rate, steps, params):
+  leaves = smoothness.quantized(params, schedule)
+  sizes = tuple(leaf.size for leaf in leaves)
+  quantizer = base.tuned(_build_quantizer(config, spec, sizes))
   theta = None
   if spec.get('theta') is not None:
     relative = specs.build(
@@ -213,19 +235,24 @@ def _quantizer(config, spec, learning_rate, steps, params):
       steps=steps,
     )
     theta = lambda step: spec['theta'] * relative(step)
-    make = lambda now: _build_quantizer(config, {**spec, 'theta': now})
+    make = lambda now: _build_quantizer(config, {**spec, 'theta': now}, sizes)
     quantizer = base.scheduled(make, theta)
   if config.answered:
     quantizer = quantizer._replace(answered=True)
   if config.scales_from:
     scales = _scales(config.scales_from, params)
     quantizer = quantizers.scaled(quantizer, scales)
+  if shape is not None:
+    try:
+      quantizer = smoothness.wrapped(shape, quantizer, leaves, config.workers)
+    except ValueError as error:
+      raise ValueError(f'config.smoothness: {error}') from error
   return quantizer, theta
 
 
-def _build_quantizer(config, spec):
-  axis = {'axis_name': workers.AXIS}
-  quantizer = specs.build(specs.QUANTIZERS, 'quantizer', spec, **axis)
+def _build_quantizer(config, spec, leaf_sizes):
+  context = {'axis_name': workers.AXIS, 'leaf_sizes': leaf_sizes}
+  quantizer = specs.build(specs.QUANTIZERS, 'quantizer', spec, **context)
   if config.coded is None:
     return quantizer
   try:
@@ -247,12 +274,12 @@ def traffic_of(config, schedule, quantizer, params) -> traffic_lib.Traffic:
     `Traffic`.
   """
   sent = traffic_lib.NOTHING
-  strategy = _strategy(config)
+  strategy, means = _strategy(config), 1 + (config.reduce.name == 'adiana')
   if strategy == 'exact':
     sent = traffic_lib.of_exact(params, config.workers)
   elif strategy:
     sent = traffic_lib.of_reduce(
-      strategy, quantizer, params, config.workers, large_leaves.small
+      strategy, quantizer, params, config.workers, large_leaves.small, means
     )
   if schedule:
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -263,11 +290,12 @@ def traffic_of(config, schedule, quantizer, params) -> traffic_lib.Traffic:
 
 def _strategy(config) -> str | None:
   """How the mean of the gradients is taken; None if it is not."""
-  if config.reduce.name == 'none':
+  name = config.reduce.name
+  if name == 'none':
     return None
-  parameters = inspect.signature(specs.REDUCE[config.reduce.name]).parameters
+  parameters = inspect.signature(specs.REDUCE[name]).parameters
   if 'strategy' not in parameters:
-    return 'scatter_reduce'
+    return 'scatter_reduce' if name == 'double_squeeze' else 'all_gather'
   return config.reduce.strategy or parameters['strategy'].default
 
 
@@ -319,6 +347,7 @@ def _chain(config, learning_rate, schedule, quantizer, params):
   # One quantizer: of the gossip, or without gossip of the gradients.
   if not schedule and config.quantizer.name != 'full_precision':
     slots['quantizer'] = quantizer
+  checks.reduce(config, quantized='quantizer' in slots)
   reduce = specs.build(none | specs.REDUCE, 'reduce', config.reduce, **slots)
   if config.reduce.name != 'none':
     reduce = _on_leaves(reduce, params)
@@ -333,9 +362,14 @@ def _on_leaves(tx, params):
   """The transformation of a tree, for flat updates: some leaves are small."""
   _, unravel = ravel_pytree(params)
 
-  def update(updates, state, params=None, **extra_args):
-    del params
-    updates, state = tx.update(unravel(updates), state, None, **extra_args)
+  def update(updates, state, params=None, *, grad_fn=None, **extra_args):
+    params = None if params is None else unravel(params)
+    if grad_fn is not None:
+      flat_fn = grad_fn
+      grad_fn = lambda tree: unravel(flat_fn(ravel_pytree(tree)[0]))
+    updates, state = tx.update(
+      unravel(updates), state, params, grad_fn=grad_fn, **extra_args
+    )
     return ravel_pytree(updates)[0], state
 
   init = lambda params: tx.init(unravel(params))

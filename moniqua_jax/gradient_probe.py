@@ -13,6 +13,7 @@ import numpy as np
 
 from moniqua_jax import coding, data, gossip, wire
 from moniqua_jax.algorithms import large_leaves
+from moniqua_jax.algorithms.diana import Shifts
 
 Array = jax.Array
 
@@ -22,7 +23,8 @@ def make(experiment, gradient: Callable, config) -> Callable:
 
     gradient/total_variance        E|a - E a|^2 / d, a the mean gradient
     gradient/normalised_variance   E|a - E a|^2 / E|a|^2
-    gradient/quantization_variance E|Q(g) - g|^2 / |g|^2, of the large leaves
+    gradient/quantization_variance E|Q(g) - g|^2 / |g|^2, of the large leaves;
+                                   DIANA: the noise of Q(g - h), over |g|^2
     gradient/coded_bits            of a value in the recursive code
     gradient/entropy_bits          of a value, the least that any code needs
 
@@ -58,7 +60,10 @@ def make(experiment, gradient: Callable, config) -> Callable:
       return mean, {}
     quantizer = experiment.quantizer.quantizer(state.tuned, step)
     x, _ = large_leaves.split(unravel(grads), large_leaves.small)
-    return mean, of_one(quantizer, x, jax.random.key(step))[1]
+    sent = x - state.error.own if isinstance(state.error, Shifts) else x
+    row = of_one(quantizer, sent, jax.random.key(step))[1]
+    row['quantization_variance'] *= jnp.sum(sent**2) / jnp.sum(x**2)
+    return mean, row
 
   look = experiment.run(look, (0, 0, 0, 0, None))
 

@@ -24,6 +24,7 @@ from moniqua_jax import (
   gradient_probe,
   guard,
   plots,
+  smoothness,
   traffic,
 )
 from moniqua_jax import experiment as experiment_lib
@@ -72,8 +73,10 @@ def make_steps(experiment: experiment_lib.Experiment):
     (loss, (accuracy, model_state)), grads = gradient(
       state.params, state.model_state, batch
     )
+    # Of the same batch at other parameters; only `adiana` asks for it.
+    grad_fn = lambda params: gradient(params, state.model_state, batch)[1]
     updates, opt_state = tx.update(
-      grads, state.opt_state, state.params, step=step
+      grads, state.opt_state, state.params, step=step, grad_fn=grad_fn
     )
     params = optax.apply_updates(state.params, updates)
     heard = getattr(opt_state[-1], 'heard', None)
@@ -147,6 +150,8 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
   experiment, noise = experiment_lib.from_config(config), None
   if config.gradient_probe_every:
     noise = gradient_probe.make(experiment, make_gradient(experiment), config)
+  shape = experiment.smoothness
+  estimate = smoothness.make(experiment, config) if shape else None
   workdir = workdir_lib.open_(pathlib.Path(workdir), config, resume)
   print(description.describe(config, experiment))
   init, train_step, eval_step = make_steps(experiment)
@@ -178,6 +183,8 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
   began, recent, late, row = time.perf_counter() - before, [], None, {}
   with contextlib.closing(checkpoints), contextlib.closing(writer), progress:
     for step, batch in batches:
+      if shape and smoothness.due(shape, step):
+        state = estimate(state, step)
       state, report = train(state, batch, np.int32(step))
       if late is not None:
         recent.append(watch.check(*late))
@@ -224,12 +231,14 @@ def _bytes_sent(config, experiment, done, state) -> float:
   short = getattr(state.opt_state[1], 'short', np.zeros((1, 1)))
   heard = getattr(state.opt_state[-1], 'heard', None)
   gossip_short = heard.short if heard else np.zeros((1, 1))
+  shape = experiment.smoothness
   return traffic.total(
     experiment.traffic,
     done,
     done // config.local_steps,
     np.asarray(short)[0],
     np.asarray(gossip_short)[0],
+    smoothness.estimates(shape, done) if shape else 0,
   )
 
 

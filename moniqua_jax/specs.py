@@ -6,21 +6,76 @@ The tables below say which names there are.
 """
 
 from collections.abc import Callable, Mapping
+import functools
 import inspect
 
 from moniqua_jax import (
   algorithms,
+  curvature,
   data,
   models,
   quantizers,
   schedules,
+  smoothness,
   topologies,
   workers,
 )
+from moniqua_jax.theory import gammas
 
 
 def _named(namespace, names):
   return {name: getattr(namespace, name) for name in names}
+
+
+def _block(
+  bits: int,
+  leaf_sizes: tuple[int, ...],
+  bucket_size: int | None = None,
+  norm: str = 'l2',
+  norm_bits: int = 32,
+) -> quantizers.Quantizer:
+  """`block` on the grid of `qsgd`, with blocks that end where a leaf does."""
+  if type(bits) is not int or bits not in range(2, 9):
+    raise ValueError(f'bits={bits!r}; block takes 2 to 8, one is the sign.')
+  if bucket_size is not None and bucket_size < 1:
+    raise ValueError(f'bucket_size={bucket_size}; it must be 1 or more.')
+  step = 1 / (2 ** (bits - 1) - 1)
+  blocks = []
+  for size in leaf_sizes:
+    whole, rest = divmod(size, bucket_size or size)
+    blocks += [bucket_size or size] * whole + [rest] * (rest > 0)
+  return quantizers.block(step, tuple(blocks), norm, bits, norm_bits)
+
+
+def _adiana(
+  quantizer,
+  alpha: float,
+  eta: float,
+  theta1: float,
+  theta2: float,
+  gamma: float,
+  beta: float,
+  p: float,
+  *,
+  axis_name: str,
+  key,
+):
+  """`adiana` with its parameters as numbers of a spec."""
+  numbers = gammas.Adiana(alpha, eta, theta1, theta2, gamma, beta, p)
+  for name, valid, range_ in (
+    ('alpha', 0 < alpha <= 1, 'above 0 and at most 1'),
+    ('eta', eta > 0, 'above 0'),
+    ('theta1', 0 <= theta1 <= 1, 'within 0 and 1'),
+    ('theta2', 0 <= theta2 <= 1 - theta1, 'within 0 and 1 - theta1'),
+    ('gamma', gamma > 0, 'above 0'),
+    ('beta', 0 <= beta <= 1, 'within 0 and 1'),
+    ('p', 0 < p <= 1, 'above 0 and at most 1'),
+  ):
+    if not valid:
+      raise ValueError(
+        f'{name}={getattr(numbers, name)!r}; adiana needs it {range_}.'
+      )
+  return algorithms.adiana(quantizer, numbers, axis_name=axis_name, key=key)
 
 
 MODELS = _named(models, models.__all__)
@@ -60,14 +115,21 @@ QUANTIZERS = _named(
     'top_k',
     'uniform',
   ],
-)
+) | {'block': _block}
 LEARNING_RATES = _named(schedules, ['constant', 'cosine', 'step'])
 THETAS = _named(schedules, ['fixed', 'follow'])
-REDUCE = _named(algorithms, ['allreduce', 'double_squeeze', 'error_feedback'])
+REDUCE = _named(
+  algorithms,
+  ['allreduce', 'dcgd', 'diana', 'double_squeeze', 'error_feedback'],
+) | {'adiana': _adiana}
 GOSSIP = _named(
   algorithms,
   ['adpsgd', 'choco', 'd2', 'dcd', 'deepsqueeze', 'dpsgd', 'ecd', 'push_sum'],
 )
+SMOOTHNESS = {'none': smoothness.none} | {
+  kind: functools.partial(smoothness.estimated, kind)
+  for kind in curvature.KINDS
+}
 RUNNERS = _named(workers, ['pmapped', 'sharded', 'simulated'])
 
 

@@ -14,17 +14,21 @@ DASH = '–'  # what was not measured
 
 # Names that papers spell otherwise than Python does.
 SPELLED = {
+  'adiana': 'ADIANA',
   'adpsgd': 'AD-PSGD',
   'allreduce': 'all-reduce',
   'alq': 'ALQ',
   'alq_n': 'ALQ-N',
   'amq': 'AMQ',
   'amq_n': 'AMQ-N',
+  'block': 'dithering by leaf',
   'auto_theta': 'Moniqua auto theta',
   'choco': 'CHOCO',
   'd2': 'D²',
   'dcd': 'DCD',
+  'dcgd': 'DCGD',
   'deepsqueeze': 'DeepSqueeze',
+  'diana': 'DIANA',
   'double_squeeze': 'DoubleSqueeze',
   'dpsgd': 'D-PSGD',
   'ecd': 'ECD',
@@ -109,8 +113,9 @@ def method(config: dict) -> str:
   """
   slots = ('reduce', 'gossip', 'quantizer')
   reduce, gossip, quantizer = (_spell(config.get(slot, {})) for slot in slots)
+  shape = _shape(config.get('smoothness', {}))
   if not gossip:
-    return ', '.join(filter(None, [reduce, quantizer])) or DASH
+    return ', '.join(filter(None, [reduce, quantizer, shape])) or DASH
   gamma = config.get('gamma', 1.0)
   every = config.get('local_steps', 1)
   own = config['gossip'].get('gamma') or config['gossip'].get('eta')
@@ -118,6 +123,7 @@ def method(config: dict) -> str:
     reduce,
     '' if quantizer and gossip == SPELLED['dpsgd'] else gossip,
     quantizer,
+    shape,
     'theta per leaf' if config.get('scales_from') else '',
     f'gamma {gamma:g}'.replace(' 0.', ' .') if gamma != 1 else '',
     f'own step {own:g}'.replace(' 0.', ' .') if own else '',
@@ -200,6 +206,15 @@ def _spell(spec):
   if spec.get('zero_level') is False:
     words = f'{words} without zero'
   return f'{words} {bits} bit{"s" * (bits != 1)}' if bits else words
+
+
+def _shape(spec):
+  """'D diagonal ^-1 shared' from {'name': 'diagonal', 'power': -1, ...}."""
+  if spec.get('name', 'none') == 'none':
+    return ''
+  power, shared = spec.get('power') or 1, spec.get('per_worker') is False
+  power = f' ^{power:g}' if power != 1 else ''
+  return f'D {spec["name"]}{power}{" shared" if shared else ""}'
 
 
 def _markdown(groups):

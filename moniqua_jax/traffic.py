@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import reduce, topologies, wire
+from moniqua_jax import reduce, topologies, wire, workers
 from moniqua_jax.quantizers import base
 
 
@@ -24,6 +24,7 @@ class Traffic(NamedTuple):
     exact: in each step, of what is reduced in full precision.
     whole: f64[P], in each step, of each round of messages of a quantized mean.
     short: f64[P], the same in their short form.
+    estimate: of each estimate of smoothness that the workers exchange.
   """
 
   gossip: np.ndarray
@@ -31,6 +32,7 @@ class Traffic(NamedTuple):
   exact: float
   whole: np.ndarray
   short: np.ndarray
+  estimate: float = 0.0
 
 
 _NONE = np.zeros(0)
@@ -91,6 +93,7 @@ def of_reduce(
   params,
   n: int,
   keep: Callable[[jax.Array], bool],
+  means: int = 1,
 ) -> Traffic:
   """The messages of a quantized mean, and the leaves whose mean is exact.
 
@@ -103,6 +106,7 @@ def of_reduce(
     params: a tree of arrays, or of their shapes.
     n: number of workers.
     keep: leaf -> whether its mean is exact.
+    means: quantized means in a step.
 
   Returns:
     `Traffic`.
@@ -113,13 +117,18 @@ def of_reduce(
   by = reduce.STRATEGIES[strategy]
   count, size = by.messages(n, d)
   return of_exact([leaf for leaf in leaves if keep(leaf)], n)._replace(
-    whole=np.full(by.rounds, float(count * whole(size))),
-    short=np.full(by.rounds, float(count * short(size))),
+    whole=np.full(means * by.rounds, float(count * whole(size))),
+    short=np.full(means * by.rounds, float(count * short(size))),
   )
 
 
 def total(
-  traffic: Traffic, steps: int, rounds: int, short=0, gossip_short=0
+  traffic: Traffic,
+  steps: int,
+  rounds: int,
+  short=0,
+  gossip_short=0,
+  estimates: int = 0,
 ) -> float:
   """Bytes that a worker sent so far.
 
@@ -129,6 +138,7 @@ def total(
     rounds: of gossip that were done; fewer than steps with local steps.
     short: i32[P], how often each round of messages went in short form.
     gossip_short: i32[R], the same of each round of the schedule.
+    estimates: of smoothness that were exchanged.
 
   Returns:
     A number of bytes.
@@ -142,15 +152,18 @@ def total(
   gossip = traffic.gossip * (times - gossip_short)
   gossip = gossip + traffic.gossip_short * gossip_short
   messages = traffic.whole * (steps - short) + traffic.short * short
-  return float(np.sum(gossip) + traffic.exact * steps + np.sum(messages))
+  rest = traffic.exact * steps + traffic.estimate * estimates
+  return float(np.sum(gossip) + rest + np.sum(messages))
 
 
 def _sizes(quantizer):
   """Bytes of a message of so many values, whole and in short form."""
 
   def whole(size):
-    x = jax.ShapeDtypeStruct((size,), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, size), jnp.float32)
     key = jax.random.key(0)
-    return wire.nbytes(jax.eval_shape(quantizer.encode, x, key))
+    # One worker; a message may end with its index.
+    encode = jax.vmap(quantizer.encode, (0, None), axis_name=workers.AXIS)
+    return wire.nbytes(jax.eval_shape(encode, x, key))
 
   return whole, quantizer.short.capacity if quantizer.short else whole

@@ -36,14 +36,11 @@ def short(method, **entries):
 
 LEARNS = [
   'layer4',
-  'kronecker4',
-  'shared_diagonal3',
+  'shared_third_kronecker3',
   'diana3',
   'diana_diagonal4',
-  'diagonal_choco_ring4',
   'inverse_kronecker_dcd_torus4',
   'layer_moniqua_ring4',
-  'inverse_layer_moniqua_torus4',
 ]
 
 
@@ -64,9 +61,7 @@ def test_adiana_learns(tmp_path):
   assert row['gossip/consensus_max'] == 0
 
 
-@pytest.mark.parametrize(
-  'method', ['diana_diagonal4', 'adiana4', 'kronecker_choco_ring4']
-)
+@pytest.mark.parametrize('method', ['adiana4', 'kronecker_choco_ring4'])
 def test_resuming_gives_the_same_bits(tmp_path, method):
   """With tables in the checkpoint, renewed after it and once before it."""
   config = short(method)
@@ -353,8 +348,15 @@ def test_the_asynchronous_form_has_no_estimates():
 # ------------------------------------------------------------------- configs
 
 
-@pytest.mark.parametrize('method', smoothness_cifar10_cpu.METHODS)
-def test_every_config_builds(method):
+A_FEW = [
+  name
+  for name in smoothness_cifar10_cpu.METHODS
+  if name[-1] == '4' and '_torus' not in name or name.endswith('_torus2')
+]
+
+
+@pytest.mark.parametrize('method', A_FEW)
+def test_configs_build(method):
   """On images that are made up."""
   config = smoothness_cifar10_cpu.get_config(method)
   with config.unlocked():

@@ -111,6 +111,11 @@ def _check(config, n):
       f'config.reduce.name={config.reduce.name!r}; it waits for all workers, '
       "so the asynchronous form takes 'none'."
     )
+  if config.smoothness.name != 'none':
+    raise ValueError(
+      f'config.smoothness.name={config.smoothness.name!r}; its estimates wait '
+      "for all workers, so the asynchronous form takes 'none'."
+    )
 
 
 def _compile(built, rank):

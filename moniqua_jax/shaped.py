@@ -1,0 +1,210 @@
+"""A quantizer in the coordinates of a smoothness matrix that moves.
+
+`smooth` and `per_worker` take matrices that are known; those of a net are
+estimated at its parameters, and again later. Here they are state: saved with
+it, and replaced without a new compilation. Matrices are lists with one factor
+for each leaf, as `curvature` estimates them.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from moniqua_jax import curvature
+from moniqua_jax.quantizers import base, per_worker, roots, smooth
+
+Array = jax.Array
+
+
+class Shape(NamedTuple):
+  """The state of `shaped`.
+
+  Attributes:
+    inner: state of the quantizer, () where it does not move.
+    own: `roots.Root`, of what this worker sends; lists, see `powers`.
+    tables: the halves of all workers, with a first axis of n; () if they share
+      one matrix.
+  """
+
+  inner: Any
+  own: roots.Root
+  tables: Any
+
+
+def shaped(
+  quantizer: base.Quantizer | base.Tuned,
+  start: roots.Root,
+  sizes: Sequence[int],
+  n: int | None = None,
+  axis_name: str | None = None,
+) -> base.Tuned:
+  """x_hat = D^{1/2} Q(D^{-1/2} x), with the D of whoever sends, from the state.
+
+  Whoever has an estimate puts it into the state, by `replaced`.
+
+  Args:
+    quantizer: Q, a `Quantizer` or a `Tuned`. If workers have a D of their own
+      it must not look at the values of references, as `moniqua` does.
+    start: the first D^{1/2} and its inverse, see `blank`.
+    sizes: of the leaves that make up x.
+    n: workers, if each has a D of its own.
+    axis_name: of the workers, if n is given.
+
+  Returns:
+    A `Tuned`, whose state is a `Shape`.
+
+  >>> q = shaped(base.full_precision(), blank('layer', [jnp.ones(2)]), [2])
+  >>> q.init().own.half
+  [Array(1., dtype=float32)]
+
+  Source: Section 2 of arXiv:2106.03524.
+  """
+  inner = base.tuned(quantizer)
+  root = lambda half, inverse: roots.Root(
+    spread(half, sizes), spread(inverse, sizes)
+  )
+
+  def init():
+    tables = jax.tree.map(lambda v: jnp.stack([v] * n), start.half) if n else ()
+    return Shape(inner.init(), start, tables)
+
+  def current(state, step):
+    now, own = inner.quantizer(state.inner, step), root(*state.own)
+    if not n:
+      return smooth(now, own)
+    # Only the size of a reference counts, so the half stands for the inverse,
+    # which stays with its owner.
+    rows = jax.vmap(lambda half: root(half, half))(state.tables)
+    make = lambda row: smooth(now, row)
+    return per_worker(make, rows, axis_name, own)
+
+  def observe(state, seen, x):
+    x = roots.times(root(*state.own).inverse, x)
+    return state._replace(inner=inner.observe(state.inner, seen, x))
+
+  return base.Tuned(init, current, observe, inner.answered)
+
+
+def replaced(tree: Any, own: roots.Root, tables: Any = ()) -> Any:
+  """The state of an algorithm, with another D in every `Shape` in it.
+
+  Args:
+    tree: a pytree with `Shape` in it.
+    own: of this worker.
+    tables: of all workers.
+
+  Returns:
+    A tree like `tree`.
+
+  >>> start = blank('layer', [jnp.ones(2)])
+  >>> replaced([Shape((), start, ())], powers([jnp.float32(4)]))[0].own.half
+  [Array(1., dtype=float32)]
+  """
+  is_shape = lambda node: isinstance(node, Shape)
+  change = lambda node: (
+    node._replace(own=own, tables=tables) if is_shape(node) else node
+  )
+  return jax.tree.map(change, tree, is_leaf=is_shape)
+
+
+def blank(kind: str, leaves: list) -> roots.Root:
+  """The root that changes nothing, in the form that `powers` will have.
+
+  Args:
+    kind: a key of `curvature.KINDS`.
+    leaves: arrays or their shapes.
+
+  Returns:
+    `roots.Root` of lists.
+
+  Raises:
+    ValueError: a leaf does not suit the kind.
+
+  >>> blank('diagonal', [jnp.ones((1, 2))]).half
+  [Array([1., 1.], dtype=float32)]
+  """
+  estimate = lambda: [curvature.KINDS[kind](jnp.ones(v.shape)) for v in leaves]
+
+  def one(form):
+    if isinstance(form, tuple):
+      return roots.Kronecker(*(jnp.eye(side.shape[0]) for side in form))
+    return jnp.ones(form.shape)
+
+  forms = jax.eval_shape(estimate)
+  return roots.Root([one(form) for form in forms], [one(f) for f in forms])
+
+
+def powers(matrices: list, power: float = 1.0) -> roots.Root:
+  """(D^power)^{1/2} and its inverse, scaled so that the first has norm 1.
+
+  A quantizer that sends norms does not see the scale. The theta of `moniqua` is
+  then that of the coarsest coordinate, and all others are finer.
+
+  Args:
+    matrices: D, positive definite, as `curvature.positive` gives it.
+    power: 1, or -1 for the coordinates of the inverse.
+
+  Returns:
+    `roots.Root` of lists with one factor for each leaf: a number of a number.
+
+  >>> powers([jnp.array([4.0, 1.0])]).half
+  [Array([1. , 0.5], dtype=float32)]
+  """
+  halves, inverses, norms = zip(
+    *(_power(matrix, power / 2) for matrix in matrices), strict=True
+  )
+  norm = jnp.max(jnp.stack(norms))
+  return roots.Root(
+    [_scaled(half, 1 / norm) for half in halves],
+    [_scaled(inverse, norm) for inverse in inverses],
+  )
+
+
+def spread(factors: list, sizes: Sequence[int]) -> list:
+  """The factors as `roots.times` takes them: a number for all of its leaf.
+
+  Args:
+    factors: one for each leaf.
+    sizes: d_l of each leaf.
+
+  Returns:
+    A list of factors.
+
+  >>> spread([jnp.float32(2), jnp.ones(1)], (2, 1))
+  [Array([2., 2.], dtype=float32), Array([1.], dtype=float32)]
+  """
+  is_number = lambda v: not isinstance(v, tuple) and v.ndim == 0
+  return [
+    jnp.full(size, factor) if is_number(factor) else factor
+    for factor, size in zip(factors, sizes, strict=True)
+  ]
+
+
+def _power(matrix, power):
+  """The power of a leaf's matrix, its inverse, and the norm of the first."""
+  if not isinstance(matrix, tuple):
+    half = matrix**power
+    return half, 1 / half, jnp.max(half)
+  sides = [_eigen_power(side, power) for side in matrix]
+  halves, inverses, norms = zip(*sides, strict=True)
+  pair = roots.Kronecker(*halves), roots.Kronecker(*inverses)
+  return *pair, norms[0] * norms[1]
+
+
+def _eigen_power(side, power):
+  values, vectors = jnp.linalg.eigh(side)
+  # They are damped, and above 0 but for the rounding of float32.
+  half = jnp.maximum(values, 1e-6 * jnp.max(values)) ** power
+  back = lambda v: jnp.matmul(
+    vectors * v[None], vectors.T, precision=lax.Precision.HIGHEST
+  )
+  return back(half), back(1 / half), jnp.max(half)
+
+
+def _scaled(factor, by):
+  if isinstance(factor, roots.Kronecker):
+    return factor._replace(left=factor.left * by)
+  return factor * by

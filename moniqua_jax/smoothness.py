@@ -1,0 +1,282 @@
+"""Smoothness-aware training: config.smoothness, and who renews the estimates.
+
+Before the first step, and then every `refresh` steps, each worker estimates the
+smoothness of its loss at its parameters, on batches of its own that the
+training does not see. Then either all come to know the matrices of all (one
+all-gather of their roots), or all take the mean of them (one all-reduce of the
+estimates). That is in float32, is counted, and is no part of the train step.
+"""
+
+from collections.abc import Callable
+import math
+from typing import NamedTuple
+
+import jax
+from jax.flatten_util import ravel_pytree
+import jax.numpy as jnp
+import numpy as np
+
+from moniqua_jax import curvature, data, gossip, reduce, shaped, workers
+from moniqua_jax.algorithms import large_leaves
+from moniqua_jax.quantizers import base
+
+Array = jax.Array
+
+_BATCHES = 2  # added to the seed: the draws of the gradient probe take 1
+
+
+class Smoothness(NamedTuple):
+  """What config.smoothness says, checked.
+
+  Attributes:
+    kind: a key of `curvature.KINDS`.
+    refresh: steps from an estimate to the next; 0 for one at the start.
+    draws: backward passes of an estimate, each on a batch of its own.
+    floor: of eigenvalues, as a share of their mean in a leaf.
+    power: of D; -1 for its inverse.
+    per_worker: whether each worker has a D of its own, known to all.
+  """
+
+  kind: str
+  refresh: int
+  draws: int
+  floor: float
+  power: float
+  per_worker: bool
+
+
+def estimated(
+  kind: str,
+  refresh: int = 0,
+  draws: int = 16,
+  floor: float = 0.1,
+  power: float = 1.0,
+  per_worker: bool = True,
+) -> Smoothness:
+  """D^power is estimated, and messages are D^{power/2} Q(D^{-power/2} x).
+
+  Dithering with few levels and one l2 norm errs, in coordinates scaled by S, by
+
+    E |x_hat - x|^2 ~ h |S^{-1} x| sum_j S_j |x_j|,  least at S_j ~ |x_j|^{1/3}
+
+  so that D^{1/6} is best where x_j^2 goes with D_j, and D^{1/2} makes more
+  noise than D^0: by Cauchy's inequality, and more still when D is old.
+
+  Args:
+    kind: 'layer', a number for each leaf; 'diagonal', one for each value;
+      'kronecker', two matrices for each leaf that is one.
+    refresh: steps; 0 for once, at the start.
+    draws: 1 or more.
+    floor: above 0, so that D is positive definite.
+    power: not 0. 1 is the paper's, for gradients: L^{-1/2} g has no coordinate
+      that is large for being steep. 1/3 makes the least noise, see below. The
+      parameters differ by steps along gradients, which go with L^{1/2}, too;
+      but their errors cost x^T L x, which speaks for -1.
+    per_worker: False for one D, the mean of all, as gossip needs it.
+
+  Returns:
+    A `Smoothness`.
+
+  Raises:
+    ValueError: a number out of its range.
+
+  Source: power=1 is Section 2 of arXiv:2106.03524; the rest is ours.
+
+  >>> estimated('diagonal', refresh=100).draws
+  16
+  """
+  whole = lambda v, least: type(v) is int and v >= least
+  for name, value, valid, range_ in (
+    ('refresh', refresh, whole(refresh, 0), 'whole, in steps; 0 for once'),
+    ('draws', draws, whole(draws, 1), 'whole, 1 or more'),
+    ('floor', floor, 0 < floor < math.inf, 'above 0: D is positive definite'),
+    ('power', power, 0 < abs(power) < math.inf, 'finite, and not 0'),
+  ):
+    if not valid:
+      raise ValueError(f'{name}={value!r}; it must be {range_}.')
+  return Smoothness(kind, refresh, draws, floor, power, per_worker)
+
+
+def none() -> None:
+  """No estimates: quantizers work in the coordinates of the parameters.
+
+  Returns:
+    None.
+
+  >>> none()
+  """
+
+
+def quantized(tree, schedule: tuple) -> list:
+  """The leaves that the quantizer sees: all in gossip, else the large ones.
+
+  Args:
+    tree: of parameters or gradients, or of their shapes.
+    schedule: topologies, () without gossip.
+
+  Returns:
+    A list of leaves, in the order of the flat vector.
+
+  >>> len(quantized([jnp.ones(2), jnp.ones((64, 64))], schedule=()))
+  1
+  """
+  leaves = jax.tree.leaves(tree)
+  return [v for v in leaves if schedule or not large_leaves.small(v)]
+
+
+def wrapped(
+  spec: Smoothness, quantizer: base.Tuned, leaves: list, n: int
+) -> base.Tuned:
+  """The quantizer in the coordinates of estimates yet to be made.
+
+  Args:
+    spec: from the config.
+    quantizer: a `Tuned`.
+    leaves: that are quantized, or their shapes, in order.
+    n: workers.
+
+  Returns:
+    A `Tuned` whose state is a `shaped.Shape`.
+
+  Raises:
+    ValueError: a leaf is too large for the kind.
+  """
+  start = shaped.blank(spec.kind, leaves)
+  count, axis_name = (n, workers.AXIS) if spec.per_worker else (None, None)
+  sizes = [leaf.size for leaf in leaves]
+  return shaped.shaped(quantizer, start, sizes, count, axis_name)
+
+
+def refresh_bytes(spec: Smoothness, leaves: list, n: int) -> float:
+  """What a worker sends in float32 for every new estimate.
+
+  Args:
+    spec: from the config.
+    leaves: that are quantized.
+    n: workers.
+
+  Returns:
+    4 (n - 1) S with a D for each worker, S the numbers of the root of D;
+    4 * 2 (n - 1) / n S with one D.
+
+  >>> refresh_bytes(estimated('diagonal'), [jnp.ones((2, 5))], n=3)
+  80.0
+  """
+  start = shaped.blank(spec.kind, leaves)
+  size = sum(leaf.size for leaf in jax.tree.leaves(start.half))
+  return 4.0 * (n - 1) * size * (1 if spec.per_worker else 2 / n)
+
+
+def estimates(spec: Smoothness, done: int) -> int:
+  """How many were made in the first `done` steps.
+
+  Args:
+    spec: from the config.
+    done: steps.
+
+  Returns:
+    The number of steps before which `due`.
+
+  >>> estimates(estimated('layer'), 10)
+  1
+  >>> estimates(estimated('layer', refresh=5), 11)
+  3
+  """
+  return -(-done // spec.refresh) if spec.refresh else int(done > 0)
+
+
+def due(spec: Smoothness, step: int) -> bool:
+  """Whether an estimate is made before this step.
+
+  Args:
+    spec: from the config.
+    step: that comes.
+
+  Returns:
+    A bool.
+
+  >>> once = estimated('layer')
+  >>> due(once, 0), due(once, 5), due(once._replace(refresh=5), 5)
+  (True, False, True)
+  """
+  return step == 0 or bool(spec.refresh and step % spec.refresh == 0)
+
+
+def make_functions(experiment, config) -> tuple[Callable, Callable]:
+  """The two functions of one worker: a sample, and what is made of the mean.
+
+  Args:
+    experiment: as built from the config.
+    config: of the run.
+
+  Returns:
+    sample(params: f32[d], model_state, batch, draw: i32[]) -> moments, to be
+    summed; exchange(opt_state, moments) -> opt_state with the new D.
+  """
+  spec, model = experiment.smoothness, experiment.model
+  _, unravel = gossip.flatten(experiment.variables['params'])
+  taken = lambda tree: quantized(tree, experiment.schedule)
+  sizes = [leaf.size for leaf in taken(experiment.variables['params'])]
+  key = jax.random.key(config.seed + _BATCHES)
+
+  def sample(params, model_state, batch, draw):
+    def logits_fn(tree):
+      return model.apply(
+        {'params': tree, **model_state},
+        batch['image'],
+        train=True,
+        mutable=list(model_state),
+      )[0]
+
+    own_key = gossip.worker_key(key, draw, workers.AXIS, shared=False)
+    g = curvature.sampled(logits_fn, unravel(params), own_key)
+    return [curvature.KINDS[spec.kind](leaf) for leaf in taken(g)]
+
+  def exchange(opt_state, moments):
+    moments = jax.tree.map(lambda v: v / spec.draws, moments)
+    if not spec.per_worker:
+      flat, back = ravel_pytree(moments)  # one collective
+      moments = back(reduce.exact(flat, workers.AXIS))
+    D = curvature.positive(moments, sizes, spec.floor)
+    own = shaped.powers(D, spec.power)
+    tables = ()
+    if spec.per_worker:
+      flat, back = ravel_pytree(own.half)
+      tables = jax.vmap(back)(reduce.gathered(flat, workers.AXIS))
+    return shaped.replaced(opt_state, own, tables)
+
+  return sample, exchange
+
+
+def make(experiment, config) -> Callable:
+  """(train state, step) -> train state with new estimates.
+
+  Args:
+    experiment: as built from the config, with `smoothness`.
+    config: of the run.
+
+  Returns:
+    A function; what it does depends on its arguments and the seed alone.
+  """
+  sample, exchange = make_functions(experiment, config)
+  sample = experiment.run(sample, (0, 0, 0, None))
+  exchange = experiment.run(exchange, (0, 0))
+  draws = experiment.smoothness.draws
+
+  def refresh(state, step):
+    total = None
+    # Not in a scan, in which XLA's convolutions are slow on CPUs.
+    for draw, batch in data.batches(
+      experiment.dataset,
+      experiment.shards,
+      seed=config.seed + _BATCHES,
+      start=step * draws,
+      stop=(step + 1) * draws,
+      batch_size=config.batch_size,
+    ):
+      one = sample(state.params, state.model_state, batch, np.int32(draw))
+      add = lambda *pair: jax.tree.map(jnp.add, *pair)
+      total = one if total is None else add(total, one)
+    return state._replace(opt_state=exchange(state.opt_state, total))
+
+  return refresh
