@@ -12,6 +12,7 @@ import pathlib
 
 import numpy as np
 
+from moniqua_jax.laboratory import methods
 from moniqua_jax.laboratory.report import geometric
 
 TARGETS = ('1e-06', '1e-10')
@@ -73,7 +74,11 @@ def iterations(entry, target):
 
 def table(runs, of) -> str:
   """A row a method, a column a run, '1e-6 / 1e-10' in a cell."""
-  names = list(dict.fromkeys(name for run in runs.values() for name in run))
+  names = [
+    name
+    for name in methods.METHODS
+    if any(name in run for run in runs.values())
+  ]
   least = {
     (run, target): min(
       (of(e, target) for e in entries.values() if e['reached'][target]),
