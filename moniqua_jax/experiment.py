@@ -123,6 +123,7 @@ def from_config(config) -> Experiment:
   quantizer, theta = _quantizer(
     config, spec, shape, schedule, learning_rate, steps, params
   )
+  chain = _chain(config, learning_rate, schedule, quantizer, params)
   traffic = traffic_of(config, schedule, quantizer, params)
   if shape is not None:
     leaves = smoothness.quantized(params, schedule)
@@ -133,7 +134,7 @@ def from_config(config) -> Experiment:
     shards,
     model,
     variables,
-    *_chain(config, learning_rate, schedule, quantizer, params),
+    *chain,
     schedule,
     quantizer,
     shape,

@@ -212,8 +212,35 @@ def shrinking(step):
   return 3.0 * 0.985**step + 1e-4
 
 
+# In the shape of a loss: a positive definite D, a norm and a step a block.
+SHAPE = np.geomspace(0.25, 4, D)
+BLOCKS = mj.block([1 / 127, 1 / 63, 1 / 127], (8, 8, 8), norm='linf')
+SCALES = ((8, 1.0), (8, 0.75), (8, 1.5))
+TORUS = mj.torus(2, 4)
+ON_A_TORUS = {
+  'dpsgd': lambda q: mj.dpsgd(TORUS, q, **SLOTS),
+  'dcd': lambda q: mj.dcd(TORUS, q, **SLOTS),
+  'choco': lambda q: mj.choco(TORUS, q, gamma=0.6, **SLOTS),
+}
+
 # name -> (algorithm(quantizer), quantizer, distance from full precision)
 CONVERGES = {
+  **{
+    f'{name} {where} smooth blocks': (make, mj.smooth(BLOCKS, SHAPE), 0.02)
+    for name in ('choco', 'dcd')
+    for where, make in (('ring', DENSE[name][0]), ('torus', ON_A_TORUS[name]))
+  },
+  **{
+    f'dpsgd {where} scaled moniqua': (
+      make,
+      mj.scaled(mj.moniqua(4.0, 8), SCALES),
+      0.1,
+    )
+    for where, make in (
+      ('ring', DENSE['dpsgd'][0]),
+      ('torus', ON_A_TORUS['dpsgd']),
+    )
+  },
   'moniqua d2 8': (DENSE['d2'][0], mj.moniqua(3.0, 8), 0.02),
   'moniqua d2 4': (DENSE['d2'][0], mj.moniqua(3.0, 4), 0.4),
   'moniqua d2 shrinking': (
@@ -282,6 +309,11 @@ ALL = {
   'push_sum': mj.push_sum(UNEVEN, mj.moniqua(6.0, 4), **SLOTS),
   'every': mj.every(mj.d2(RING, mj.moniqua(6.0, 4), **SLOTS), 3),
   'answered': mj.answered(mj.d2(RING, mj.moniqua(6.0, 4), **SLOTS)),
+  'choco smooth': mj.choco(RING, mj.smooth(BLOCKS, SHAPE), gamma=0.6, **SLOTS),
+  'dcd smooth': mj.dcd(TORUS, mj.smooth(BLOCKS, SHAPE), **SLOTS),
+  'dpsgd scaled': mj.dpsgd(
+    TORUS, mj.scaled(mj.moniqua(6.0, 4), SCALES), **SLOTS
+  ),
   'adpsgd uniform': mj.adpsgd(PAIRS, mj.uniform(4, D), DELAYS, **SLOTS),
 }
 
