@@ -58,7 +58,7 @@ def estimate(
   Raises:
     ValueError: unknown kind; as for `kronecker`.
 
-  >>> estimate('layer', lambda w: jnp.ones((5, 1)) * w, jnp.zeros(2),
+  >>> estimate('layer', lambda w: jnp.stack([w] * 5), jnp.zeros(2),
   ...          jax.random.key(0))[0].shape
   ()
 
@@ -90,7 +90,7 @@ def sampled(logits_fn: Callable, params: Any, key: Array) -> Any:
   Returns:
     A tree like params.
 
-  >>> g = sampled(lambda w: jnp.ones((5, 1)) * w, jnp.zeros(2),
+  >>> g = sampled(lambda w: jnp.stack([w] * 5), jnp.zeros(2),
   ...             jax.random.key(0))
   >>> g.shape, bool(jnp.isclose(g[0], -g[1]))
   ((2,), True)
