@@ -23,6 +23,12 @@ _FIXED = (
   'reduce',
   'gossip',
   'smoothness',
+  # Of the laboratory.
+  'seeds',
+  'problem',
+  'methods',
+  'norm',
+  'iterations',
 )
 
 

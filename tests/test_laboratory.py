@@ -299,6 +299,12 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
   assert driver.run(small(), tmp_path / 'stopped', resume=True) == whole
 
 
+def test_another_run_is_not_gone_on_with(tmp_path):
+  (tmp_path / 'config.json').write_text(small().to_json())
+  with pytest.raises(ValueError, match='config.methods was .* another run'):
+    driver.run(small(methods=('GD',)), tmp_path, resume=True)
+
+
 def test_describe_says_what_would_run():
   text = driver.describe(small())
   assert '5 workers with 113 rows of 30' in text

@@ -151,10 +151,8 @@ def block(
       'for all.'
     )
   if shape:
-    repeat = jnp.repeat if isinstance(steps, jax.Array) else np.repeat
-    kwargs = {'total_repeat_length': sum(block_sizes)}
-    kwargs = kwargs if repeat is jnp.repeat else {}
-    steps = repeat(steps, np.array(block_sizes), **kwargs)
+    steps = steps if isinstance(steps, jax.Array) else np.asarray(steps)
+    steps = steps[np.repeat(np.arange(count), block_sizes)]
   return _dithered(steps, tuple(block_sizes), norm, bits, norm_bits)
 
 
