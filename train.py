@@ -9,7 +9,16 @@ from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
-from moniqua_jax import command_line, description, experiment, guard, loop
+from moniqua_jax import (
+  command_line,
+  description,
+  experiment,
+  guard,
+  joining,
+  loop,
+  pods,
+  processes,
+)
 from moniqua_jax.laboratory import driver
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -22,7 +31,17 @@ _RUNNER = flags.DEFINE_string(
   'runner', None, "Instead of config.runner: 'simulated', 'sharded', ..."
 )
 _RESUME = flags.DEFINE_bool('resume', False, 'Go on from the last checkpoint.')
+_START_FROM = flags.DEFINE_string(
+  'start_from', None, 'Workdir of a run at whose mean model a new one starts.'
+)
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print what would run; exit.')
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+  'coordinator_address', None, 'HOST:PORT of process 0, if there are many.'
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'How many; Slurm and mpirun say so themselves.'
+)
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'This one, from 0.')
 
 
 def main(argv):
@@ -31,29 +50,46 @@ def main(argv):
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # checkpoints are talkative
   config = _CONFIG.value
-  if _RUNNER.value:
-    config.runner = _RUNNER.value
-  if config.runner != 'simulated':
-    # Ignored where there are accelerators; a CPU shows one device otherwise.
-    jax.config.update('jax_num_cpu_devices', config.workers)
-  convex = 'laboratory' in config
-  if convex:
-    jax.config.update('jax_enable_x64', True)
   with command_line.one_line_errors():
+    start(config)
+  with joining.ended_together(), command_line.one_line_errors():
     if _DRY_RUN.value:
-      print(driver.describe(config) if convex else _described(config))
+      print(described(config))
       return
     if _WORKDIR.value is None:
       raise ValueError('--workdir is not given; it takes a folder.')
-    run = driver.run if convex else loop.train_and_evaluate
+    processes.agreed(config.to_json(), '--config')
     try:
-      run(config, _WORKDIR.value, _RESUME.value)
+      if 'laboratory' in config:
+        driver.run(config, _WORKDIR.value, _RESUME.value)
+      else:
+        loop.train_and_evaluate(
+          config, _WORKDIR.value, _RESUME.value, _START_FROM.value
+        )
     except guard.Stopped as error:
       print(f'stopped: {error}', file=sys.stderr)
       sys.exit(1)
 
 
-def _described(config):
+def start(config):
+  """Joins the other processes, and gives each worker a device if it wants."""
+  convex = 'laboratory' in config
+  if convex:
+    jax.config.update('jax_enable_x64', True)
+  three = _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+  devices = pods.of(config).devices
+  many = joining.join(*three, devices) > 1
+  if many and convex:
+    raise ValueError('a laboratory runs in one process.')
+  config.runner = _RUNNER.value or ('sharded' if many else config.runner)
+  if config.runner != 'simulated' and not many:
+    # Ignored where there are accelerators; a CPU shows one device otherwise.
+    jax.config.update('jax_num_cpu_devices', devices)
+
+
+def described(config) -> str:
+  if 'laboratory' in config:
+    return driver.describe(config)
   return description.describe(config, experiment.from_config(config))
 
 

@@ -37,6 +37,8 @@ def default() -> ml_collections.ConfigDict:
   config.seed = 0
   config.workers = 8
   config.runner = 'simulated'  # or one worker a device: sharded, pmapped
+  # Devices of a worker, with runner 'sharded': replicas, and shards of each.
+  config.pod = dict(data=1, fsdp=1)
 
   config.model = dict(name='mlp', hidden=unset(tuple), norm=unset(str))
   config.data = dict(
@@ -79,6 +81,7 @@ def default() -> ml_collections.ConfigDict:
     name='dpsgd', gamma=unset(float), eta=unset(float), delays=unset(int)
   )
   config.local_steps = 1  # gossip in one step of so many
+  config.overlap = False  # messages do not wait for gradients: `stale`
   config.topology = dict(
     name='ring',
     weight=unset(float),
@@ -110,6 +113,8 @@ def default() -> ml_collections.ConfigDict:
     every=unset(int),
     norm_bits=unset(int),
   )
+  # Of the mean of gradients within a pod; an argument for each of quantizer's.
+  config.reduce_quantizer = config.quantizer.copy_and_resolve_references()
   # Coordinates in which the quantizer works: 'layer', 'diagonal', 'kronecker'.
   config.smoothness = dict(
     name='none',

@@ -88,8 +88,8 @@ def _gradients(bits, bucket, refresh):
   }
 
 
-def parameters(bucket) -> dict:
-  """All methods whose workers gossip; D is estimated once, at the start."""
+def parameters(bucket, refresh) -> dict:
+  """All methods whose workers gossip; all share one D."""
   topologies = {
     'ring': dict(name='ring'),
     'torus': dict(name='torus', rows=2, cols=4),
@@ -98,11 +98,11 @@ def parameters(bucket) -> dict:
     f'{name}_{where}{suffix}': entries
     | dict(topology=topology, gradient_probe_every=0)
     for where, topology in topologies.items()
-    for (name, suffix), entries in _parameters(bucket).items()
+    for (name, suffix), entries in _parameters(bucket, refresh).items()
   }
 
 
-def _parameters(bucket):
+def _parameters(bucket, refresh):
   rows = {('dpsgd', ''): dict(gossip=dict(name='dpsgd'))}
   for bits, gamma in ((4, 0.9), (3, 0.6)):
     block = dict(
@@ -113,20 +113,22 @@ def _parameters(bucket):
       ('dcd', dict(name='dcd')),
     ):
       method = dict(gossip=gossip) | block
-      rows |= _with_and_without(name, bits, method, ('diagonal', 'kronecker'))
+      rows |= _with_and_without(
+        name, bits, method, ('diagonal', 'kronecker'), refresh
+      )
   # gamma as in configs/digits_sorted.py; theta finds itself in the coordinates
   # that D gives, for a fixed one that holds without D may wrap with it.
   for bits, gamma in ((4, 1.0), (2, 0.5)):
     theta = dict(name='auto_theta', bits=bits, start=1.5)
     method = dict(gossip=dict(name='dpsgd'), gamma=gamma, quantizer=theta)
-    rows |= _with_and_without('moniqua', bits, method, ('layer',))
+    rows |= _with_and_without('moniqua', bits, method, ('layer',), refresh)
   return rows
 
 
-def _with_and_without(name, bits, method, kinds):
+def _with_and_without(name, bits, method, kinds, refresh):
   """Without D; with D, as gradients want it; with its inverse."""
   rows = {(name, bits): method}
-  shared = dict(per_worker=False, floor=1.0)
+  shared = dict(per_worker=False, floor=1.0, refresh=refresh)
   for kind in kinds:
     for title, power in ((kind, 1.0), (f'inverse_{kind}', -1.0)):
       D = shape(kind, power=power, **shared)
@@ -137,4 +139,4 @@ def _with_and_without(name, bits, method, kinds):
   return rows
 
 
-METHODS = gradients(bucket=8192, refresh=100) | parameters(bucket=512)
+METHODS = gradients(8192, refresh=100) | parameters(512, refresh=100)

@@ -36,4 +36,4 @@ GRADIENTS['adiana4'] = GRADIENTS['diagonal4'] | dict(
     p=0.1,
   )
 )
-METHODS = GRADIENTS | smoothness_cifar10_cpu.parameters(bucket=512)
+METHODS = GRADIENTS | smoothness_cifar10_cpu.parameters(512, refresh=0)

@@ -21,6 +21,7 @@ from moniqua_jax.algorithms import (
   every,
   push_sum,
   quantize,
+  stale,
 )
 from moniqua_jax.coding import coded
 from moniqua_jax.gossip import correction
@@ -135,6 +136,7 @@ __all__ = [
   'simulated',
   'smooth',
   'spectral_gap',
+  'stale',
   'star',
   'terngrad',
   'top_k',

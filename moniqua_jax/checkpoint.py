@@ -1,9 +1,15 @@
 """Checkpoints of the train state, by orbax."""
 
+import json
 import pathlib
 
 import jax
+import ml_collections
+import numpy as np
 import orbax.checkpoint as ocp
+
+from moniqua_jax import pods
+from moniqua_jax.models import norms
 
 
 def manager(workdir: pathlib.Path, keep: int = 2) -> ocp.CheckpointManager:
@@ -49,3 +55,44 @@ def restore(checkpoints: ocp.CheckpointManager, like):
   abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
   args = ocp.args.StandardRestore(abstract)
   return step, checkpoints.restore(step, args=args)
+
+
+def mean_model(workdir: str, like: dict) -> dict:
+  """The mean model of a run's last checkpoint, whatever its workers.
+
+  Args:
+    workdir: of a run.
+    like: variables of the same model: 'params', and running statistics.
+
+  Returns:
+    Variables like `like`; running statistics are pooled exactly.
+
+  Raises:
+    ValueError: there is no checkpoint, or it is of another model.
+  """
+  path = pathlib.Path(workdir).absolute() / 'checkpoints'
+  if not path.is_dir():
+    raise ValueError(f'--start_from={workdir}: it holds no checkpoints.')
+  with ocp.CheckpointManager(path) as checkpoints:
+    step = checkpoints.latest_step()
+  if step is None:
+    raise ValueError(f'--start_from={workdir}: it holds no checkpoint yet.')
+  state = _on_the_host(path / str(step) / 'default')
+  config = json.loads((path.parent / 'config.json').read_text())
+  pod = pods.of(ml_collections.ConfigDict(config))
+  try:
+    params = pods.joined(np.asarray(state['params']), like['params'], pod)
+  except ValueError as error:
+    raise ValueError(f'--start_from={workdir}: {error}') from error
+  statistics = norms.combine(state.get('model_state') or {})
+  return {'params': params, **statistics}
+
+
+def _on_the_host(path):
+  """A state as NumPy arrays: its workers need not be ours."""
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    tree = checkpointer.metadata(path).item_metadata.tree
+    as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+    each = jax.tree.map(lambda _: as_numpy, tree)
+    args = ocp.args.PyTreeRestore(restore_args=each)
+    return checkpointer.restore(path, args=args)

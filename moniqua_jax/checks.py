@@ -83,3 +83,48 @@ def smoothness(config, shape, schedule: tuple) -> None:
       f"{entry}.name='layer' changes nothing in config.quantizer.name='block', "
       "whose norms are of one leaf each; take 'diagonal', 'kronecker', or qsgd."
     )
+
+
+def pods(config, pod) -> None:
+  """What goes with pods of several devices, and what needs them.
+
+  Args:
+    config: a ConfigDict.
+    pod: a `pods.Pod`.
+
+  Raises:
+    ValueError: no gossip between them; images or gradients that cannot be
+      shared out; what knows one device for each worker.
+
+  >>> import types
+  >>> full = types.SimpleNamespace(name='full_precision')
+  >>> pods(types.SimpleNamespace(reduce_quantizer=full), types.SimpleNamespace(
+  ...   size=1, data=1))
+  """
+  quantized = config.reduce_quantizer.name
+  if quantized != 'full_precision' and pod.data == 1:
+    raise ValueError(
+      f'config.reduce_quantizer.name={quantized!r} is for means within a pod, '
+      'and config.pod.data=1 takes none.'
+    )
+  if pod.size == 1:
+    return
+  if config.gossip.name == 'none':
+    raise ValueError(
+      "config.gossip.name='none': pods talk by gossip; take 'dpsgd', with the "
+      "topology 'complete' for the mean of all."
+    )
+  if config.batch_size % pod.size:
+    raise ValueError(
+      f'config.batch_size={config.batch_size} images of a pod cannot be shared '
+      f'equally by its {pod.size} devices.'
+    )
+  for entry, value, wanted in (
+    ('smoothness.name', config.smoothness.name, 'none'),
+    ('gradient_probe_every', config.gradient_probe_every, 0),
+  ):
+    if value != wanted:
+      raise ValueError(
+        f'config.{entry}={value!r} knows one device for each worker, and '
+        f'config.pod has {pod.size}.'
+      )

@@ -51,8 +51,31 @@ def parser(argv: list[str]) -> list[str]:
       raise ValueError(_last_cause(str(error))) from error
 
 
+def config(text: str):
+  """The config of `PATH` or `PATH:METHOD`.
+
+  Args:
+    text: as after --config=.
+
+  Returns:
+    A ConfigDict.
+
+  Raises:
+    ValueError: there is no such file, or it knows no such method.
+
+  >>> config('configs/digits.py:moniqua4').workers
+  8
+  """
+  path, *method = text.split(':', 1)
+  _check_path(path)
+  return runpy.run_path(path)['get_config'](*method)
+
+
 def _check_config_file(argv):
-  path = _config_of(argv)[0]
+  _check_path(_config_of(argv)[0])
+
+
+def _check_path(path):
   if not pathlib.Path(path).is_file():
     there = sorted(str(file) for file in pathlib.Path(path).parent.glob('*.py'))
     raise ValueError(f'--config={path}: no such file; there are {there}.')
@@ -66,12 +89,11 @@ def _config_of(argv) -> list[str]:
 
 def _unknown_entry(argv) -> str:
   """Names the first --config.ENTRY that the config does not have."""
-  path, *method = _config_of(argv)
-  config = runpy.run_path(path)['get_config'](*method)
+  whole = config(':'.join(_config_of(argv)))
   for argument in argv:
     if not re.match(r'^--?config\.', argument):
       continue
-    node, keys = config, argument.split('=')[0].split('.')[1:]
+    node, keys = whole, argument.split('=')[0].split('.')[1:]
     for depth, key in enumerate(keys):
       entries = sorted(getattr(node, 'keys', list)())
       if key not in entries:

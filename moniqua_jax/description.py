@@ -25,7 +25,7 @@ def describe(config, experiment: experiment_lib.Experiment) -> str:
   full = _bytes_per_step(
     config,
     experiment_lib.traffic_of(
-      config, experiment.schedule, in_full, experiment.variables['params']
+      config, experiment.schedule, in_full, experiment.held, experiment.pod
     ),
   )
   dataset, gap = experiment.dataset, 'no gossip'
@@ -46,6 +46,7 @@ def describe(config, experiment: experiment_lib.Experiment) -> str:
     'run': f'{experiment.steps} steps, {config.epochs} epochs, batches of '
     f'{config.batch_size} on each of {config.workers} workers, '
     f'{config.runner}',
+    **_describe_pods(config, experiment),
     'reduce': _listed(config.reduce),
     'gossip': _listed(config.gossip),
     'topology': f'{config.topology.name}, gamma {config.gamma}, {gap}',
@@ -57,6 +58,24 @@ def describe(config, experiment: experiment_lib.Experiment) -> str:
     f'{full / max(sent, 1):.1f} times as much',
   }
   return '\n'.join(f'{name:10s} {text}' for name, text in rows.items())
+
+
+def _describe_pods(config, experiment) -> dict:
+  pod, inside = experiment.pod, experiment.inside
+  if pod.size == 1:
+    return {}
+  sent = _bytes_per_step(config, experiment.traffic) / pod.size
+  within = traffic_lib.total(inside, 1, 0)
+  leaves = jax.tree.leaves(experiment.held.part)
+  held = 4 * pod.data * sum(leaf.size for leaf in leaves)
+  quantizer = config.reduce_quantizer
+  exact = quantizer.name == 'full_precision'
+  return {
+    'pod': f'{pod.data} (data) x {pod.fsdp} (fsdp) devices; each holds '
+    f'{held / 1e6:.2f} MB of parameters, sends {sent:,.0f} bytes a step to '
+    f'other pods and at most {within:,.0f} within its own, whose gradients are '
+    f'reduced {"exactly" if exact else "by " + _listed(quantizer)}',
+  }
 
 
 def _bytes_per_step(config, traffic) -> float:

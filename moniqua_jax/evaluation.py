@@ -3,10 +3,10 @@
 import json
 
 import jax
-import jax.numpy as jnp
+from jax import lax
 import numpy as np
 
-from moniqua_jax import data, gossip, workers
+from moniqua_jax import data, gossip, pods, processes, reduce, workers
 from moniqua_jax import experiment as experiment_lib
 from moniqua_jax.models import norms
 
@@ -15,31 +15,38 @@ def make(experiment, eval_step, config):
   """(state, last) -> test metrics of the mean model, and of each at the last.
 
   The mean model takes the mean of the parameters; running statistics of batch
-  normalisation are pooled exactly (models/norms.py).
+  normalisation are pooled exactly (models/norms.py). In pods no device holds
+  more of the mean model than it holds of its own; distances count the zeros
+  that fill up the leaves.
   """
-  n, run = config.workers, experiment.run
-  mean = run(eval_step, (None, None, 0))
-  each = run(eval_step, (0, 0, None))
+  n, run, pod = config.workers, experiment.run, experiment.pod
+  own, alone = processes.own(pod.devices), pod.size == 1
+  mean = run(eval_step, (None if alone else 0, None, 0))
+  mean_of = run(lambda x: reduce.exact(x, workers.AXIS), (0,))
+  each = run(eval_step if alone else _shared(eval_step, pod), (0, 0, None))
   apart = run(lambda x: gossip.consensus(x, workers.AXIS), (0,))
   batch_size = 8 * config.batch_size
 
   def split(batch):
-    return {k: v.reshape(n, -1, *v.shape[1:]) for k, v in batch.items()}
+    shape = pod.devices, n * batch_size // pod.devices
+    rows = {k: v.reshape(*shape, *v.shape[1:])[own] for k, v in batch.items()}
+    return processes.placed(rows)
 
   def evaluate(state, last):
-    rms, largest = (float(v[0]) for v in apart(state.params))
-    params = jnp.mean(state.params, axis=0)
-    model_state = jax.tree.map(np.asarray, state.model_state)
-    pooled = norms.combine(model_state)
+    rms, largest = processes.fetched(apart(state.params))
+    params = mean_of(state.params)
+    params = processes.local(params)[0] if alone else params
+    pooled = norms.combine(processes.fetched(state.model_state))
     sums = sum(
-      np.asarray(mean(np.asarray(params), pooled, split(batch))).sum(0)
+      mean(params, pooled, split(batch))
       for batch in data.test_batches(experiment.dataset, n * batch_size)
     )
+    sums = processes.fetched(sums).sum(axis=0)
     row = {
       'test/loss': sums[0] / sums[2],
       'test/accuracy': sums[1] / sums[2],
-      'gossip/consensus_rms': rms,
-      'gossip/consensus_max': largest,
+      'gossip/consensus_rms': np.sqrt(np.mean(rms**2)),
+      'gossip/consensus_max': largest.max(),
     }
     if last:
       accuracies = evaluate_workers(state)
@@ -53,10 +60,27 @@ def make(experiment, eval_step, config):
     for index, batch in enumerate(batches):
       if index * batch_size >= config.worker_test_images:
         break
-      sums += np.asarray(each(state.params, state.model_state, batch))
+      sums += each(state.params, state.model_state, batch)
+    sums = processes.fetched(sums).reshape(n, pod.size, 3).sum(axis=1)
     return sums[:, 1] / sums[:, 2]
 
   return evaluate
+
+
+def _shared(eval_step, pod):
+  """`eval_step` of a pod: each device its images, and the pod's statistics."""
+
+  def step(params, model_state, batch):
+    every = jax.tree.map(
+      lambda leaf: reduce.gathered(leaf, pods.INSIDE), model_state
+    )
+    me = lax.axis_index(pods.INSIDE)
+    mine = jax.tree.map(
+      lambda leaf: leaf.reshape(pod.size, -1, *leaf.shape[1:])[me], batch
+    )
+    return eval_step(params, norms.combine(every), mine)
+
+  return step
 
 
 class Probe:
@@ -66,9 +90,10 @@ class Probe:
   """
 
   def __init__(self, experiment, workdir):
-    params = experiment.variables['params']
-    self._names = experiment_lib.leaf_names(params)
-    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+    self._names = experiment_lib.leaf_names(experiment.held.part)
+    sizes = [leaf.size for leaf in jax.tree.leaves(experiment.held.part)]
+    # Pods, the parts of the model in each, the values of a part.
+    self._shape = experiment.pod.workers, -1, sum(sizes)
     self._starts = np.cumsum([0, *sizes[:-1]])
     self._edges = {
       perm for topology in experiment.schedule for _, perm in topology.edges
@@ -80,10 +105,11 @@ class Probe:
 
   def look(self, params: jax.Array) -> None:
     """Takes the state of the workers into account, and writes the file."""
-    x = np.asarray(params)
+    x = processes.fetched(params).reshape(self._shape)
     for perm in self._edges:
-      gap = np.abs(x - x[list(perm)]).max(axis=0)
+      gap = np.abs(x - x[list(perm)]).max(axis=(0, 1))
       leaves = np.maximum.reduceat(gap, self._starts)
       self._largest = np.maximum(self._largest, leaves)
     rows = dict(zip(self._names, self._largest.tolist(), strict=True))
-    self._path.write_text(json.dumps(rows, indent=1))
+    if processes.lead():
+      self._path.write_text(json.dumps(rows, indent=1))

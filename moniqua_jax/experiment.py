@@ -12,7 +12,6 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
-from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -23,6 +22,7 @@ from moniqua_jax import (
   coding,
   data,
   guard,
+  pods,
   quantizers,
   smoothness,
   specs,
@@ -43,12 +43,17 @@ class Experiment(NamedTuple):
     shards: indices of each worker's training images.
     model: a flax module.
     variables: of the model, as initialised; all workers start from them.
+    pod: the devices of a worker.
+    held: how each of them holds the parameters.
     reduce: of one worker's flat gradient; the second of its chain.
     tx: the chain of one worker: local momentum, reduce, local, gossip.
+    alone: the same without gossip.
+    gossip: the last of the chain.
     schedule: the topologies, cycled by step; () without gossip.
     quantizer: a `Tuned`, of the gossip, or without gossip of the gradients.
     smoothness: how estimates shape the quantizer; None without.
-    traffic: bytes that a worker sends.
+    traffic: bytes that a worker sends to others.
+    inside: bytes that a device sends within its pod.
     learning_rate: by step.
     theta: by step; None for quantizers without, or that find it themselves.
     limit: of a theta that finds itself; None for others.
@@ -63,12 +68,17 @@ class Experiment(NamedTuple):
   shards: tuple[np.ndarray, ...]
   model: Any
   variables: Any
+  pod: pods.Pod
+  held: pods.Held
   reduce: optax.GradientTransformationExtraArgs
   tx: optax.GradientTransformationExtraArgs
+  alone: optax.GradientTransformationExtraArgs
+  gossip: optax.GradientTransformationExtraArgs
   schedule: tuple[topologies.Topology, ...]
   quantizer: base.Tuned
   smoothness: smoothness.Smoothness | None
   traffic: traffic_lib.Traffic
+  inside: traffic_lib.Traffic
   learning_rate: Callable
   theta: Callable | None
   limit: float | None
@@ -91,9 +101,10 @@ def from_config(config) -> Experiment:
     ValueError: something that the config names is unknown or does not fit.
   """
   # What is quick to refuse comes before what is long to read.
-  run, schedule = _runner(config), _schedule(config)
-  spec = _with_limit(config, schedule)
+  pod, schedule = pods.of(config), _schedule(config)
+  run, spec = _runner(config, pod), _with_limit(config, schedule)
   _build_quantizer(config, spec, leaf_sizes=(1,))
+  checks.pods(config, pod)
   shape = _smoothness(config, schedule)
   dataset = specs.build(specs.DATASETS, 'data', config.data)
   labels = np.asarray(dataset.train.labels)
@@ -119,14 +130,21 @@ def from_config(config) -> Experiment:
     specs.MODELS, 'model', config.model, num_classes=dataset.num_classes
   )
   variables = _initialise(model, dataset, config.seed)
-  params = variables['params']
+  held = pods.hold(variables['params'], pod)
+  if pod.size > 1:
+    # Made on one device, which now lets go of them.
+    variables = jax.device_get(variables)
   quantizer, theta = _quantizer(
-    config, spec, shape, schedule, learning_rate, steps, params
+    config, spec, shape, schedule, learning_rate, steps, held.part
   )
-  chain = _chain(config, learning_rate, schedule, quantizer, params)
-  traffic = traffic_of(config, schedule, quantizer, params)
+  of_gradients = _of_gradients(config, schedule, quantizer, held, pod)
+  chain = _chain(
+    config, learning_rate, schedule, quantizer, of_gradients, held, pod
+  )
+  traffic = traffic_of(config, schedule, quantizer, held, pod)
+  inside = inside_of(config, of_gradients, held, pod)
   if shape is not None:
-    leaves = smoothness.quantized(params, schedule)
+    leaves = smoothness.quantized(held.part, schedule)
     each = smoothness.refresh_bytes(shape, leaves, config.workers)
     traffic = traffic._replace(estimate=each)
   return Experiment(
@@ -134,11 +152,14 @@ def from_config(config) -> Experiment:
     shards,
     model,
     variables,
+    pod,
+    held,
     *chain,
     schedule,
     quantizer,
     shape,
     traffic,
+    inside,
     learning_rate,
     theta,
     spec['limit'],
@@ -192,7 +213,7 @@ def _with_limit(config, schedule) -> dict:
   try:
     limit = theory.auto_theta_limit(
       schedule,
-      config.gossip.name,
+      f'stale_{config.gossip.name}' if _waits(config) else config.gossip.name,
       spec['bits'],
       update=update / (1 - config.momentum),
       safety=spec['safety'] or auto.SAFETY,
@@ -262,42 +283,84 @@ def _build_quantizer(config, spec, leaf_sizes):
     raise ValueError(f'config.coded: {error}') from error
 
 
-def traffic_of(config, schedule, quantizer, params) -> traffic_lib.Traffic:
-  """Bytes of the reduce slot, of the gossip slot, or of both.
+def traffic_of(config, schedule, quantizer, held, pod) -> traffic_lib.Traffic:
+  """Bytes that a worker sends to others: in its gossip, its means, or both.
 
   Args:
     config: a ConfigDict.
     schedule: topologies, () without gossip.
     quantizer: a `Tuned`.
-    params: a tree of arrays.
+    held: how a device holds the parameters.
+    pod: the devices of a worker.
 
   Returns:
     `Traffic`.
   """
   sent = traffic_lib.NOTHING
-  strategy, means = _strategy(config), 1 + (config.reduce.name == 'adiana')
-  if strategy == 'exact':
-    sent = traffic_lib.of_exact(params, config.workers)
-  elif strategy:
-    sent = traffic_lib.of_reduce(
-      strategy, quantizer, params, config.workers, large_leaves.small, means
-    )
+  if pod.size == 1:
+    sent = _of_means(config, quantizer, held.part, config.workers)
   if schedule:
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    size = sum(leaf.size for leaf in jax.tree.leaves(held.part))
     gossip = traffic_lib.of_gossip(schedule, quantizer, size)
+    gossip = pods.of_links(gossip, pod)
     sent = sent._replace(gossip=gossip.gossip, gossip_short=gossip.gossip_short)
   return sent
 
 
+def inside_of(config, of_gradients, held, pod) -> traffic_lib.Traffic:
+  """Bytes that a device sends to others of its pod.
+
+  Args:
+    config: a ConfigDict.
+    of_gradients: what the reduce slot is given, with a quantizer or without.
+    held: how a device holds the parameters.
+    pod: the devices of a worker.
+
+  Returns:
+    `Traffic`; nothing if a worker is one device.
+  """
+  if pod.size == 1:
+    return traffic_lib.NOTHING
+  quantizer = of_gradients.get('quantizer')
+  mean = _of_means(config, quantizer, _pieces(held, pod), pod.data)
+  return pods.of_pod(held.part, mean, pod)
+
+
+def _pieces(held, pod):
+  """The shapes of what a device holds of each leaf."""
+  size = pod.data * sum(leaf.size for leaf in jax.tree.leaves(held.part))
+  vector = jax.ShapeDtypeStruct((size,), jnp.float32)
+  return jax.eval_shape(held.pieces, vector)
+
+
+def _of_means(config, quantizer, tree, n) -> traffic_lib.Traffic:
+  """Bytes of each of n in the reduce slot, whose gradients are this tree."""
+  strategy, means = _strategy(config), 1 + (config.reduce.name == 'adiana')
+  if strategy is None:
+    return traffic_lib.NOTHING
+  if strategy == 'exact':
+    return traffic_lib.of_exact(tree, n)
+  return traffic_lib.of_reduce(
+    strategy, quantizer, tree, n, large_leaves.small, means
+  )
+
+
 def _strategy(config) -> str | None:
   """How the mean of the gradients is taken; None if it is not."""
-  name = config.reduce.name
+  name = _reduce_name(config)
   if name == 'none':
     return None
   parameters = inspect.signature(specs.REDUCE[name]).parameters
   if 'strategy' not in parameters:
     return 'scatter_reduce' if name == 'double_squeeze' else 'all_gather'
   return config.reduce.strategy or parameters['strategy'].default
+
+
+def _reduce_name(config) -> str:
+  """Replicas always take the mean of their gradients, by default exactly."""
+  replicas = pods.of(config).data > 1
+  name = config.reduce.name
+  return 'allreduce' if replicas and name == 'none' else name
 
 
 def _scales(run, params):
@@ -326,54 +389,89 @@ def leaf_names(params) -> list[str]:
   return [jax.tree_util.keystr(p, simple=True, separator='/') for p in paths]
 
 
-def _chain(config, learning_rate, schedule, quantizer, params):
-  """reduce; and the chain: local momentum, reduce, local, gossip."""
-  slots = {'axis_name': workers.AXIS, 'key': jax.random.key(config.seed)}
-  none = {'none': optax.identity}
+def _of_gradients(config, schedule, quantizer, held, pod) -> dict:
+  """What the reduce slot is given: an axis, and a quantizer or none."""
+  if pod.size > 1:
+    return {'axis_name': pods.DATA} | _inside_quantizer(config, held, pod)
+  # One quantizer: of the gossip, or without gossip of the gradients.
+  if not schedule and config.quantizer.name != 'full_precision':
+    return {'axis_name': workers.AXIS, 'quantizer': quantizer}
+  return {'axis_name': workers.AXIS}
+
+
+def _inside_quantizer(config, held, pod) -> dict:
+  if config.reduce_quantizer.name == 'full_precision':
+    return {}
+  leaves = smoothness.quantized(_pieces(held, pod), schedule=())
+  quantizer = specs.build(
+    specs.QUANTIZERS,
+    'reduce_quantizer',
+    config.reduce_quantizer,
+    axis_name=pods.DATA,
+    leaf_sizes=tuple(leaf.size for leaf in leaves),
+  )
+  return {'quantizer': base.tuned(quantizer)}
+
+
+def _chain(config, learning_rate, schedule, quantizer, of_gradients, held, pod):
+  """reduce; the chain local momentum, reduce, local, gossip; and its parts."""
   if config.reduce.name == config.gossip.name == 'none':
     raise ValueError(
       "config.reduce.name and config.gossip.name are both 'none'; the "
       'workers would never talk.'
     )
+  checks.reduce(config, quantized='quantizer' in of_gradients)
+  key = jax.random.key(config.seed)
+  gossip = functools.partial(_gossip, config, schedule, quantizer)
+  reduce = functools.partial(_reduce, config, of_gradients, held)
+  if pod.size > 1:
+    gossip = pods.on_own_part(gossip, key, pod)
+    reduce = pods.of_device(reduce, key, (workers.AXIS, pods.FSDP))
+  else:
+    gossip, reduce = gossip(key), reduce(key)
+  before = optax.identity()
+  if config.local_momentum:  # of each worker's own gradients
+    before = optax.trace(config.local_momentum, config.nesterov)
+  alone = before, reduce, local(config, learning_rate)
+  return reduce, optax.chain(*alone, gossip), optax.chain(*alone), gossip
+
+
+def _gossip(config, schedule, quantizer, key):
   gossip = specs.build(
-    none | specs.GOSSIP,
+    {'none': optax.identity} | specs.GOSSIP,
     'gossip',
     config.gossip,
     topology=schedule,
     quantizer=quantizer,
-    **slots,
+    axis_name=workers.AXIS,
+    key=key,
   )
   if config.local_steps != 1:
     gossip = _every(gossip, config.local_steps)
-  # One quantizer: of the gossip, or without gossip of the gradients.
-  if not schedule and config.quantizer.name != 'full_precision':
-    slots['quantizer'] = quantizer
-  checks.reduce(config, quantized='quantizer' in slots)
-  reduce = specs.build(none | specs.REDUCE, 'reduce', config.reduce, **slots)
-  if config.reduce.name != 'none':
-    reduce = _on_leaves(reduce, params)
-  before = optax.identity()
-  if config.local_momentum:  # of each worker's own gradients
-    before = optax.trace(config.local_momentum, config.nesterov)
-  tx = optax.chain(before, reduce, local(config, learning_rate), gossip)
-  return reduce, tx
+  return _stale(gossip, schedule) if _waits(config) else gossip
 
 
-def _on_leaves(tx, params):
+def _reduce(config, of_gradients, held, key):
+  spec = dict(config.reduce) | {'name': _reduce_name(config)}
+  choices = {'none': optax.identity} | specs.REDUCE
+  reduce = specs.build(choices, 'reduce', spec, key=key, **of_gradients)
+  return reduce if spec['name'] == 'none' else _on_leaves(reduce, held)
+
+
+def _on_leaves(tx, held):
   """The transformation of a tree, for flat updates: some leaves are small."""
-  _, unravel = ravel_pytree(params)
 
   def update(updates, state, params=None, *, grad_fn=None, **extra_args):
-    params = None if params is None else unravel(params)
+    params = None if params is None else held.pieces(params)
     if grad_fn is not None:
       flat_fn = grad_fn
-      grad_fn = lambda tree: unravel(flat_fn(ravel_pytree(tree)[0]))
+      grad_fn = lambda tree: held.pieces(flat_fn(held.vector(tree)))
     updates, state = tx.update(
-      unravel(updates), state, params, grad_fn=grad_fn, **extra_args
+      held.pieces(updates), state, params, grad_fn=grad_fn, **extra_args
     )
-    return ravel_pytree(updates)[0], state
+    return held.vector(updates), state
 
-  init = lambda params: tx.init(unravel(params))
+  init = lambda params: tx.init(held.pieces(params))
   return optax.GradientTransformationExtraArgs(init, update)
 
 
@@ -402,11 +500,39 @@ def _every(gossip, steps):
   return gossip
 
 
-def _runner(config):
+def _waits(config) -> bool:
+  """Whether messages would wait for gradients and must not; dpsgd's do not."""
+  return config.overlap and config.gossip.name != 'dpsgd'
+
+
+def _stale(gossip, schedule):
+  if not schedule:
+    raise ValueError(
+      "config.overlap=True needs gossip; config.gossip.name='none' has none."
+    )
+  try:
+    return algorithms.stale(gossip, schedule)
+  except ValueError as error:
+    raise ValueError(f'config.overlap: {error}') from error
+
+
+def _runner(config, pod):
   if config.runner not in specs.RUNNERS:
     raise ValueError(
       f'config.runner={config.runner!r}; choose from {sorted(specs.RUNNERS)}.'
     )
+  if jax.process_count() > 1 and config.runner != 'sharded':
+    raise ValueError(
+      f'config.runner={config.runner!r} knows one process only, and there are '
+      f"{jax.process_count()}; take 'sharded'."
+    )
+  if pod.size > 1:
+    if config.runner != 'sharded':
+      raise ValueError(
+        f'config.runner={config.runner!r} knows no pods, and config.pod is '
+        f"{pod.data} (data) x {pod.fsdp} (fsdp); take 'sharded'."
+      )
+    return functools.partial(workers.sharded, mesh=pods.mesh(pod))
   if config.runner != 'simulated':
     workers.device_mesh(config.workers)
   return specs.RUNNERS[config.runner]

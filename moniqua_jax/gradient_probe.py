@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import coding, data, gossip, wire
+from moniqua_jax import coding, data, gossip, processes, wire
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.algorithms.diana import Shifts
 
@@ -76,6 +76,7 @@ def make(experiment, gradient: Callable, config) -> Callable:
       start=step * draws,
       stop=(step + 1) * draws,
       batch_size=config.batch_size,
+      workers=processes.own(config.workers),
     )
     means, rows = [], []
     for draw, (_, batch) in enumerate(batches):
@@ -83,10 +84,11 @@ def make(experiment, gradient: Callable, config) -> Callable:
         state.params,
         state.model_state,
         state.opt_state[1],
-        batch,
+        processes.placed(batch),
         np.int32(step + draw),
       )
-      means.append(np.asarray(mean[0], np.float64))
+      means.append(processes.local(mean)[0].astype(np.float64))
+      row = processes.fetched(row)
       rows.append({k: float(np.mean(v)) for k, v in row.items()})
     row = {k: np.mean([row[k] for row in rows]) for k in rows[0]}
     row |= spread(np.stack(means))

@@ -1,11 +1,11 @@
 """Stops a run that goes wrong, and says where, why, and what to do."""
 
+from collections.abc import Sequence
 import pathlib
 
-import jax
 import numpy as np
 
-from moniqua_jax import topologies
+from moniqua_jax import processes, topologies
 
 PATIENCE = 20  # times in a row, where edges are answered
 
@@ -15,7 +15,7 @@ class Stopped(RuntimeError):
 
 
 class Guard:
-  """Looks at the metrics of every step, on the host.
+  """Looks at the metrics of every step, on the host, of its own workers.
 
   Args:
     schedule: the topologies, cycled by step; () without gossip.
@@ -24,13 +24,19 @@ class Guard:
       answered: without an answer the mean of the workers moves each time.
     period: messages are sent in one step of so many.
     workdir: of the run, for the message.
+    own: the workers of this process; the others watch theirs.
   """
 
   def __init__(
-    self, schedule, patience: int, period: int, workdir: pathlib.Path
+    self,
+    schedule,
+    patience: int,
+    period: int,
+    workdir: pathlib.Path,
+    own: Sequence[int],
   ):
     self._schedule, self._patience = schedule, patience
-    self._period = period
+    self._period, self._own = period, own
     self._in_a_row = [0] * len(schedule)  # of each round, i64[n, E]
     self._resume = (
       f'The last good checkpoint is in {workdir}; go on from it with the same '
@@ -45,12 +51,12 @@ class Guard:
       report: `loss` f32[n], `seen`, a `Seen` of [n, E] arrays, and others.
 
     Returns:
-      The report, fetched.
+      The rows of its own workers, on the host.
 
     Raises:
       Stopped: a loss is not finite, or an edge was of no use too often.
     """
-    report = jax.device_get(report)
+    report = processes.local(report)
     self._check_loss(step, report['loss'])
     if self._schedule and (step + 1) % self._period == 0:
       self._check_messages(step, report['seen'])
@@ -60,7 +66,8 @@ class Guard:
     bad = np.flatnonzero(~np.isfinite(loss))
     if bad.size:
       raise Stopped(
-        f'step {step}: the loss of worker {bad[0]} is {loss[bad[0]]}; try a '
+        f'step {step}: the loss of worker {self._own[bad[0]]} is '
+        f'{loss[bad[0]]}; try a '
         f'smaller learning rate. {self._resume}'
       )
 
@@ -73,12 +80,13 @@ class Guard:
       return
     # A sender that could not say what it holds is the cause, not the effect.
     mute = lost & ~np.isfinite(seen.theta)
-    receiver, edge = np.argwhere(mute if mute.any() else lost)[0]
+    row, edge = np.argwhere(mute if mute.any() else lost)[0]
     perm = self._schedule[turn].edges[edge][1]
+    receiver = self._own[row]
     sender = topologies.sources(perm)[receiver]
-    often = f', {in_a_row[receiver, edge]} times in a row'
+    often = f', {in_a_row[row, edge]} times in a row'
     theta, distance = (
-      float(number[receiver, edge]) for number in (seen.theta, seen.distance)
+      float(number[row, edge]) for number in (seen.theta, seen.distance)
     )
     raise Stopped(
       f'step {step}: worker {receiver} could not read the message of worker '

@@ -23,7 +23,10 @@ from moniqua_jax import (
   gossip,
   gradient_probe,
   guard,
+  overlap,
   plots,
+  pods,
+  processes,
   smoothness,
   traffic,
 )
@@ -34,6 +37,8 @@ from moniqua_jax import workdir as workdir_lib
 
 class TrainState(NamedTuple):
   """All that must survive a step; every leaf has the workers first.
+
+  In pods the rows are devices: n of them, and d is what one of them holds.
 
   Attributes:
     params: f32[n, d], flat: one payload and no copies into it.
@@ -53,7 +58,7 @@ def make_steps(experiment: experiment_lib.Experiment):
     experiment: as built from the config.
 
   Returns:
-    init(worker: i32[]) -> TrainState,
+    init(row: as `experiment.held` has it, i32[] if whole) -> TrainState,
     train_step(state, batch, step: i32[]) -> (state, metrics),
     eval_step(params, model_state, batch) -> sums over the batch.
   """
@@ -62,12 +67,12 @@ def make_steps(experiment: experiment_lib.Experiment):
     experiment.tx,
     make_gradient(experiment),
   )
-  variables = dict(experiment.variables)
-  flat, unravel = gossip.flatten(variables.pop('params'))
+  held, variables = experiment.held, dict(experiment.variables)
+  del variables['params']
 
-  def init(worker):
-    del worker  # All start from the same parameters.
-    return TrainState(flat, tx.init(flat), variables)
+  def init(row):
+    params = held.begin(row)
+    return TrainState(params, tx.init(params), variables)
 
   def train_step(state, batch, step):
     (loss, (accuracy, model_state)), grads = gradient(
@@ -84,10 +89,12 @@ def make_steps(experiment: experiment_lib.Experiment):
     report = {'loss': loss, 'accuracy': accuracy, 'seen': seen}
     return TrainState(params, opt_state, model_state), report
 
+  def forward(params, model_state, image):
+    return model.apply({'params': params, **model_state}, image, train=False)
+
   def eval_step(params, model_state, batch):
-    logits = model.apply(
-      {'params': unravel(params), **model_state}, batch['image'], train=False
-    )
+    pieces = held.pieces(params)
+    logits = held.apply(forward, pieces, model_state, batch['image'])
     losses = optax.softmax_cross_entropy_with_integer_labels(
       logits, batch['label']
     )
@@ -101,6 +108,8 @@ def make_steps(experiment: experiment_lib.Experiment):
 def make_gradient(experiment: experiment_lib.Experiment):
   """The loss of one worker and its gradient, on flat parameters.
 
+  In pods of a device, for its images; the gradient is the mean over 'fsdp'.
+
   Args:
     experiment: as built from the config.
 
@@ -108,9 +117,9 @@ def make_gradient(experiment: experiment_lib.Experiment):
     (params: f32[d], model_state, batch) -> ((loss f32[], (accuracy f32[],
     model_state)), gradient f32[d]).
   """
-  _, unravel = gossip.flatten(experiment.variables['params'])
+  held = experiment.held
 
-  def loss_fn(params, model_state, batch):
+  def loss_of_whole(params, model_state, batch):
     logits, new_state = experiment.model.apply(
       {'params': params, **model_state},
       batch['image'],
@@ -123,21 +132,28 @@ def make_gradient(experiment: experiment_lib.Experiment):
     hits = jnp.argmax(logits, axis=-1) == batch['label']
     return jnp.mean(losses), (jnp.mean(hits), dict(new_state))
 
+  def loss_fn(pieces, model_state, batch):
+    return held.apply(loss_of_whole, pieces, model_state, batch)
+
   def gradient(params, model_state, batch):
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    aux, grads = grad_fn(unravel(params), model_state, batch)
-    return aux, gossip.flatten(grads)[0]
+    aux, grads = grad_fn(held.pieces(params), model_state, batch)
+    return aux, held.vector(grads)
 
   return gradient
 
 
-def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
+def train_and_evaluate(
+  config, workdir: str, resume: bool = False, start_from: str | None = None
+) -> dict:
   """Trains, evaluates, writes everything below workdir.
 
   Args:
     config: a ConfigDict, see configs/digits.py for its entries.
     workdir: an empty or new folder, or with `resume` that of a stopped run.
     resume: go on from the last checkpoint.
+    start_from: the work directory of a run of the same model, with any number
+      of workers; all start at its mean model.
 
   Returns:
     The last row of the metrics.
@@ -148,27 +164,47 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
   """
   # ------------------------------------------------------------------ set up
   experiment, noise = experiment_lib.from_config(config), None
+  if start_from and not resume:
+    variables = checkpoint.mean_model(start_from, experiment.variables)
+    held = pods.hold(variables['params'], experiment.pod)
+    experiment = experiment._replace(variables=variables, held=held)
   if config.gradient_probe_every:
     noise = gradient_probe.make(experiment, make_gradient(experiment), config)
   shape = experiment.smoothness
   estimate = smoothness.make(experiment, config) if shape else None
-  workdir = workdir_lib.open_(pathlib.Path(workdir), config, resume)
-  print(description.describe(config, experiment))
+  workdir, lead = pathlib.Path(workdir), processes.lead()
+  processes.by_lead(lambda: workdir_lib.open_(workdir, config, resume))
+  if lead:
+    print(description.describe(config, experiment))
   init, train_step, eval_step = make_steps(experiment)
-  n, run = config.workers, experiment.run
-  state = run(init, (0,))(jnp.arange(n))
+  pod, run = experiment.pod, experiment.run
+  own = processes.own(pod.devices)
+  own_workers = [device // pod.size for device in own]
+  state = run(init, (0,))(processes.placed(experiment.held.rows(own)))
   train = run(train_step, (0, 0, None), donate_argnums=0)
+  # Where nothing but gossip talks.
+  alone = config.reduce.name == 'none' and pod.size == 1
+  if config.overlap and alone and overlap.pays():
+    train = overlap.train_step(experiment, make_gradient(experiment))
   evaluate = evaluation.make(experiment, eval_step, config)
   checkpoints = checkpoint.manager(workdir)
   start, state = checkpoint.restore(checkpoints, state)
-  before = workdir_lib.rewind(workdir, start)
-  writer = metrics_lib.Writer(workdir, config.tensorboard)
+  before = workdir_lib.rewind(workdir, start) if lead else 0.0
+  writer = metrics_lib.Writer(workdir, config.tensorboard) if lead else None
   probe = evaluation.Probe(experiment, workdir)
   watch = guard.Guard(
-    experiment.schedule, experiment.patience, config.local_steps, workdir
+    experiment.schedule,
+    experiment.patience,
+    config.local_steps,
+    workdir,
+    own_workers,
   )
   progress = tqdm(
-    total=experiment.steps, initial=start, unit='step', mininterval=1
+    total=experiment.steps,
+    initial=start,
+    unit='step',
+    mininterval=1,
+    disable=not lead,
   )
   batches = data.batches(
     experiment.dataset,
@@ -177,14 +213,20 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
     start=start,
     stop=experiment.steps,
     batch_size=config.batch_size,
+    workers=sorted({*own_workers}),
   )
 
   # -------------------------------------------------------------- train loop
   began, recent, late, row = time.perf_counter() - before, [], None, {}
-  with contextlib.closing(checkpoints), contextlib.closing(writer), progress:
+  with contextlib.ExitStack() as open_:
+    open_.enter_context(contextlib.closing(checkpoints))
+    if lead:
+      open_.enter_context(contextlib.closing(writer))
+    open_.enter_context(progress)
     for step, batch in batches:
       if shape and smoothness.due(shape, step):
         state = estimate(state, step)
+      batch = processes.placed(pods.split(pod, batch, own))
       state, report = train(state, batch, np.int32(step))
       if late is not None:
         recent.append(watch.check(*late))
@@ -204,9 +246,9 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
       row = {
         'step': done,
         'epoch': done / experiment.steps_per_epoch,
-        'wire/bytes_sent': _bytes_sent(config, experiment, done, state),
+        **_bytes_sent(config, experiment, done, state),
         'train/learning_rate': experiment.learning_rate(step),
-        **metrics_lib.summarise(recent),
+        **metrics_lib.summarise(metrics_lib.of_all(recent)),
       }
       recent = []
       if evaluating:
@@ -214,32 +256,45 @@ def train_and_evaluate(config, workdir: str, resume: bool = False) -> dict:
       if probing:
         row |= noise(state, done)
       row['seconds'] = time.perf_counter() - began
-      writer.write(row)
+      if lead:
+        writer.write(row)
       progress.update(done - progress.n)
       progress.set_postfix_str(_one_line(row))
       if saving:
         _save(checkpoints, done, state, workdir)
 
   # ------------------------------------------------------------------ finish
-  workdir_lib.note(workdir, seconds=row.get('seconds', before))
-  print(plots.report([workdir], workdir))
+  if lead:
+    workdir_lib.note(workdir, seconds=row.get('seconds', before))
+    print(plots.report([workdir], workdir))
   return row
 
 
-def _bytes_sent(config, experiment, done, state) -> float:
+def _bytes_sent(config, experiment, done, state) -> dict:
   """Of a worker so far; how often a message was short is in the state."""
-  short = getattr(state.opt_state[1], 'short', np.zeros((1, 1)))
+  short = getattr(state.opt_state[1], 'short', None)
   heard = getattr(state.opt_state[-1], 'heard', None)
-  gossip_short = heard.short if heard else np.zeros((1, 1))
+  gossip_short = heard.short if heard else None
   shape = experiment.smoothness
-  return traffic.total(
+  short, gossip_short = _of_one(short), _of_one(gossip_short)
+  row, inside = {}, experiment.pod.size > 1
+  if inside:
+    within = traffic.total(experiment.inside, done, 0, short)
+    row['wire/bytes_within_pod'] = within  # of a device
+  sent = traffic.total(
     experiment.traffic,
     done,
     done // config.local_steps,
-    np.asarray(short)[0],
-    np.asarray(gossip_short)[0],
+    0 if inside else short,
+    gossip_short,
     smoothness.estimates(shape, done) if shape else 0,
   )
+  return {'wire/bytes_sent': sent, **row}
+
+
+def _of_one(count):
+  """Of any worker: all choose the short form together."""
+  return np.zeros(1) if count is None else processes.local(count)[0]
 
 
 def _steps(epochs, experiment) -> int:

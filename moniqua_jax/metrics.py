@@ -8,8 +8,11 @@ with a slash: train/, test/, gossip/.
 import json
 import pathlib
 
+import jax
 import numpy as np
 import tensorboardX
+
+from moniqua_jax import processes
 
 
 class Writer:
@@ -59,6 +62,26 @@ def read(workdir: pathlib.Path) -> list[dict]:
   if not path.exists():
     raise ValueError(f'{workdir} holds no run: there is no {path.name}.')
   return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def of_all(steps: list[dict]) -> list[dict]:
+  """The metrics of all workers, of those of this process. Collective.
+
+  Args:
+    steps: dicts of arrays, each leaf with this process's workers first.
+
+  Returns:
+    The same with all workers.
+
+  >>> of_all([{'loss': np.ones(2)}])[0]['loss']
+  array([1., 1.])
+  """
+  if jax.process_count() == 1:
+    return steps
+  stacked = jax.tree.map(lambda *rows: np.stack(rows, axis=1), *steps)
+  every = processes.fetched(processes.placed(stacked))
+  at = lambda step: jax.tree.map(lambda rows: rows[:, step], every)
+  return [at(step) for step in range(len(steps))]
 
 
 def summarise(steps: list[dict]) -> dict:

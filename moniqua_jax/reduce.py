@@ -25,6 +25,10 @@ def exact(tree, axis_name: str):
 
   Returns:
     The mean, the same on all workers.
+
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> simulated(lambda x: exact(x, AXIS), (0,))(jnp.array([0.0, 2.0]))
+  Array([1., 1.], dtype=float32)
   """
   return jax.tree.map(lambda leaf: lax.pmean(leaf, axis_name), tree)
 
@@ -38,6 +42,10 @@ def largest(x: Array, axis_name: str) -> Array:
 
   Returns:
     f32[...], the same on all workers.
+
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> simulated(lambda x: largest(x, AXIS), (0,))(jnp.array([0.0, 2.0]))
+  Array([2., 2.], dtype=float32)
   """
   return lax.pmax(x, axis_name)
 
@@ -51,8 +59,40 @@ def gathered(x: Array, axis_name: str) -> Array:
 
   Returns:
     An array with a first axis of n, the same on all workers.
+
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> simulated(lambda x: gathered(x, AXIS), (0,))(jnp.array([0, 2])).tolist()
+  [[0, 2], [0, 2]]
   """
   return lax.all_gather(x, axis_name)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def whole(piece: Array, axis_name: str) -> Array:
+  """All pieces side by side; its gradient is the mean gradient of the piece.
+
+    whole = x_1, ..., x_n        dx_i = (1/n) sum_j (dwhole_j)_i
+
+  Args:
+    piece: f32[...], this worker's own.
+    axis_name: over which the pieces are cut.
+
+  Returns:
+    f32[n, ...], the same on all workers.
+
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> simulated(lambda x: whole(x, AXIS), (0,))(jnp.array([0, 2])).tolist()
+  [[0, 2], [0, 2]]
+  """
+  return gathered(piece, axis_name)
+
+
+def _mean_of_piece(axis_name, _, gradient):
+  theirs = lax.all_to_all(gradient, axis_name, split_axis=0, concat_axis=0)
+  return (jnp.mean(theirs, axis=0),)
+
+
+whole.defvjp(lambda piece, axis: (gathered(piece, axis), None), _mean_of_piece)
 
 
 class Mean(NamedTuple):
@@ -101,6 +141,12 @@ def all_gathered(quantizer, x: Array, key, axis_name: str) -> Mean:
 
   Returns:
     `Mean`, with one round.
+
+  >>> from moniqua_jax import full_precision
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> mean = lambda x: all_gathered(full_precision(), x, None, AXIS).mean
+  >>> simulated(mean, (0,))(jnp.array([[0.0], [2.0]])).ravel()
+  Array([1., 1.], dtype=float32)
   """
   payload = lax.optimization_barrier(quantizer.encode(x, key))
   take = lambda message: gathered(message, axis_name)
@@ -131,6 +177,13 @@ def scatter_reduced(quantizer, x: Array, key, axis_name: str) -> Mean:
 
   Returns:
     `Mean`, with two rounds. `own` knows nothing of the second quantization.
+
+  >>> from moniqua_jax import full_precision
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> mean = lambda x: scatter_reduced(
+  ...   full_precision(), x, jax.random.key(0), AXIS).mean
+  >>> simulated(mean, (0,))(jnp.array([[0.0, 4.0], [2.0, 0.0]])).tolist()
+  [[1.0, 2.0], [1.0, 2.0]]
   """
   first, second = jax.random.split(key)
   scattered = scatter(quantizer, x, first, axis_name)
@@ -148,6 +201,13 @@ def scatter(quantizer, x: Array, key, axis_name: str):
   Returns:
     `Mean`, for one round, whose mean is f32[ceil(d / n)], that of this worker's
     chunk, to which it adds its own part unquantized.
+
+  >>> from moniqua_jax import full_precision
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> chunk = lambda x: scatter(
+  ...   full_precision(), x, jax.random.key(0), AXIS).mean
+  >>> simulated(chunk, (0,))(jnp.array([[0.0, 4.0], [2.0, 0.0]])).tolist()
+  [[1.0], [2.0]]
   """
   n, me = lax.axis_size(axis_name), lax.axis_index(axis_name)
   chunks = _chunks(x, n)
@@ -177,6 +237,13 @@ def gather(quantizer, chunk: Array, x: Array, key, axis_name: str):
   Returns:
     f32[d], the same on all workers; f32[ceil(d / n)], what all believe of this
     worker's chunk; bool[], whether it went short.
+
+  >>> from moniqua_jax import full_precision
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> mean = lambda chunk: gather(
+  ...   full_precision(), chunk, jnp.zeros(2), None, AXIS)[0]
+  >>> simulated(mean, (0,))(jnp.array([[1.0], [2.0]])).tolist()
+  [[1.0, 2.0], [1.0, 2.0]]
   """
   n, me = lax.axis_size(axis_name), lax.axis_index(axis_name)
   payload = lax.optimization_barrier(quantizer.encode(chunk, key))
@@ -209,6 +276,11 @@ def carried(
   Returns:
     What the collective gives of the payloads; bool[], whether the short form
     travelled, the same on all workers.
+
+  >>> from moniqua_jax import full_precision
+  >>> as_it_is = lambda payloads: payloads
+  >>> carried(full_precision(), 2, jnp.ones(2), as_it_is, 'workers')
+  (Array([1., 1.], dtype=float32), Array(False, dtype=bool))
   """
   if quantizer.short is None:
     return collective(payloads), jnp.bool(False)
@@ -239,6 +311,10 @@ def read(quantizer, payload: Array, reference: Array) -> Array:
 
   Returns:
     f32[d].
+
+  >>> from moniqua_jax import full_precision
+  >>> read(full_precision(), jnp.array([1.0, jnp.inf]), jnp.zeros(2))
+  Array([nan, nan], dtype=float32)
   """
   readable = quantizer.inspect(payload, reference).readable
   return jnp.where(readable, quantizer.decode(payload, reference), jnp.nan)
@@ -255,6 +331,10 @@ def summed(quantizer, payloads: Array, reference: Array, besides=-1) -> Array:
 
   Returns:
     f32[d].
+
+  >>> from moniqua_jax import full_precision
+  >>> summed(full_precision(), jnp.ones((3, 2)), jnp.zeros(2), besides=0)
+  Array([2., 2.], dtype=float32)
   """
 
   def add(total, row):
@@ -275,6 +355,10 @@ def first_sent(quantizer, x: Array) -> Array:
 
   Returns:
     u8[m], zeros.
+
+  >>> from moniqua_jax import moniqua
+  >>> first_sent(moniqua(theta=1.0, bits=4), jnp.zeros(2)).size
+  13
   """
   tuned = quantizer
   if hasattr(quantizer, 'init'):

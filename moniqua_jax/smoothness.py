@@ -16,7 +16,15 @@ from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import curvature, data, gossip, reduce, shaped, workers
+from moniqua_jax import (
+  curvature,
+  data,
+  gossip,
+  processes,
+  reduce,
+  shaped,
+  workers,
+)
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import base
 
@@ -273,7 +281,9 @@ def make(experiment, config) -> Callable:
       start=step * draws,
       stop=(step + 1) * draws,
       batch_size=config.batch_size,
+      workers=processes.own(config.workers),
     ):
+      batch = processes.placed(batch)
       one = sample(state.params, state.model_state, batch, np.int32(draw))
       add = lambda *pair: jax.tree.map(jnp.add, *pair)
       total = one if total is None else add(total, one)

@@ -128,6 +128,7 @@ def method(config: dict) -> str:
     f'gamma {gamma:g}'.replace(' 0.', ' .') if gamma != 1 else '',
     f'own step {own:g}'.replace(' 0.', ' .') if own else '',
     f'every {every} steps' if every > 1 else '',
+    'overlapped' if config.get('overlap') else '',
     f'({config["variant"]} variant)' if config.get('variant') else '',
   ]
   return ', '.join(filter(None, words))

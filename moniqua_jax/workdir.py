@@ -16,6 +16,7 @@ PACKAGES = ['jax', 'jaxlib', 'flax', 'optax', 'numpy', 'moniqua_jax']
 _FIXED = (
   'seed',
   'workers',
+  'pod',
   'model',
   'partition',
   'batch_size',
@@ -51,7 +52,8 @@ def open_(workdir, config, resume) -> pathlib.Path:
     for key in set(changed) & set(_FIXED) & set(old):
       raise ValueError(
         f'--resume: config.{key} was {old.get(key)} and is now {new[key]}; '
-        'that would be another run.'
+        'that would be another run. (A new one may begin at its mean model: '
+        f'--start_from={workdir} with another --workdir.)'
       )
   workdir.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(new, indent=1, sort_keys=True))

@@ -116,3 +116,38 @@ def every(x, grad, w, lr, steps, period):
     mix = w if k % period == 0 else np.eye(len(w))
     x = mix @ x - lr * grad(x)
   return x
+
+
+def extra(x, grad, w, lr, steps, compress=identity):
+  """EXTRA with the mixing matrix 2 W - I: its W~ is then W."""
+  before = None
+  for _ in range(steps):
+    g = grad(x)
+    message = x if before is None else 2 * x - before[0]
+    sent = each(compress, message)
+    moved = -lr * g if before is None else -lr * g + lr * before[1]
+    before = x, g
+    x = message + w @ sent - sent + moved
+  return x
+
+
+def stale_choco(x, grad, w, lr, steps, compress=identity, gamma=1.0):
+  replicas, late = np.zeros_like(x), np.zeros_like(x)
+  for _ in range(steps):
+    u = -lr * grad(x)
+    replicas = replicas + each(compress, x + late - replicas)
+    x = x + u + gamma * (w @ replicas - replicas)
+    late = u
+  return x
+
+
+def stale_deepsqueeze(x, grad, w, lr, steps, compress=identity, eta=1.0):
+  error, late = np.zeros_like(x), np.zeros_like(x)
+  for _ in range(steps):
+    u = -lr * grad(x)
+    v = x + late + error
+    sent = each(compress, v)
+    error = v - sent
+    x = x + u + eta * (w - np.eye(len(w))) @ sent
+    late = u
+  return x

@@ -201,7 +201,9 @@ def test_the_guard_waits_for_patience_and_names_the_edge():
       np.array([[ok, True]] * N), np.ones((N, 2)), np.full((N, 2), 0.5)
     ),
   }
-  watch = guard.Guard((mj.ring(N),), patience=2, period=1, workdir='there')
+  watch = guard.Guard(
+    (mj.ring(N),), patience=2, period=1, workdir='there', own=range(N)
+  )
   for step, ok in enumerate([False, False, True, False, False]):
     watch.check(step, report(ok))
   with pytest.raises(guard.Stopped) as stopped:

@@ -50,6 +50,8 @@ class Averaging:
       be of no use before the run stops.
     max_staleness: averagings after which a gradient under way must be applied
       before a neighbour gets the next; the theory wants some bound.
+
+  >>> Averaging(network, worker, ends, (1, 7), seed=0)  # doctest: +SKIP
   """
 
   def __init__(

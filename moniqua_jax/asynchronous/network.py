@@ -73,6 +73,9 @@ class Network:
 
   Raises:
     ValueError: the timeout is too short for a few pings.
+
+  >>> from mpi4py import MPI  # doctest: +SKIP
+  >>> network = Network(MPI, timeout=20.0)  # doctest: +SKIP
   """
 
   def __init__(self, mpi, timeout: float = 20.0):

@@ -33,6 +33,10 @@ class Ends(NamedTuple):
       (Seen, move: f32[d]), x and own being those of `speak`. The move counts
       only if both ends could read.
     observe: (tuned, Seen, both: bool[], x: f32[d]) -> tuned.
+
+  >>> pair = ends(base.full_precision(), key=jax.random.key(0), rank=0)
+  >>> isinstance(pair, Ends)
+  True
   """
 
   speak: Callable[..., tuple[Array, Array]]

@@ -22,6 +22,9 @@ class WorkerState(NamedTuple):
     opt_state: of its local optimiser.
     model_state: its running statistics; {} without.
     tuned: of its quantizer; () where that does not move.
+
+  >>> WorkerState(jnp.zeros(2), opt_state=(), model_state={}, tuned=()).x
+  Array([0., 0.], dtype=float32)
   """
 
   x: jax.Array

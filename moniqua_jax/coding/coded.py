@@ -46,6 +46,8 @@ def coded(
   >>> short, fits = q.short.shorten(payload, 9)
   >>> bool(fits), bool((q.short.restore(short, 9) == payload).all())
   (True, True)
+
+  Source: ours; the codes are those of arXiv:1610.02132 and arXiv:1908.06077.
   """
   code = message.recursive() if code is None else code
   if isinstance(quantizer, base.Tuned):
@@ -90,6 +92,8 @@ def coded_bits(
   >>> q, x = leveled((0, 0.5, 1)), jnp.array([0.0, 2.0])
   >>> coded_bits(q, q.encode(x, jax.random.key(0)), 2)
   Array(39., dtype=float32)
+
+  Source: how arXiv:1610.02132 and arXiv:1908.06077 count the bits of a message.
   """
   code = message.recursive() if code is None else code
   about = _about(quantizer)

@@ -24,6 +24,8 @@ def entropy(codes: Array, about: base.Codes) -> Array:
 
   >>> entropy(jnp.uint8([0, 1, 1, 2]), base.Codes(2, 3, 1, 4))
   Array(1.5, dtype=float32)
+
+  Source: Shannon 1948.
   """
   symbols = codes.astype(jnp.int32)
   if about.zero is None:

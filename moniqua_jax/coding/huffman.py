@@ -136,6 +136,9 @@ class Density(NamedTuple):
   Attributes:
     cdf: x -> F(x), both float64 arrays.
     moment: x -> the integral of r dF(r) up to x.
+
+  >>> round(float(normal(0, 1).moment(0.0)), 4)
+  -0.3989
   """
 
   cdf: Callable[[np.ndarray], np.ndarray]
@@ -157,6 +160,8 @@ def normal(mean: float, sigma: float) -> Density:
 
   >>> float(normal(0, 1).cdf(0))
   0.5
+
+  Source: the moments of a normal distribution, well known.
   """
   z = lambda x: (np.asarray(x, float) - mean) / sigma
   cdf = lambda x: stats.norm.cdf(z(x))

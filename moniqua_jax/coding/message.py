@@ -32,6 +32,10 @@ class Code(NamedTuple):
     encode: (codes u8[d], about, bytes of the stream) -> (stream, the bits of
       each bucket i32[buckets]). What exceeds the stream is lost.
     decode: (stream u8[n], bits of each bucket, about, size d) -> codes u8[d].
+
+  >>> codes = jnp.uint8([3, 3, 5])  # 0, 0 and the second level above it
+  >>> dense().length(codes, base.Codes(bits=3, count=7, zero=3, bucket_size=8))
+  Array([6], dtype=int32)
   """
 
   length: Callable[[Array, base.Codes], Array]
@@ -127,6 +131,8 @@ def counted_length(codes: Array, about: base.Codes) -> Array:
   >>> codes = jnp.uint8([5, 3, 0, 3, 3, 3, 3, 3])
   >>> counted_length(codes, base.Codes(3, 7, 3, 8))
   Array([15], dtype=int32)
+
+  Source: ours; the papers do not say how a bucket ends.
   """
   rows, real = _rows(codes, about)
   nonzeros = jnp.sum((rows != about.zero) & real, axis=1)

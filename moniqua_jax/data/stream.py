@@ -67,6 +67,7 @@ def batch(
   seed: int,
   step: int,
   batch_size: int,
+  workers: Sequence[int] | None = None,
 ) -> Batch:
   """The batches of all workers at one step, a pure function of its arguments.
 
@@ -76,6 +77,7 @@ def batch(
     seed: of shuffling and augmentation, not negative.
     step: not negative.
     batch_size: B, images per worker.
+    workers: whose; n of them if not given.
 
   Returns:
     {'image': f32[n, B, H, W, C], 'label': i32[n, B]}.
@@ -91,8 +93,8 @@ def batch(
   """
   _check_batch_size(shards, batch_size)
   rows = [
-    _worker_batch(dataset, shard, worker, seed, step, batch_size)
-    for worker, shard in enumerate(shards)
+    _worker_batch(dataset, shards[worker], worker, seed, step, batch_size)
+    for worker in (range(len(shards)) if workers is None else workers)
   ]
   return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
@@ -106,6 +108,7 @@ def batches(
   stop: int,
   batch_size: int,
   threads: int = 4,
+  workers: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Batch]]:
   """`(step, batch(..., step=step))` for start <= step < stop, made ahead.
 
@@ -117,6 +120,7 @@ def batches(
     stop: one past the last step.
     batch_size: B, images per worker.
     threads: that prepare batches; they change no value.
+    workers: whose batches, for a process that feeds only some of them.
 
   Returns:
     An iterator; at most 2 * `threads` batches wait in memory.
@@ -136,7 +140,12 @@ def batches(
 
   def at(step):
     return step, batch(
-      dataset, shards, seed=seed, step=step, batch_size=batch_size
+      dataset,
+      shards,
+      seed=seed,
+      step=step,
+      batch_size=batch_size,
+      workers=workers,
     )
 
   return prefetch(at, start, stop, threads)
@@ -186,9 +195,6 @@ def prefetch(
   at: Callable[[int], Any], start: int, stop: int, threads: int = 4
 ) -> Iterator[Any]:
   """`map(at, range(start, stop))`, in order, made ahead in threads.
-
-  A process that feeds only some workers iterates over its own part:
-  `prefetch(lambda step: [worker_batch(..., step=step) ...], start, stop)`.
 
   Args:
     at: pure and thread-safe function of an integer.

@@ -48,12 +48,37 @@ class Design(NamedTuple):
 
 
 def levels_of_standard(problem: Problem) -> int:
-  """s = floor(sqrt(d) / n), at least 1: omega is about n then."""
+  """s = floor(sqrt(d) / n), at least 1: omega is about n then.
+
+  Args:
+    problem: of n workers and d coordinates.
+
+  Returns:
+    s.
+
+  >>> from moniqua_jax.laboratory.problems import ridge_regression
+  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
+  >>> levels_of_standard(problem)
+  1
+  """
   return max(1, int(math.sqrt(problem.d) // problem.n))
 
 
 def standard(problem: Problem, norm: str = 'l2') -> Design:
-  """Dithering with s levels, blind to L_i."""
+  """Dithering with s levels, blind to L_i.
+
+  Args:
+    problem: whose sizes and L_i decide.
+    norm: 'l2' or 'linf', of what is sent.
+
+  Returns:
+    A `Design`.
+
+  >>> from moniqua_jax.laboratory.problems import ridge_regression
+  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
+  >>> round(standard(problem).omega, 3)
+  2.828
+  """
   s = levels_of_standard(problem)
   omega = smoothness.dithering_omega(problem.d, s)
   return Design(
@@ -67,7 +92,20 @@ def standard(problem: Problem, norm: str = 'l2') -> Design:
 
 
 def standard_blocks(problem: Problem, norm: str = 'l2') -> Design:
-  """The same with a norm for each of n blocks."""
+  """The same with a norm for each of n blocks.
+
+  Args:
+    problem: whose sizes and L_i decide.
+    norm: 'l2' or 'linf', of what is sent.
+
+  Returns:
+    A `Design`.
+
+  >>> from moniqua_jax.laboratory.problems import ridge_regression
+  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
+  >>> round(standard_blocks(problem).omega, 3)
+  2.0
+  """
   s, (sizes, _) = levels_of_standard(problem), _blocks(problem)
   omega = smoothness.dithering_omega(max(sizes), s)
   return Design(
@@ -81,27 +119,80 @@ def standard_blocks(problem: Problem, norm: str = 'l2') -> Design:
 
 
 def uniform_plus(problem: Problem, norm: str = 'l2') -> Design:
-  """One step n / sqrt(d) for all, within L_i^{1/2}."""
+  """One step n / sqrt(d) for all, within L_i^{1/2}.
+
+  Args:
+    problem: whose sizes and L_i decide.
+    norm: 'l2' or 'linf', of what is sent.
+
+  Returns:
+    A `Design`.
+
+  >>> from moniqua_jax.laboratory.problems import ridge_regression
+  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
+  >>> round(uniform_plus(problem).calL, 3)
+  0.355
+  """
   steps = rules.uniform(problem.d, problem.n) * np.ones((problem.n, problem.d))
   return _varying(problem, steps, norm, steps_sent=False)
 
 
 def varying_dcgd_plus(problem: Problem, norm: str = 'l2') -> Design:
-  """The steps that are best for DCGD+ (Section 5)."""
+  """The steps that are best for DCGD+ (Section 5).
+
+  Args:
+    problem: whose sizes and L_i decide.
+    norm: 'l2' or 'linf', of what is sent.
+
+  Returns:
+    A `Design`.
+
+  >>> from moniqua_jax.laboratory.problems import ridge_regression
+  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
+  >>> round(varying_dcgd_plus(problem).calL, 3)
+  0.252
+  """
   beta = problem.d / problem.n
   steps = rules.varying_dcgd(problem.diagonals, beta)
   return _varying(problem, steps, norm)
 
 
 def varying_diana_plus(problem: Problem, norm: str = 'l2') -> Design:
-  """The steps that are best for DIANA+ (Section 5)."""
+  """The steps that are best for DIANA+ (Section 5).
+
+  Args:
+    problem: whose sizes and L_i decide.
+    norm: 'l2' or 'linf', of what is sent.
+
+  Returns:
+    A `Design`.
+
+  >>> from moniqua_jax.laboratory.problems import ridge_regression
+  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
+  >>> round(varying_diana_plus(problem).calL, 3)
+  0.252
+  """
   return _varying(problem, _varying_diana(problem), norm)
 
 
 def varying_diana_plus_exact(
   problem: Problem, norm: str = 'l2', norm_bits: int = 32
 ) -> Design:
-  """The same steps, with the exact omega and calL instead of their bounds."""
+  """The same steps, with the exact omega and calL instead of their bounds.
+
+  Args:
+    problem: whose sizes and L_i decide.
+    norm: 'l2' or 'linf', of what is sent.
+    norm_bits: of a norm, 32, 16 or 8.
+
+  Returns:
+    A `Design`.
+
+  >>> from moniqua_jax.laboratory.problems import ridge_regression
+  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
+  >>> round(varying_diana_plus_exact(problem).calL, 3)
+  0.072
+  """
   steps = _varying_diana(problem)
   omega = np.max(smoothness.omega_exact(steps))
   calL = np.max(smoothness.calL_exact(steps, problem.diagonals))
@@ -113,29 +204,94 @@ def varying_diana_plus_exact(
 
 
 def varying_diana_plus_short_norm(problem: Problem, norm='l2') -> Design:
-  """The same with a norm of 16 bits, ours."""
+  """The same with a norm of 16 bits, ours.
+
+  Args:
+    problem: whose sizes and L_i decide.
+    norm: 'l2' or 'linf', of what is sent.
+
+  Returns:
+    A `Design`.
+
+  >>> from moniqua_jax.laboratory.problems import ridge_regression
+  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
+  >>> round(varying_diana_plus_short_norm(problem).calL, 3)
+  0.072
+  """
   return varying_diana_plus_exact(problem, norm, norm_bits=16)
 
 
 def block_dcgd_plus(problem: Problem, norm: str = 'l2') -> Design:
-  """Steps for n blocks that are best for DCGD+ (Section 4)."""
+  """Steps for n blocks that are best for DCGD+ (Section 4).
+
+  Args:
+    problem: whose sizes and L_i decide.
+    norm: 'l2' or 'linf', of what is sent.
+
+  Returns:
+    A `Design`.
+
+  >>> from moniqua_jax.laboratory.problems import ridge_regression
+  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
+  >>> round(block_dcgd_plus(problem).calL, 3)
+  0.407
+  """
   sizes, beta = _blocks(problem)
   steps = block_steps.block_dcgd(problem.diagonals, beta, sizes)
   return _block(problem, steps, sizes, norm)
 
 
 def block_diana_plus(problem: Problem, norm: str = 'l2') -> Design:
-  """Steps for n blocks that are best for DIANA+ (Section 4)."""
+  """Steps for n blocks that are best for DIANA+ (Section 4).
+
+  Args:
+    problem: whose sizes and L_i decide.
+    norm: 'l2' or 'linf', of what is sent.
+
+  Returns:
+    A `Design`.
+
+  >>> from moniqua_jax.laboratory.problems import ridge_regression
+  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
+  >>> round(block_diana_plus(problem).calL, 3)
+  0.408
+  """
   return _block(problem, *_block_diana(problem), norm)
 
 
 def block_diana_plus_short_norms(problem: Problem, norm: str = 'l2') -> Design:
-  """The same with norms of 8 bits, ours."""
+  """The same with norms of 8 bits, ours.
+
+  Args:
+    problem: whose sizes and L_i decide.
+    norm: 'l2' or 'linf', of what is sent.
+
+  Returns:
+    A `Design`.
+
+  >>> from moniqua_jax.laboratory.problems import ridge_regression
+  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
+  >>> round(block_diana_plus_short_norms(problem).calL, 3)
+  0.459
+  """
   return _block(problem, *_block_diana(problem), norm, norm_bits=8)
 
 
 def block_uniform_plus(problem: Problem, norm: str = 'l2') -> Design:
-  """One step for all blocks, within L_i^{1/2}."""
+  """One step for all blocks, within L_i^{1/2}.
+
+  Args:
+    problem: whose sizes and L_i decide.
+    norm: 'l2' or 'linf', of what is sent.
+
+  Returns:
+    A `Design`.
+
+  >>> from moniqua_jax.laboratory.problems import ridge_regression
+  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
+  >>> round(block_uniform_plus(problem).omega, 3)
+  2.732
+  """
   sizes, beta = _blocks(problem)
   step = block_steps.block_uniform(sizes, beta)
   steps = step * np.ones((problem.n, len(sizes)))
@@ -143,12 +299,38 @@ def block_uniform_plus(problem: Problem, norm: str = 'l2') -> Design:
 
 
 def sparse_plus(problem: Problem, norm: str = 'l2') -> Design:
-  """Random sparsification with the probabilities that are best for DIANA+."""
+  """Random sparsification with the probabilities that are best for DIANA+.
+
+  Args:
+    problem: whose sizes and L_i decide.
+    norm: 'l2' or 'linf', of what is sent.
+
+  Returns:
+    A `Design`.
+
+  >>> from moniqua_jax.laboratory.problems import ridge_regression
+  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
+  >>> round(sparse_plus(problem).calL, 3)
+  0.027
+  """
   return _sparse(problem, rescale=True)
 
 
 def sparse_plus_authors(problem: Problem, norm: str = 'l2') -> Design:
-  """The same as the authors' code has it: biased, it does not divide by p."""
+  """The same as the authors' code has it: biased, it does not divide by p.
+
+  Args:
+    problem: whose sizes and L_i decide.
+    norm: 'l2' or 'linf', of what is sent.
+
+  Returns:
+    A `Design`.
+
+  >>> from moniqua_jax.laboratory.problems import ridge_regression
+  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
+  >>> round(sparse_plus_authors(problem).upload, 3)
+  4096.0
+  """
   return _sparse(problem, rescale=False)
 
 
@@ -290,6 +472,11 @@ def nonzeros_of(d: int, top: int) -> Callable[[Array], Array]:
 
   Returns:
     payload u8[m] -> i32[].
+
+  >>> from moniqua_jax import dithering
+  >>> payload = dithering(1).encode(jnp.array([0.0, 2.0]), jax.random.key(0))
+  >>> nonzeros_of(2, 1)(payload)
+  Array(1, dtype=int32)
   """
   bits = (2 * top).bit_length()
   return lambda payload: jnp.sum(_codes(payload, d, bits) != top)

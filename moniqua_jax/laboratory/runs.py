@@ -45,6 +45,15 @@ def start(problem: Problem, methods: Sequence[Method], keys: Array):
 
   Returns:
     A list of (x, state) whose leaves have axes [S, n, ...].
+
+  >>> from moniqua_jax.laboratory import methods
+  >>> problem = problems.ridge_regression(
+  ...   np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
+  >>> gd, keys = [methods.gd(problem)], jax.random.split(jax.random.key(0), 3)
+  >>> with jax.enable_x64(True):
+  ...   ((x, _),) = start(problem, gd, keys)
+  >>> x.shape
+  (3, 2, 8)
   """
 
   def worker(own, key):
@@ -70,6 +79,16 @@ def advance(
 
   Returns:
     (carry, keys [S], first: i64[]) -> (carry, `Trace`).
+
+  >>> from moniqua_jax.laboratory import methods
+  >>> problem = problems.ridge_regression(
+  ...   np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
+  >>> gd, keys = [methods.gd(problem)], jax.random.split(jax.random.key(0), 3)
+  >>> with jax.enable_x64(True):
+  ...   carry = start(problem, gd, keys)
+  ...   _, trace = advance(problem, gd, 5)(carry, keys, jnp.int64(0))
+  >>> trace.distance.shape
+  (3, 1, 5)
   """
 
   def step(features, targets, own, keys, carry, k):

@@ -115,6 +115,20 @@ def _small(blocks):
   """ResNet-(6 blocks + 2) for 32x32 images; `resnet20` and its kin below."""
 
   def factory(num_classes: int = 10, norm: str = 'group') -> ResNet:
+    """A residual network for 32x32 images.
+
+    Args:
+      num_classes: size of the output.
+      norm: 'group' or 'batch'.
+
+    Returns:
+      A flax module of f32[B, H, W, C] -> f32[B, num_classes].
+
+    >>> resnet20().stages, resnet110(norm='batch').norm
+    ((3, 3, 3), 'batch')
+
+    Source: Section 4.2 of arXiv:1512.03385.
+    """
     return ResNet(
       num_classes,
       stages=(blocks,) * 3,
@@ -132,6 +146,20 @@ def _large(stages, block):
   """A row of Table 1 for 224x224 images; `resnet18` and its kin below."""
 
   def factory(num_classes: int = 1000, norm: str = 'batch') -> ResNet:
+    """A residual network for 224x224 images.
+
+    Args:
+      num_classes: size of the output.
+      norm: 'group' or 'batch'.
+
+    Returns:
+      A flax module of f32[B, H, W, C] -> f32[B, num_classes].
+
+    >>> resnet50().stages, resnet18(num_classes=10).num_classes
+    ((3, 4, 6, 3), 10)
+
+    Source: Table 1 of arXiv:1512.03385.
+    """
     return ResNet(
       num_classes,
       stages=stages,
@@ -146,8 +174,14 @@ def _large(stages, block):
 
 
 resnet20 = _small(3)
+"""(num_classes=10, norm='group') -> ResNet-20, for 32x32 images."""
 resnet56 = _small(9)
+"""(num_classes=10, norm='group') -> ResNet-56, for 32x32 images."""
 resnet110 = _small(18)
+"""(num_classes=10, norm='group') -> ResNet-110, for 32x32 images."""
 resnet18 = _large((2, 2, 2, 2), BasicBlock)
+"""(num_classes=1000, norm='batch') -> ResNet-18, for 224x224 images."""
 resnet34 = _large((3, 4, 6, 3), BasicBlock)
+"""(num_classes=1000, norm='batch') -> ResNet-34, for 224x224 images."""
 resnet50 = _large((3, 4, 6, 3), BottleneckBlock)
+"""(num_classes=1000, norm='batch') -> ResNet-50, for 224x224 images."""

@@ -109,15 +109,28 @@ def alpha_diana(omega: float) -> float:
 
 
 class Adiana(NamedTuple):
-  """The parameters of ADIANA(+), by the names of its paper."""
+  """The parameters of ADIANA(+), by the names of its paper.
 
-  alpha: float  # of the shifts
-  eta: float  # of the gradient step y = x - eta g
-  theta1: float  # x = theta1 z + theta2 w + (1 - theta1 - theta2) y
+    x = theta1 z + theta2 w + (1 - theta1 - theta2) y,    y_new = x - eta g
+    z = beta z + (1 - beta) x + (gamma / eta) (y_new - x)
+
+  Attributes:
+    alpha: of the shifts.
+    eta: of the gradient step.
+    theta1: weight of z.
+    theta2: weight of w.
+    gamma: how far z goes.
+    beta: what z keeps of itself.
+    p: how likely w becomes y.
+  """
+
+  alpha: float
+  eta: float
+  theta1: float
   theta2: float
-  gamma: float  # z = beta z + (1 - beta) x + (gamma / eta) (y_new - x)
+  gamma: float
   beta: float
-  p: float  # how likely w becomes y
+  p: float
 
 
 def adiana(

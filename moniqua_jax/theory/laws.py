@@ -10,12 +10,16 @@ and all), rounding errors noise, and pull = (W - I)(message + noise):
   deepsqueeze    message = x + u + error    x <- x + u + pull
                                             error <- -noise
 
+In the stale form of d2, choco and deepsqueeze the u in the message and in what
+is kept is that of the step before.
+
 (u of adpsgd is late, which changes no sum. push_sum with equal masses: else its
 weights are not those of W.) choco, dcd and ecd send differences to replicas:
 their messages are small by themselves and need no theta.
 """
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -34,10 +38,12 @@ class Recursion(NamedTuple):
   Attributes:
     message: (x, kept, u) -> what is sent.
     after: (x, kept, u, noise, pull) -> the next (x, kept).
+    start: x -> the first kept.
   """
 
   message: Callable
   after: Callable
+  start: Callable = np.zeros_like
 
 
 class Law(NamedTuple):
@@ -50,6 +56,7 @@ class Law(NamedTuple):
     memory: delay -> vectors of d floats that a worker keeps beyond x.
     replicas: (n, m) -> the same in the papers' form, over the whole graph of m
       directed edges; beyond the algorithm in full precision. None: not counted.
+    least: what all eigenvalues of W must be above; None if they need not.
   """
 
   check: Callable
@@ -57,6 +64,7 @@ class Law(NamedTuple):
   recursion: Recursion | None
   memory: Callable[[int], int]
   replicas: Callable[[int, int], int] | None
+  least: Fraction | None = None
 
 
 def _doubly_stochastic(algorithm):
@@ -72,10 +80,13 @@ def _symmetric(algorithm):
   return lambda topology: topologies.one_symmetric(topology, algorithm)
 
 
-def _d2_stable(topology):
-  rounds = topologies.one_symmetric(topology, 'd2')
-  spectrum.require_d2_stable(rounds[0])
-  return rounds
+def _above(least, algorithm):
+  def check(topology):
+    rounds = topologies.one_symmetric(topology, algorithm)
+    spectrum.require_above(least, rounds[0], algorithm)
+    return rounds
+
+  return check
 
 
 def _equal_masses(topology):
@@ -119,7 +130,14 @@ LAWS = {
     _nothing,
   ),
   'choco': Law(_symmetric('choco'), _W, None, lambda delay: 2, _per_edge),
-  'd2': Law(_d2_stable, _W, _DRIFTING, lambda delay: 1, _nothing),
+  'd2': Law(
+    _above(spectrum.D2_LEAST, 'd2'),
+    _W,
+    _DRIFTING,
+    lambda delay: 1,
+    _nothing,
+    spectrum.D2_LEAST,
+  ),
   'dcd': Law(_symmetric('dcd'), _W, None, lambda delay: 1, _per_edge),
   'deepsqueeze': Law(
     _doubly_stochastic('deepsqueeze'),
@@ -131,6 +149,36 @@ LAWS = {
   'dpsgd': Law(_doubly_stochastic('dpsgd'), _W, _MODELS, _nothing, _nothing),
   'ecd': Law(_symmetric('ecd'), _W, None, lambda delay: 2, _per_edge),
   'push_sum': Law(_equal_masses, _A, _HALF_STEPS, _nothing, None),
+}
+"""The law of each algorithm by its name, and of the stale forms."""
+
+
+def _stale(algorithm: str) -> Law:
+  """The law of `stale(algorithm)`: u_{k-1} in the messages, and kept for it."""
+  law, least = LAWS[algorithm], Fraction(0)
+  return law._replace(
+    check=_above(least, f'stale_{algorithm}'),
+    recursion=law.recursion and _late(law.recursion),
+    memory=lambda delay: law.memory(delay) + 1,
+    least=least,
+  )
+
+
+def _late(recursion: Recursion) -> Recursion:
+  def message(x, kept, u):
+    del u
+    return recursion.message(x, *kept)
+
+  def after(x, kept, u, noise, pull):
+    x, own = recursion.after(x, *kept, noise, pull)
+    return x + (u - kept[1]), (own, u)
+
+  start = lambda x: (recursion.start(x), np.zeros_like(x))
+  return Recursion(message, after, start)
+
+
+LAWS |= {
+  f'stale_{name}': _stale(name) for name in ('choco', 'd2', 'deepsqueeze')
 }
 
 

@@ -141,8 +141,8 @@ def largest_gamma(
 ) -> float | None:
   """The largest gamma of `lazy` at which the loop gain is no more than `gain`.
 
-  Interpolated between simulations at `GAMMAS`; for d2 no nearer to where it
-  diverges than .95 of it.
+  Interpolated between simulations at `GAMMAS`; for d2 and the stale forms no
+  nearer to where they are refused than .95 of it.
 
   Args:
     topology: before `lazy`.
@@ -179,10 +179,11 @@ def largest_gamma(
 
 
 def _stable(topology, algorithm) -> list[float]:
-  """GAMMAS, or for d2 those parts of the gamma from which on it diverges."""
-  if algorithm != 'd2':
+  """GAMMAS, or those parts of the gamma from which on it is refused."""
+  least = laws.law(algorithm).least
+  if least is None:
     return list(GAMMAS)
-  top = min(1.0, 0.95 * spectrum.d2_limit(topology))
+  top = min(1.0, 0.95 * spectrum.limit(topology, least))
   return [gamma * top for gamma in GAMMAS]
 
 

@@ -29,6 +29,9 @@ class Sums(NamedTuple):
   Attributes:
     gradient: S, per bound alpha G on the coordinates of the updates.
     noise: S', per bound delta B_theta on the rounding errors.
+
+  >>> round(sums(topologies.ring(8), 'dpsgd').noise, 2)
+  4.37
   """
 
   gradient: float
@@ -71,6 +74,8 @@ def everyone(rounds: Sequence[Topology]) -> list[np.ndarray]:
 
   >>> everyone([topologies.ring(4)])[0].shape
   (6, 2)
+
+  Source: ours.
   """
   return [np.argwhere(np.tri(r.n, k=-1).T) for r in rounds]
 
@@ -100,7 +105,7 @@ def messages(
   ([1.0, 0.0], [0.5, 0.5])
   """
   recursion = laws.law(algorithm).recursion
-  kept = np.zeros_like(x)
+  kept = recursion.start(x)
   for step, w in enumerate(itertools.cycle(weights)):
     u = update(step)
     message = recursion.message(x, kept, u)

@@ -1,9 +1,10 @@
-"""Eigenvalues of W, mixing times, and the W that D^2 can live with.
+"""Eigenvalues of W, mixing times, and the W that an algorithm can live with.
 
 n: workers.
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ Topology = topologies.Topology
 
 MARGIN = 1e-6  # a W from outside has weights to about this
 STEPS = 100_000  # before giving up
+D2_LEAST = Fraction(-1, 3)  # below all eigenvalues of W
 
 
 def eigenvalues(topology: Topology) -> tuple[float, float]:
@@ -111,13 +113,45 @@ def too_slow(n: int) -> str:
   )
 
 
-def d2_limit(topology: Topology) -> float:
-  """The gamma below which d2 is stable on lazy(topology, gamma).
+def limit(topology: Topology, least: Fraction) -> float:
+  """The gamma below which lazy(topology, gamma) has lambda_n > least.
 
-  1 - gamma (1 - lambda_n) > -1/3  iff  gamma < (4/3) / (1 - lambda_n).
+  1 - gamma (1 - lambda_n) > least  iff  gamma < (1 - least) / (1 - lambda_n).
   """
   gap = 1 - eigenvalues(topology)[1]
-  return 4 / 3 / gap if gap else math.inf
+  return float(1 - least) / gap if gap else math.inf
+
+
+def require_above(
+  least: Fraction, topology: Topology, algorithm: str, gamma: float = 1.0
+) -> None:
+  """Refuses weights unless lambda_n(gamma W + (1 - gamma) I) > least.
+
+  Args:
+    least: below 1.
+    topology: one, symmetric and connected.
+    algorithm: who asks, for the message.
+    gamma: of `lazy`, within (0, 1]; 1 checks the topology as it is.
+
+  Raises:
+    ValueError: naming lambda_n and a gamma that works. Equality is refused too,
+      to within rounding. Or there are several topologies, or W is not
+      symmetric.
+  """
+  (topology,) = topologies.one_symmetric(topology, algorithm)
+  slow = topologies.lazy(topology, gamma)
+  lowest = eigenvalues(slow)[1]
+  if lowest > least + MARGIN:
+    return
+  most = limit(topology, least)
+  # 3/4 of the way down; rounded down, so above it.
+  example = math.floor(75 * most + MARGIN) / 100
+  left = abs(round(1 - example * float(1 - least) / most, 4))
+  raise ValueError(
+    f'{algorithm} needs lambda_n(W) > {least}; with gamma={gamma:g} it is '
+    f'{lowest:.6f}. Use lazy(topology, gamma) with gamma below {most:.4g}, for '
+    f'example lazy(topology, {example:g}), which has lambda_n = {left:g}.'
+  )
 
 
 def require_d2_stable(topology: Topology, gamma: float = 1.0) -> None:
@@ -142,17 +176,4 @@ def require_d2_stable(topology: Topology, gamma: float = 1.0) -> None:
   Source: the assumption of arXiv:1803.07068 and of the theorem on D^2 of
   arXiv:2002.11787.
   """
-  (topology,) = topologies.one_symmetric(topology, 'd2')
-  slow = topologies.lazy(topology, gamma)
-  lowest = eigenvalues(slow)[1]
-  if lowest > -1 / 3 + MARGIN:
-    return
-  limit = d2_limit(topology)
-  # lambda_n = 0 where gamma is 3/4 of the limit; rounded down, so above 0.
-  example = math.floor(75 * limit + MARGIN) / 100
-  raise ValueError(
-    f'd2 needs lambda_n(W) > -1/3; with gamma={gamma:g} it is {lowest:.6f}. '
-    f'Use lazy(topology, gamma) with gamma below {limit:.4g}, for example '
-    f'lazy(topology, {example:g}), which has lambda_n = '
-    f'{abs(round(1 - example * 4 / 3 / limit, 4)):g}.'
-  )
+  require_above(D2_LEAST, topology, 'd2', gamma)

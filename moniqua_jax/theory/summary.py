@@ -28,6 +28,9 @@ class Row(NamedTuple):
     gain: loop gain of a theta that follows what is seen, at the gamma given.
     brink: largest gamma with a loop gain of at most 1.
     safe: largest gamma with a loop gain of at most 1/2.
+
+  >>> report(topologies.ring(4), 'dpsgd', bits=4).rows[0].delta
+  0.03125
   """
 
   bits: int
@@ -61,6 +64,9 @@ class Report(NamedTuple):
     memory: vectors of d floats that a worker keeps beyond x.
     replicas: the same over the whole graph, in the form of the papers.
     size: d, or None.
+
+  >>> report(topologies.ring(4), 'dpsgd', bits=4).messages
+  8.0
   """
 
   algorithm: str
@@ -113,11 +119,14 @@ def report(
   >>> ring = report(topologies.ring(8), 'dpsgd', bits=4)
   >>> ring.least_bits, ring.rows[0].safe, ring.memory
   (3, 1.0, 0)
+
+  Source: ours; what is a paper's is in its field `paper`.
   """
   _check(bits, size, delay)
   noise.require_safety(safety)
-  if algorithm == 'd2':  # names a gamma of this topology, not of the lazy one
-    spectrum.require_d2_stable(topology, gamma)
+  least = laws.law(algorithm).least
+  if least is not None:  # names a gamma of this topology, not of the lazy one
+    spectrum.require_above(least, topology, algorithm, gamma)
   slow = topologies.lazy(topology, gamma)
   rounds, weights = laws.checked(slow, algorithm)
   law, n = laws.law(algorithm), rounds[0].n

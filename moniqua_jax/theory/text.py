@@ -19,6 +19,8 @@ def table(found: summary.Report) -> str:
   >>> from moniqua_jax import ring
   >>> print(table(summary.report(ring(8), 'choco')).splitlines()[-1])
   papers (recalled) 16 vectors of d floats over the graph
+
+  Source: ours.
   """
   line = lambda name, text: f'{name:<18}{text}'
   above = [line(*fact) for fact in _facts(found)]

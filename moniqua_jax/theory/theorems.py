@@ -24,6 +24,9 @@ class Paper(NamedTuple):
     delta: worst error of the quantizer that it asks for.
     bits: ceil(log2(1 / (2 delta) + 1)).
     note: what to know about it.
+
+  >>> paper(topologies.ring(5), 'd2').theta is None  # D_1 is not known for sure
+  True
   """
 
   theta: float | None

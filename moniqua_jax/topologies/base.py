@@ -40,7 +40,7 @@ class Topology(_Edges):
   >>> pair, pair.n
   (Topology(edges=((0.5, (1, 0)),)), 2)
 
-  Reference: Birkhoff 1946 (W as a sum of permutations).
+  Source: Birkhoff 1946 (W as a sum of permutations).
   """
 
   __slots__ = ()
@@ -129,7 +129,7 @@ def sources(perm: Sequence[int]) -> Perm:
   >>> sources((1, 2, 0))
   (2, 0, 1)
 
-  Reference: P^-1 = P^T of a permutation matrix.
+  Source: P^-1 = P^T of a permutation matrix.
   """
   return tuple(np.argsort(perm).tolist())
 
@@ -149,7 +149,7 @@ def matrix(topology: Topology) -> np.ndarray:
   array([[0.5 , 0.5 ],
          [0.25, 0.75]])
 
-  Reference: W of Lian et al. 2017 and Lu and De Sa 2020.
+  Source: W of Lian et al. 2017 and Lu and De Sa 2020.
   """
   workers = np.arange(topology.n)
   w = np.zeros((topology.n, topology.n))
@@ -180,7 +180,7 @@ def lazy(
   >>> lazy(complete(2), 0.5).edges
   ((0.25, (1, 0)),)
 
-  Reference: Lu and De Sa 2020 (the slack matrix, for 1 bit).
+  Source: Lu and De Sa 2020 (the slack matrix, for 1 bit).
   """
   if not 0 < gamma <= 1:
     raise ValueError(f'lazy needs 0 < gamma <= 1; got gamma={gamma}.')
@@ -211,7 +211,7 @@ def spectral_gap(topology: Topology | Sequence[Topology]) -> float:
   >>> round(1 - spectral_gap(ring(8)), 4)
   0.8047
 
-  Reference: Lu and De Sa 2020 (rho, there for a symmetric W).
+  Source: Lu and De Sa 2020 (rho, there for a symmetric W).
   """
   rounds = _rounds(topology)
   product = np.eye(rounds[0].n)
@@ -240,7 +240,7 @@ def schedule(topology: Topology | Sequence[Topology]) -> tuple[Topology, ...]:
   >>> len(schedule(ring(4))), len(schedule(one_peer_exponential(8)))
   (1, 3)
 
-  Reference: Koloskova et al., "A Unified Theory of Decentralized SGD with
+  Source: Koloskova et al., "A Unified Theory of Decentralized SGD with
   Changing Topology and Local Updates", ICML 2020.
   """
   rounds = _rounds(topology)
@@ -268,7 +268,7 @@ def one_symmetric(
   >>> len(one_symmetric(ring(4), 'choco'))
   1
 
-  Reference: Lu and De Sa 2020 (the assumptions on W).
+  Source: Lu and De Sa 2020 (the assumptions on W).
   """
   rounds = schedule(topology)
   if len(rounds) > 1:
@@ -294,7 +294,7 @@ def push_matrix(topology: Topology) -> np.ndarray:
   array([[0.5 , 0.25],
          [0.5 , 0.75]])
 
-  Reference: the column stochastic P of Assran et al. 2019.
+  Source: the column stochastic P of Assran et al. 2019.
   """
   back = [(weight, sources(perm)) for weight, perm in topology.edges]
   return matrix(Topology(back)).T
@@ -317,7 +317,7 @@ def push_schedule(
   >>> len(push_schedule(Topology([(0.5, (1, 2, 0))])))
   1
 
-  Reference: Assran et al. 2019 (strongly connected over a period).
+  Source: Assran et al. 2019 (strongly connected over a period).
   """
   rounds = _rounds(topology)
   union = sum(push_matrix(r) for r in rounds)
@@ -340,7 +340,7 @@ def require_doubly_stochastic(schedule, algorithm: str) -> None:
   >>> from moniqua_jax import exponential
   >>> require_doubly_stochastic(exponential(6), 'dpsgd')
 
-  Reference: Lian et al. 2017 (the assumptions on W).
+  Source: Lian et al. 2017 (the assumptions on W).
   """
   for k, r in enumerate(_rounds(schedule)):
     sums = matrix(r).sum(0)
@@ -371,7 +371,7 @@ def require_symmetric(schedule, algorithm: str) -> None:
   >>> from moniqua_jax import ring
   >>> require_symmetric(ring(6), 'd2')
 
-  Reference: Lu and De Sa 2020 (the assumptions on W).
+  Source: Lu and De Sa 2020 (the assumptions on W).
   """
   for k, r in enumerate(_rounds(schedule)):
     w = matrix(r)

@@ -35,7 +35,7 @@ def from_matrix(w: np.ndarray) -> Topology:
   >>> from_matrix([[0.75, 0.25], [0.25, 0.75]]).edges
   ((0.25, (1, 0)),)
 
-  Reference: Koenig 1916 (colouring the edges of bipartite graphs).
+  Source: Koenig 1916 (colouring the edges of bipartite graphs).
   """
   w = np.array(w, np.float64)
   _check_matrix(w)
@@ -115,7 +115,7 @@ def from_graph(g: nx.Graph) -> Topology:
   >>> matrix(from_graph(nx.path_graph(3))).round(2).tolist()
   [[0.67, 0.33, 0.0], [0.33, 0.33, 0.33], [0.0, 0.33, 0.67]]
 
-  Reference: Xiao, Boyd, Lall, "Distributed Average Consensus with Time-Varying
+  Source: Xiao, Boyd, Lall, "Distributed Average Consensus with Time-Varying
   Metropolis Weights", 2006.
   """
   if g.is_directed() or not len(g):

@@ -52,7 +52,7 @@ def ring(n: int, weight: float | None = None) -> Topology:
   >>> ring(4, weight=0.25).edges
   ((0.25, (1, 2, 3, 0)), (0.25, (3, 0, 1, 2)))
 
-  Reference: Lian et al. 2017.
+  Source: Lian et al. 2017.
   """
   _check_at_least_one('ring', n=n)
   return _uniform([_shift(n, 1), _shift(n, -1)], weight)
@@ -79,7 +79,7 @@ def torus(rows: int, cols: int, weight: float | None = None) -> Topology:
   >>> weight, perm
   (0.2, (3, 4, 5, 6, 7, 8, 0, 1, 2))
 
-  Reference: the Cartesian product of two rings; compared in Ying et al. 2021.
+  Source: the Cartesian product of two rings; compared in Ying et al. 2021.
   """
   _check_at_least_one('torus', rows=rows, cols=cols)
   grid = np.arange(rows * cols).reshape(rows, cols)
@@ -107,7 +107,7 @@ def complete(n: int) -> Topology:
   array([[0.5, 0.5],
          [0.5, 0.5]])
 
-  Reference: all-to-all averaging; the mean of centralized SGD.
+  Source: all-to-all averaging; the mean of centralized SGD.
   """
   _check_at_least_one('complete', n=n)
   return _uniform(_shift(n, hop) for hop in range(n))
@@ -130,7 +130,7 @@ def star(n: int) -> Topology:
   >>> sorted(perm for _, perm in star(3).edges)
   [(1, 0, 2), (2, 1, 0)]
 
-  Reference: `from_graph` of the star graph; the parameter server.
+  Source: `from_graph` of the star graph; the parameter server.
   """
   _check_at_least_one('star', n=n)
   return from_graph(nx.star_graph(n - 1))
@@ -153,7 +153,7 @@ def hypercube(n: int) -> Topology:
   >>> [perm for _, perm in hypercube(4).edges]
   [(1, 0, 3, 2), (2, 3, 0, 1)]
 
-  Reference: the hypercube network; compared in Ying et al. 2021.
+  Source: the hypercube network; compared in Ying et al. 2021.
   """
   _check_at_least_one('hypercube', n=n)
   if n & (n - 1):
@@ -183,7 +183,7 @@ def exponential(n: int) -> Topology:
   >>> [perm[0] for _, perm in exponential(6).edges]
   [1, 2, 4]
 
-  Reference: Ying et al. 2021 (the static exponential graph).
+  Source: Ying et al. 2021 (the static exponential graph).
   """
   _check_at_least_one('exponential', n=n)
   return _uniform(_shift(n, hop) for hop in _hops(n))
@@ -207,7 +207,7 @@ def one_peer_exponential(n: int) -> tuple[Topology, ...]:
   >>> [hop.edges for hop in one_peer_exponential(3)]
   [((0.5, (1, 2, 0)),), ((0.5, (2, 0, 1)),)]
 
-  Reference: Assran et al., "Stochastic Gradient Push", ICML 2019; Ying et al.
+  Source: Assran et al., "Stochastic Gradient Push", ICML 2019; Ying et al.
   2021 (exact averaging).
   """
   _check_at_least_one('one_peer_exponential', n=n)
@@ -234,7 +234,7 @@ def random_matchings(n: int, rounds: int, seed: int) -> tuple[Topology, ...]:
   >>> [pairs.edges[0][1] for pairs in random_matchings(2, rounds=2, seed=0)]
   [(1, 0), (1, 0)]
 
-  Reference: Boyd et al., "Randomized Gossip Algorithms", 2006 (many pairs at
+  Source: Boyd et al., "Randomized Gossip Algorithms", 2006 (many pairs at
   once); Wang et al., "MATCHA", 2019.
   """
   _check_at_least_one('random_matchings', n=n, rounds=rounds)

@@ -1,0 +1,224 @@
+"""How the processes of a run come together, and how they end together.
+
+All of it is JAX's own distributed runtime: Gloo between CPUs, NCCL between
+GPUs, ICI between TPUs.
+"""
+
+from collections.abc import Mapping
+import contextlib
+import faulthandler
+import os
+import socket
+import sys
+import threading
+import time
+
+import jax
+
+HEARTBEAT = 20  # seconds without a sign of life after which a process is dead
+JOINING = 60  # seconds until all must have come
+
+
+def join(
+  coordinator_address: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  workers: int = 1,
+  timeout: int = JOINING,
+  environment: Mapping[str, str] = os.environ,
+) -> int:
+  """Joins the run that the flags, Slurm or OpenMPI describe, if any does.
+
+  Before anything of JAX runs. Ends the process with one line where it cannot
+  join in time, for JAX would end it with many.
+
+  Args:
+    coordinator_address: 'HOST:PORT' at which process 0 listens, for all the
+      same; 'auto' where JAX finds the processes itself (TPU pods).
+    num_processes: how many there are.
+    process_id: which of them this is, from 0.
+    workers: of all processes together; where there are CPUs only, each process
+      shows as many devices as it has workers.
+    timeout: seconds.
+    environment: in which to look for Slurm and OpenMPI.
+
+  Returns:
+    The number of processes, 1 if nothing describes more.
+
+  Raises:
+    ValueError: the three do not go together, the port is in use, or the
+      processes cannot share the workers equally.
+
+  >>> join(environment={})
+  1
+
+  Source: jax.distributed.initialize.
+  """
+  three = (coordinator_address, num_processes, process_id)
+  if three == (None, None, None):
+    count, how = _cluster(environment)
+    if count == 1:
+      return 1
+  elif coordinator_address == 'auto':
+    count, how = 1, {}  # what JAX finds has devices of its own
+  else:
+    _check(*three)
+    count = num_processes
+    names = ('coordinator_address', 'num_processes', 'process_id')
+    how = dict(zip(names, three, strict=True))
+  if workers % count:
+    raise ValueError(
+      f'{workers} workers cannot be shared equally by {count} processes.'
+    )
+  jax.config.update('jax_num_cpu_devices', workers // count)
+  with _in_time(timeout, coordinator_address, how):
+    jax.distributed.initialize(
+      **how,
+      initialization_timeout=10 * timeout,  # ours comes first
+      heartbeat_timeout_seconds=HEARTBEAT,
+    )
+    jax.devices()  # waits for all processes, too
+  # When the runtime ends us it says why; absl would add every thread's stack.
+  faulthandler.disable()
+  return jax.process_count()
+
+
+def _cluster(environment) -> tuple[int, dict]:
+  """How many processes a job has, and how JAX finds them."""
+  if (count := int(environment.get('SLURM_STEP_NUM_TASKS', 1))) > 1:
+    return count, {}
+  # JAX knows OpenMPI by a variable that its fifth release no longer sets.
+  count = int(environment.get('OMPI_COMM_WORLD_SIZE', 1))
+  return count, {'cluster_detection_method': 'mpi4py'}
+
+
+def _check(coordinator_address, num_processes, process_id):
+  named = {
+    '--coordinator_address': coordinator_address,
+    '--num_processes': num_processes,
+    '--process_id': process_id,
+  }
+  missing = [name for name, value in named.items() if value is None]
+  if missing:
+    raise ValueError(
+      f'{", ".join(missing)} not given; many processes need all of '
+      f'{", ".join(named)}.'
+    )
+  if num_processes < 1 or not 0 <= process_id < num_processes:
+    raise ValueError(
+      f'--process_id={process_id} --num_processes={num_processes}; ids go from '
+      '0 to one less than the number of processes.'
+    )
+  host, _, port = coordinator_address.rpartition(':')
+  if not host or not port.isdigit():
+    raise ValueError(
+      f'--coordinator_address={coordinator_address!r}; it is HOST:PORT.'
+    )
+  if process_id == 0:
+    _check_port(coordinator_address, int(port))
+
+
+def _check_port(address, port):
+  # gRPC would share the port with whoever has it, and wait.
+  with socket.socket() as probe:
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+      probe.bind(('', port))
+    except OSError as error:
+      raise ValueError(
+        f'--coordinator_address={address}: process 0 cannot listen at port '
+        f'{port}: {error.strerror}; take another.'
+      ) from error
+
+
+@contextlib.contextmanager
+def _in_time(timeout, address, how):
+  """Ends the process with one line unless the body is done in time."""
+  joined = threading.Event()
+
+  def watch():
+    if joined.wait(timeout):
+      return
+    if how.get('process_id') and not _answers(address):
+      reason = f'nobody listens at {address}: process 0 is not there'
+    else:
+      reason = (
+        'not all processes came: is --num_processes the same everywhere, and '
+        'does each --process_id occur once'
+      )
+    who = how.get('process_id', 'this one')
+    end(f'error: process {who} waited {timeout} s to join; {reason}.', 2)
+
+  threading.Thread(target=watch, daemon=True).start()
+  try:
+    yield
+  except (RuntimeError, ImportError) as error:
+    end(f'error: joining failed: {_first_line(error)}', 2)
+  finally:
+    joined.set()
+
+
+def _answers(address) -> bool:
+  host, _, port = address.rpartition(':')
+  try:
+    socket.create_connection((host.strip('[]'), int(port)), 2).close()
+  except OSError:
+    return False
+  return True
+
+
+def end(message: str, status: int) -> None:
+  """Ends this process at once, so that the others see its connections close.
+
+  A normal exit would wait for all processes, which wait for this one.
+
+  Args:
+    message: a line for stderr.
+    status: of the exit, not 0.
+
+  >>> end('error: the data set is not there.', 2)  # doctest: +SKIP
+  """
+  print(message, file=sys.stderr)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)
+
+
+@contextlib.contextmanager
+def ended_together():
+  """Ends this process with the others, when one of them fails.
+
+  A failure of our own ends this process at once. When it is a collective that
+  fails, another process is lost: the coordinator finds out which one within 20
+  seconds, names it and ends us.
+
+  >>> with ended_together():
+  ...   pass
+  """
+  if jax.process_count() == 1:
+    yield
+    return
+  me = jax.process_index()
+  try:
+    yield
+  except SystemExit as error:
+    if error.code:
+      status = error.code if isinstance(error.code, int) else 1
+      end(f'process {me} ends, and with it the run.', status)
+    raise
+  except jax.errors.JaxRuntimeError as error:
+    print(
+      f'error: process {me}: {_first_line(error)}. Another process is lost; '
+      f'the coordinator names it within {HEARTBEAT} s.',
+      file=sys.stderr,
+      flush=True,
+    )
+    time.sleep(2 * HEARTBEAT)  # the runtime ends us before
+    end('error: process 0 has not said which one; it may be itself.', 1)
+  except BaseException:
+    sys.excepthook(*sys.exc_info())
+    end(f'process {me} ends, and with it the run.', 1)
+
+
+def _first_line(error) -> str:
+  return str(error).splitlines()[0]

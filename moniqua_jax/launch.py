@@ -1,0 +1,141 @@
+"""Starts all processes of a run on this machine, for a try-out.
+
+  python -m moniqua_jax.launch --n 8 -- train.py --config=configs/digits.py \\
+    --workdir=runs/eight
+
+Each process gets its --coordinator_address, --num_processes and --process_id.
+Their output comes with the number of the process in front; when one fails, all
+are ended, and so is this command, with its exit status.
+"""
+
+import argparse
+import contextlib
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+PATIENCE = 10  # seconds between the request to end and the end
+
+
+def main():
+  """Reads the command line, runs the processes, and exits as they do."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--n', type=int, required=True, help='how many')
+  parser.add_argument(
+    'command', nargs=argparse.REMAINDER, help='-- train.py and its flags'
+  )
+  args = parser.parse_args()
+  command = args.command[1:] if args.command[:1] == ['--'] else args.command
+  if args.n < 1 or not command:
+    parser.error('it takes --n of 1 or more, and after -- a program.')
+  # Ctrl-C comes as an exception; so does the wish of whoever started us.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  sys.exit(run(commands(command, args.n, free_port())))
+
+
+def free_port() -> int:
+  """A port that nobody listens at now.
+
+  Returns:
+    Its number.
+
+  >>> 0 < free_port() < 2**16
+  True
+  """
+  with socket.socket() as probe:
+    probe.bind(('', 0))
+    return probe.getsockname()[1]
+
+
+def commands(command: list[str], n: int, port: int) -> list[list[str]]:
+  """The command of each process.
+
+  Args:
+    command: a Python program and its flags.
+    n: number of processes.
+    port: at which the first listens.
+
+  Returns:
+    n argument lists.
+
+  >>> commands(['train.py'], 2, 5000)[1][2:]
+  ['train.py', '--coordinator_address=localhost:5000', '--num_processes=2', \
+'--process_id=1']
+  """
+  return [
+    [
+      *(sys.executable, '-u', *command),
+      f'--coordinator_address=localhost:{port}',
+      f'--num_processes={n}',
+      f'--process_id={i}',
+    ]
+    for i in range(n)
+  ]
+
+
+def run(programs: list[list[str]]) -> int:
+  """Runs programs side by side until all are done or one fails.
+
+  Args:
+    programs: an argument list for each.
+
+  Returns:
+    0, or the exit status of the first that failed; 128 + s if a signal s ended
+    it, 130 if the user did.
+
+  >>> run([])
+  0
+  """
+  started = [
+    subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    for program in programs
+  ]
+  ended = queue.Queue()
+  for i, process in enumerate(started):
+    threading.Thread(
+      target=_stream, args=(i, process, ended), daemon=True
+    ).start()
+  try:
+    for _ in started:
+      i, status = ended.get()
+      if status:
+        print(f'process {i} {_why(status)}; all are ended.', file=sys.stderr)
+        return status if status > 0 else 128 - status
+    return 0
+  except KeyboardInterrupt:
+    print('interrupted; all processes are ended.', file=sys.stderr)
+    return 130
+  finally:
+    _end(started)
+
+
+def _stream(i, process, ended):
+  with process.stdout:
+    for line in process.stdout:
+      text = line.decode(errors='replace').rstrip().split('\r')[-1]
+      print(f'[{i}] {text}', flush=True)
+  ended.put((i, process.wait()))
+
+
+def _why(status) -> str:
+  if status > 0:
+    return f'ended with status {status}'
+  return f'was ended by {signal.Signals(-status).name}'
+
+
+def _end(started):
+  for process in started:
+    process.terminate()
+  for process in started:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.wait(PATIENCE)
+    process.kill()
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,81 @@
+"""Gossip beside the gradient on CPUs: two programs from two threads.
+
+A program of XLA:CPU waits in its collectives until they are done, and the
+programs that one thread dispatches run one after the other; those of two
+threads run at once. On a GPU or TPU the one program of `loop.make_steps` has
+the messages and the gradient side by side already.
+"""
+
+from collections.abc import Callable
+from concurrent import futures
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from moniqua_jax.algorithms.stale import remember
+
+
+def pays() -> bool:
+  """Whether two threads help: on CPUs with several processes.
+
+  >>> pays()
+  False
+  """
+  return jax.default_backend() == 'cpu' and jax.process_count() > 1
+
+
+def train_step(experiment, gradient: Callable) -> Callable:
+  """The train step of all workers, as two programs at once and a third.
+
+    pull, state = gossip(x_k, u = 0)   beside   u_k = alone(gradient(x_k))
+    x_{k+1} = x_k + u_k + pull
+
+  Only the first has collectives. It is over before the step returns, so that
+  no other collective of the training loop comes in between.
+
+  Args:
+    experiment: whose gossip does not wait for u_k: dpsgd, or a stale form.
+    gradient: as made by `loop.make_gradient`.
+
+  Returns:
+    (state, batch, step) -> (state, report), as `loop.make_steps` has it, on
+    stacked workers; the state is donated.
+  """
+  alone, gossip = experiment.alone, experiment.gossip
+
+  def exchange(params, state, step):
+    nothing = jnp.zeros_like(params)
+    return gossip.update(nothing, state, params, step=step)
+
+  def compute(params, model_state, state, batch, step):
+    (loss, (accuracy, model_state)), grads = gradient(
+      params, model_state, batch
+    )
+    updates, state = alone.update(grads, state, params, step=step)
+    return updates, state, model_state, {'loss': loss, 'accuracy': accuracy}
+
+  def combine(params, updates, pull, state):
+    params = optax.apply_updates(params, updates + pull)
+    return params, remember(state, updates)
+
+  run = experiment.run
+  exchange = run(exchange, (0, 0, None))
+  compute = run(compute, (0, 0, 0, 0, None), donate_argnums=(1, 2))
+  combine = run(combine, (0, 0, 0, 0), donate_argnums=(0, 2, 3))
+  talker = futures.ThreadPoolExecutor(1, 'gossip')
+
+  def talk(*args):
+    return jax.block_until_ready(exchange(*args))
+
+  def step(state, batch, k):
+    *own, heard = state.opt_state
+    told = talker.submit(talk, state.params, heard, k)
+    updates, own, model_state, report = compute(
+      state.params, state.model_state, tuple(own), batch, k
+    )
+    params, heard = combine(state.params, updates, *told.result())
+    report['seen'] = heard.heard.seen
+    return type(state)(params, (*own, heard), model_state), report
+
+  return step

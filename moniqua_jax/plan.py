@@ -1,0 +1,328 @@
+"""What a run on a pod would send and compute, by calculation alone.
+
+  python -m moniqua_jax.plan --config=configs/moniqua_resnet20.py \\
+    --topology=v5e:16x16 --workers=4096
+
+Bytes are exact: the sizes of the payloads of `moniqua`. Times are estimates,
+from floating-point operations and bytes of memory over what the chip can do.
+Nothing is compiled, and no such chip need be there.
+"""
+
+import functools
+import math
+import re
+from typing import NamedTuple
+
+from absl import app, flags
+import jax
+import jax.numpy as jnp
+from ml_collections import config_flags
+import numpy as np
+import optax
+
+from moniqua_jax import (
+  command_line,
+  quantizers,
+  specs,
+  topologies,
+  traffic,
+  wire,
+)
+from moniqua_jax.quantizers import base
+
+BITS = (32, 8, 4, 2, 1)
+UTILISATION = 0.4
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'What to train.')
+_TOPOLOGY = flags.DEFINE_string('topology', 'v5e:16x16', 'CHIP or CHIP:AxB.')
+_WORKERS = flags.DEFINE_integer(
+  'workers', None, 'In all; one a chip if not given. More: so many pods.'
+)
+_UTILISATION = flags.DEFINE_float(
+  'utilisation', UTILISATION, "Of the chip's peak, by the gradient."
+)
+
+
+class Chip(NamedTuple):
+  """What the maker of a chip says that it can do.
+
+  Attributes:
+    flops: a second, at the precision in which JAX multiplies float32 there:
+      bf16 on a TPU, TF32 on a GPU.
+    memory: bytes a second.
+  """
+
+  flops: float
+  memory: float
+
+
+CHIPS = {
+  'v4': Chip(275e12, 1228e9),
+  'v5e': Chip(197e12, 819e9),
+  'v5p': Chip(459e12, 2765e9),
+  'v6e': Chip(918e12, 1640e9),
+  'A100': Chip(156e12, 2039e9),
+  'H100': Chip(495e12, 3350e9),
+  'cpu': Chip(0.05e12, 10e9),  # one core
+}
+
+# (height, width, channels), classes: what else would be read from the data.
+IMAGES = {
+  'cifar10': ((32, 32, 3), 10),
+  'digits': ((8, 8, 1), 10),
+  'imagenet2012': ((224, 224, 3), 1000),
+}
+
+
+class Pod(NamedTuple):
+  """The chips that a run would have.
+
+  Attributes:
+    chip: its name.
+    chips: in one pod.
+    pods: how many, each with one worker a chip if there are several.
+    workers: in all.
+  """
+
+  chip: str
+  chips: int
+  pods: int
+  workers: int
+
+
+class Row(NamedTuple):
+  """One number of bits.
+
+  Attributes:
+    bits: per value; 32 is full precision.
+    per_link: bytes of a message.
+    per_worker: bytes that a worker sends in a step, the mean over workers and
+      over the rounds of the schedule.
+    codec: seconds a step, beyond the mixing that full precision has as well.
+    pays_below: bits a second of a worker's link below which the bytes saved
+      take longer than the codec; 0 for full precision.
+    exceeds_below: bits a second below which the messages take longer than the
+      gradient.
+  """
+
+  bits: int
+  per_link: int
+  per_worker: float
+  codec: float
+  pays_below: float
+  exceeds_below: float
+
+
+def pod(topology: str, workers: int | None = None) -> Pod:
+  """The chips of `CHIP` or `CHIP:AxB`, and how many pods the workers need.
+
+  Args:
+    topology: such as v5e:16x16, v4:4x4x8, H100:8 or cpu.
+    workers: in all; by default one for each chip.
+
+  Returns:
+    `Pod`.
+
+  Raises:
+    ValueError: the chip or the shape is unknown, or workers and chips do not
+      divide each other.
+
+  >>> pod('v5e:16x16', workers=4096)
+  Pod(chip='v5e', chips=256, pods=16, workers=4096)
+  """
+  chip, _, shape = topology.partition(':')
+  if chip not in CHIPS:
+    raise ValueError(
+      f'--topology={topology}: unknown chip {chip!r}; choose from '
+      f'{sorted(CHIPS)}.'
+    )
+  if not re.fullmatch(r'[1-9]\d*(x[1-9]\d*)*', shape or '1'):
+    raise ValueError(
+      f'--topology={topology}: {shape!r} is no shape; it is CHIP:A, CHIP:AxB '
+      'or CHIP:AxBxC, such as v5e:16x16.'
+    )
+  chips = math.prod(map(int, (shape or '1').split('x')))
+  workers = chips if workers is None else workers
+  if workers < 2 or (workers % chips and chips % workers):
+    raise ValueError(
+      f'--workers={workers}: {topology} has {chips} chips; it takes 2 workers '
+      'or more that divide them (several chips each), or a multiple of them '
+      '(several pods).'
+    )
+  return Pod(chip, chips, max(1, workers // chips), workers)
+
+
+def schedule(config, workers: int) -> tuple[topologies.Topology, ...]:
+  """Who talks to whom, for so many workers.
+
+  Args:
+    config: a ConfigDict, see configs/digits.py for its entries.
+    workers: in all.
+
+  Returns:
+    Topologies.
+
+  Raises:
+    ValueError: the config has no gossip, or a topology that does not fit.
+  """
+  if config.gossip.name == 'none':
+    raise ValueError(
+      "config.gossip.name='none': a plan compares the messages of gossip."
+    )
+  topology = specs.build(
+    specs.TOPOLOGIES, 'topology', config.topology, n=workers
+  )
+  rounds = topologies.schedule(topology)
+  if rounds[0].n != workers:
+    raise ValueError(
+      f'config.topology has {rounds[0].n} workers, the plan {workers}; set '
+      'config.topology.rows and cols.'
+    )
+  return rounds
+
+
+def images(config) -> tuple[tuple[int, int, int], int]:
+  """The shape of an image and the number of classes, without the data.
+
+  Args:
+    config: a ConfigDict.
+
+  Returns:
+    (height, width, channels), classes.
+
+  Raises:
+    ValueError: a data set of which this is not known.
+  """
+  name = config.data.name
+  if name == 'synthetic':
+    return tuple(config.data.shape), config.data.num_classes
+  if name not in IMAGES:
+    raise ValueError(
+      f'config.data.name={name!r}: a plan knows the images of '
+      f'{sorted([*IMAGES, "synthetic"])}.'
+    )
+  return IMAGES[name]
+
+
+def work(config) -> tuple[int, float]:
+  """The model's parameters, and the operations of a worker's gradient.
+
+  Args:
+    config: a ConfigDict.
+
+  Returns:
+    d, and floating-point operations in a step, as XLA counts them in the
+    program before it is compiled.
+  """
+  shape, classes = images(config)
+  model = specs.build(specs.MODELS, 'model', config.model, num_classes=classes)
+  image = jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.float32)
+  label = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+  init = functools.partial(model.init, train=False)
+  variables = dict(jax.eval_shape(init, jax.random.key(0), image))
+  params = variables.pop('params')
+
+  def loss(params, state, image, label):
+    logits, _ = model.apply(
+      {'params': params, **state}, image, train=True, mutable=list(state)
+    )
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    return losses.mean()
+
+  lowered = jax.jit(jax.grad(loss)).lower(params, variables, image, label)
+  size = sum(leaf.size for leaf in jax.tree.leaves(params))
+  return size, float(lowered.cost_analysis()['flops'])
+
+
+def rows(
+  rounds: tuple[topologies.Topology, ...], d: int, compute: float, chip: Chip
+) -> list[Row]:
+  """What each number of bits costs, and below which speed it pays.
+
+  The codec of b bits writes a payload from x, and checks what came in on E
+  edges next to x: 4 d (2 + (1 + E) b / 32) bytes of memory.
+
+  Args:
+    rounds: topologies, cycled by step.
+    d: number of parameters.
+    compute: seconds of a gradient.
+    chip: on which the codec runs.
+
+  Returns:
+    A `Row` for each of `BITS`.
+  """
+  edges = np.mean([len(topology.edges) for topology in rounds])
+  x, sent = jax.ShapeDtypeStruct((d,), jnp.float32), {}
+  for bits in BITS:
+    full = bits == max(BITS)
+    q = quantizers.full_precision() if full else quantizers.moniqua(1.0, bits)
+    per_worker = traffic.of_gossip(rounds, base.tuned(q), d).gossip.mean()
+    codec = 0 if full else 4 * d * (2 + (1 + edges) * bits / 32) / chip.memory
+    message = jax.eval_shape(q.encode, x, jax.random.key(0))
+    sent[bits] = wire.nbytes(message), float(per_worker), codec
+  most = sent[max(BITS)][1]
+  return [
+    Row(
+      bits,
+      *sent[bits],
+      8 * (most - sent[bits][1]) / sent[bits][2] if sent[bits][2] else 0.0,
+      8 * sent[bits][1] / compute,
+    )
+    for bits in BITS
+  ]
+
+
+def text(config, where: Pod, utilisation: float = UTILISATION) -> str:
+  """The plan in words and one table.
+
+  Args:
+    config: a ConfigDict.
+    where: as `pod` gives it.
+    utilisation: of the chip's peak, by the gradient.
+
+  Returns:
+    Lines.
+
+  Raises:
+    ValueError: the config does not fit, or the utilisation is not in (0, 1].
+  """
+  if not 0 < utilisation <= 1:
+    raise ValueError(
+      f'--utilisation={utilisation}; it must be above 0 and at most 1.'
+    )
+  rounds, (d, flops) = schedule(config, where.workers), work(config)
+  chip, each = CHIPS[where.chip], max(1, where.chips // where.workers)
+  compute = flops / each / (utilisation * chip.flops)
+  lines = [
+    f'{where.workers} workers of {each} {where.chip}, in pods of {where.chips}:'
+    f' {where.pods}',
+    f'{config.model.name}: {d:,} parameters, {4 * d / 1e6:,.1f} MB; '
+    f'{config.batch_size} images a worker and step',
+    f'{config.topology.name}: {np.mean([len(t.edges) for t in rounds]):g} '
+    'messages a worker and step',
+    f'gradient, estimated: {1e3 * compute:.3g} ms a step, {flops / 1e9:,.3g} '
+    f'GFLOP at {utilisation:.0%} of {each * chip.flops / 1e12:g} TFLOP/s',
+    '',
+    'bits  MB a link  MB a worker  codec, ms   pays below  exceeds the gradient'
+    ' below',
+  ]
+  for row in rows(rounds, d, compute, chip._replace(memory=each * chip.memory)):
+    pays = f'{row.pays_below / 1e9:,.3g} Gbit/s' if row.codec else '-'
+    lines.append(
+      f'{row.bits:>4}{row.per_link / 1e6:>11,.3f}{row.per_worker / 1e6:>13,.3f}'
+      f'{1e3 * row.codec:>11.3g}{pays:>13}'
+      f'{row.exceeds_below / 1e9:>15,.3g} Gbit/s'
+    )
+  return '\n'.join(lines)
+
+
+def main(argv):
+  with command_line.one_line_errors():
+    if len(argv) > 1:
+      raise ValueError(f'{argv[1:]} are not flags.')
+    where = pod(_TOPOLOGY.value, _WORKERS.value)
+    print(text(_CONFIG.value, where, _UTILISATION.value))
+
+
+if __name__ == '__main__':
+  app.run(main, flags_parser=command_line.parser)

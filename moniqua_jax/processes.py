@@ -1,0 +1,164 @@
+"""Many processes, one run: who writes, and which rows are whose.
+
+A process holds the rows of its own devices' workers; what a host needs to know
+of the others it asks for here. With one process nothing of this does anything.
+"""
+
+from collections.abc import Callable
+import hashlib
+import sys
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from moniqua_jax import workers
+
+
+def lead() -> bool:
+  """Whether this process is the one that writes and prints.
+
+  Returns:
+    True on process 0.
+
+  >>> lead()
+  True
+  """
+  return jax.process_index() == 0
+
+
+def by_lead(fn: Callable[[], None]) -> None:
+  """Calls a function on process 0 while the others wait for it.
+
+  Args:
+    fn: without arguments; its result is dropped.
+
+  Raises:
+    Exception: what `fn` raises, on process 0; SystemExit on the others.
+
+  >>> by_lead(lambda: print('once'))
+  once
+  """
+  failed = None
+  if lead():
+    try:
+      fn()
+    except Exception as error:
+      failed = error
+  if jax.process_count() > 1:
+    fine = multihost_utils.broadcast_one_to_all(np.int32(failed is None))
+    if not fine and not lead():
+      sys.exit(2)
+  if failed is not None:
+    raise failed
+
+
+def agreed(text: str, what: str) -> None:
+  """Checks that all processes were given the same.
+
+  Args:
+    text: what is to be the same.
+    what: its name, for the message.
+
+  Raises:
+    ValueError: on the processes whose text is not that of process 0.
+
+  >>> agreed('a config', '--config')
+  """
+  if jax.process_count() == 1:
+    return
+  mine = np.frombuffer(_hash(text), np.uint8)
+  theirs = np.asarray(multihost_utils.broadcast_one_to_all(mine))
+  if not (mine == theirs).all():
+    raise ValueError(
+      f'{what} of process {jax.process_index()} is not that of process 0.'
+    )
+
+
+def _hash(text) -> bytes:
+  return hashlib.sha256(text.encode()).digest()
+
+
+# --------------------------------------------------------------- rows of arrays
+
+
+def own(n: int) -> list[int]:
+  """The workers whose devices belong to this process.
+
+  Args:
+    n: number of workers.
+
+  Returns:
+    Their indices, in order.
+
+  >>> own(3)
+  [0, 1, 2]
+  """
+  if jax.process_count() == 1:
+    return list(range(n))
+  where = _rows().addressable_devices_indices_map((n,))
+  return sorted({i for (rows,) in where.values() for i in range(n)[rows]})
+
+
+def placed(tree):
+  """Global arrays of all workers, from this process's rows.
+
+  Args:
+    tree: leaves [own, ...], the rows of `own(n)`, on the host.
+
+  Returns:
+    Leaves [n, ...]; the tree itself if there is one process.
+
+  >>> placed(np.zeros((8, 2))).shape
+  (8, 2)
+  """
+  if jax.process_count() == 1:
+    return tree
+  place = jax.make_array_from_process_local_data
+  return jax.tree.map(lambda rows: place(_rows(), np.asarray(rows)), tree)
+
+
+def local(tree):
+  """This process's rows of global arrays, on the host.
+
+  Args:
+    tree: leaves [n, ...].
+
+  Returns:
+    Leaves [own, ...], NumPy.
+
+  >>> local(jax.numpy.ones((2, 1)))
+  array([[1.],
+         [1.]], dtype=float32)
+  """
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+  return jax.tree.map(_local, tree)
+
+
+def _local(array):
+  shards = {shard.index[0].start: shard for shard in array.addressable_shards}
+  return np.concatenate([shards[i].data for i in sorted(shards)])
+
+
+def fetched(tree):
+  """All rows of global arrays, on the host of every process. Collective.
+
+  Args:
+    tree: leaves [n, ...].
+
+  Returns:
+    Leaves [n, ...], NumPy.
+
+  >>> fetched(jax.numpy.ones(2))
+  array([1., 1.], dtype=float32)
+  """
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+  return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def _rows() -> NamedSharding:
+  return NamedSharding(workers.device_mesh(), P(workers.AXIS))

@@ -1,0 +1,275 @@
+"""Messages that do not wait: EXTRA and its kin, and what they cost."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits
+import moniqua_jax as mj
+from moniqua_jax import data, experiment, loop, overlap, theory, topologies
+from tests import helpers, oracles
+from tests import test_decentralized as battery
+
+N, D, LR, SLOTS = battery.N, battery.D, battery.LR, battery.SLOTS
+RING = mj.lazy(mj.ring(N), 0.5)  # lambda_n = 1/3
+W = topologies.matrix(RING)
+X0, gradient, train = battery.X0, battery.gradient, battery.train
+FULL, COARSE = battery.FULL, battery.COARSE
+
+ORACLES = {
+  'd2': (mj.d2, oracles.extra, {}),
+  'choco': (mj.choco, oracles.stale_choco, {'gamma': 0.6}),
+  'deepsqueeze': (mj.deepsqueeze, oracles.stale_deepsqueeze, {'eta': 0.7}),
+}
+each = pytest.mark.parametrize('name', ORACLES)
+
+
+def built(name, quantizer, topology=RING):
+  algorithm, _, kwargs = ORACLES[name]
+  algorithm = algorithm(topology, quantizer, **kwargs, **SLOTS)
+  return mj.stale(algorithm, topology)
+
+
+def dense(name, steps, lr=LR, **how):
+  _, oracle, kwargs = ORACLES[name]
+  return oracle(X0, gradient, W, lr, steps, **how, **kwargs)
+
+
+@each
+def test_full_precision_is_the_dense_form(name):
+  x, _ = train(built(name, FULL))
+  np.testing.assert_allclose(x, dense(name, battery.STEPS), atol=1e-5)
+  at_once = getattr(oracles, name)
+  kwargs = ORACLES[name][2]
+  apart = dense(name, 5) - at_once(X0, gradient, W, LR, 5, **kwargs)
+  assert np.abs(apart).max() > 1e-3
+
+
+@each
+def test_compression_is_the_dense_form(name):
+  """A few steps: then a rounding tie may fall differently in float32."""
+  x, _ = train(built(name, COARSE), steps=4)
+  coarse = dense(name, 4, compress=oracles.min_max(6))
+  np.testing.assert_allclose(x, coarse, atol=1e-5)
+  assert np.abs(coarse - dense(name, 4)).max() > 1e-3
+
+
+@each
+def test_nothing_that_is_sent_waits_for_the_gradient(name):
+  """A step whose gradient is NaN talks as any other."""
+  algorithm = built(name, mj.moniqua(6.0, 4))
+
+  def step(x, state, u):
+    return algorithm.update(u, state, x, step=jnp.int32(3))
+
+  state = mj.simulated(algorithm.init, (0,))(X0)
+  x = X0 + 0.1 * np.arange(N, dtype=np.float32)[:, None]
+  step = mj.simulated(step, (0, 0, 0))
+  moved, after = step(x, state, jnp.zeros((N, D)))
+  _, late = step(x, state, jnp.full((N, D), jnp.nan))
+  assert np.abs(moved).max() > 0.01 and after.heard.seen.readable.all()
+  jax.tree.map(np.testing.assert_array_equal, after.own, late.own)
+
+
+@each
+@pytest.mark.parametrize('bits', [4, 8])
+def test_the_mean_moves_by_the_mean_update(name, bits):
+  xs, state = battery.trajectory(built(name, mj.moniqua(6.0, bits)), 20)
+  for x, y in zip(xs, xs[1:], strict=False):
+    moved = y.mean(0) - x.mean(0) + LR * gradient(x).mean(0)
+    np.testing.assert_allclose(moved, 0, atol=2e-6)
+  assert np.asarray(state.heard.seen.readable).all()
+
+
+@each
+def test_twenty_steps_agree_under_all_runners(name):
+  algorithm = built(name, mj.moniqua(6.0, 4))
+  results = [train(algorithm, 20, run)[0] for run in helpers.RUNNERS.values()]
+  for x in results[1:]:
+    np.testing.assert_allclose(x, results[0], atol=1e-5)
+
+
+def test_d2_still_forgets_whose_data_it_was():
+  a, b = battery.CURVATURE, battery.CENTRES
+  best = (a * b).sum(0) / a.sum()
+  x, _ = train(built('d2', FULL), 600)
+  assert np.abs(x - best).max() < 1e-4
+  every = mj.every(mj.d2(RING, FULL, **SLOTS), 3)
+  x, _ = train(mj.stale(every, RING), 1500, lr=0.02)
+  assert np.abs(x - best).max() < 0.01
+
+
+# ------------------------------------------------------- which W, which steps
+
+
+def room(name, lam):
+  """The largest alpha L of the docstring, at an eigenvalue lam >= 0."""
+  return (1 + 3 * lam) / 2 if name == 'd2' else (1 + lam) / (2 - lam)
+
+
+@each
+@pytest.mark.parametrize('weight', [0.05, 0.12, 0.2, 0.249])
+def test_the_room_for_the_step_size(name, weight):
+  """On x^2 / 2, along the eigenvector of lambda_n: 1, -1, 1, ..."""
+  w = topologies.matrix(mj.ring(N, weight))
+  largest = room(name, 1 - 4 * weight)
+  assert largest > 0.5
+  _, oracle, _ = ORACLES[name]
+  x = np.array([[1.0, -1.0] * (N // 2)]).T
+  for rate, stable in ((largest - 0.02, True), (largest + 0.02, False)):
+    left = oracle(x, lambda x: x, w, rate, 3000)
+    assert (np.abs(left).max() < 1e-3) == stable
+
+
+def test_a_message_that_is_applied_a_step_late_is_no_way_for_d2():
+  """Why u is late and not the whole message: at no W are its modes stable.
+
+  x_{k+1} = 2 x_k - x_{k-1} + (lambda - 1) (2 x_{k-1} - x_{k-2})
+  """
+  for gap in np.linspace(0.001, 1.3, 50):
+    assert np.abs(np.roots([1, -2, 1 + 2 * gap, -gap])).max() > 1
+
+
+REFUSED = {
+  'even ring': mj.ring(N),
+  'exactly 0': mj.lazy(mj.ring(N), 0.75),
+  'hypercube': mj.hypercube(N),
+}
+
+
+@each
+@pytest.mark.parametrize('topology', REFUSED.values(), ids=REFUSED)
+def test_it_is_refused_unless_lambda_n_is_positive(name, topology):
+  # d2 itself refuses the even ring: what it is built on does not matter here.
+  algorithm = ORACLES[name][0](RING, FULL, **SLOTS)
+  with pytest.raises(ValueError, match=r'lambda_n\(W\) > 0') as error:
+    mj.stale(algorithm, topology)
+  text = str(error.value)
+  assert text.startswith(f'stale_{name} needs') and '\n' not in text
+  gamma = float(re.search(r'lazy\(topology, ([\d.]+)\)', text)[1])
+  slow = mj.lazy(topology, gamma)
+  assert theory.eigenvalues(slow)[1] > 0.2
+  mj.stale(algorithm, slow)
+
+
+def test_other_refusals():
+  for name in ('dcd', 'ecd', 'dpsgd'):
+    algorithm = getattr(mj, name)(RING, FULL, **SLOTS)
+    with pytest.raises(ValueError, match=f'stale: {name} has no stale form'):
+      mj.stale(algorithm, RING)
+  several = (RING, mj.lazy(mj.complete(N), 0.5))
+  algorithm = mj.deepsqueeze(several, FULL, **SLOTS)
+  with pytest.raises(ValueError, match='stale_deepsqueeze'):
+    mj.stale(algorithm, several)
+
+
+# ---------------------------------------------------------------------- theta
+
+
+@pytest.mark.parametrize('name', ['d2', 'deepsqueeze'])
+def test_theta_covers_two_steps(name):
+  """Signs that pull the workers apart never wrap within the theory's theta.
+
+  The second message is x_1 + u_0 = x_0 + 2 u_0: apart by two updates of each.
+  """
+  bits, size = 4, 0.05
+  theta = theory.theta(RING, f'stale_{name}', bits, size)
+  assert theta > 0.999 * theory.theta(RING, name, bits, size)
+  for gamma in (0.999, 0.5, 0.1):  # the first agrees as fast as can be
+    quick = mj.lazy(mj.complete(N), gamma)
+    assert theory.sums(quick, f'stale_{name}').gradient >= 2 * 2 - 1e-6
+  quantizer = mj.moniqua(theta, bits, 'nearest')
+  algorithm = ORACLES[name][0](RING, quantizer, **SLOTS)
+  algorithm = mj.stale(algorithm, RING)
+  rng = np.random.default_rng(0)
+
+  def step(x, state, u, k):
+    updates, state = algorithm.update(u, state, x, step=k)
+    return x + updates, state
+
+  x, step = jnp.zeros((N, 500)), mj.simulated(step, (0, 0, 0, None))
+  state, furthest = mj.simulated(algorithm.init, (0,))(x), 0
+  for k in range(80):
+    far = 3 * np.sign(np.asarray(x - jnp.mean(x, axis=0, keepdims=True)))
+    u = size * np.sign(rng.normal(size=x.shape) + far)
+    x, state = step(x, state, u.astype(np.float32), np.int32(k))
+    seen = jax.device_get(state.heard.seen)
+    assert seen.readable.all()
+    furthest = max(furthest, seen.distance.max())
+  assert 0.2 * theta < furthest < theta
+
+
+def test_auto_theta_takes_the_limit_of_the_stale_form():
+  spec = dict(name='auto_theta', bits=4, start=1.0, theta=None)
+  limits = {}
+  for late in (False, True):
+    config = digits.get_config('moniqua4')
+    config.update(gossip=dict(name='d2'), gamma=0.5, quantizer=spec)
+    config.overlap = late
+    limits[late] = experiment.from_config(config).limit
+  gradient = lambda name: theory.sums(RING, name).gradient
+  ratio = gradient('stale_d2') / gradient('d2')
+  np.testing.assert_allclose(limits[True] / limits[False], ratio, rtol=1e-6)
+
+
+# ------------------------------------------------------------------- training
+
+
+def config_of(gossip, **entries):
+  config = digits.get_config('moniqua4')
+  config.update(dict(gossip=dict(name=gossip), gamma=0.5, overlap=True))
+  config.update(entries)
+  return config
+
+
+@pytest.mark.parametrize('gossip', ['dpsgd', 'd2'])
+def test_two_programs_and_a_third_are_the_one(gossip):
+  config = config_of(gossip, runner='sharded')
+  built = experiment.from_config(config)
+  init, one, _ = loop.make_steps(built)
+  one = built.run(one, (0, 0, None))
+  three = overlap.train_step(built, loop.make_gradient(built))
+  make = built.run(init, (0,))
+  states = [make(np.arange(N)), make(np.arange(N))]
+  batches = data.batches(
+    built.dataset,
+    built.shards,
+    seed=0,
+    start=0,
+    stop=5,
+    batch_size=config.batch_size,
+  )
+  for k, batch in batches:
+    states[0], report = one(states[0], batch, np.int32(k))
+    states[1], other = three(states[1], batch, np.int32(k))
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5)
+    jax.tree.map(close, (states[0], report), (states[1], other))
+
+
+def test_dpsgd_overlaps_as_it_is():
+  plain = experiment.from_config(config_of('dpsgd', overlap=False))
+  late = experiment.from_config(config_of('dpsgd'))
+  shape = lambda built: jax.tree.structure(built.tx.init(np.zeros(3, 'f4')))
+  assert shape(plain) == shape(late)
+
+
+MISTAKES = {
+  'an even ring': (
+    config_of('choco', gamma=1.0),
+    r'config.overlap: stale_choco needs lambda_n\(W\) > 0',
+  ),
+  'a replica': (config_of('dcd'), 'config.overlap: stale: dcd has no stale'),
+  'no gossip': (
+    config_of('none', reduce=dict(name='allreduce')),
+    'config.overlap=True needs gossip',
+  ),
+}
+
+
+@pytest.mark.parametrize('config, match', MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_in_a_config(config, match):
+  with pytest.raises(ValueError, match=match):
+    experiment.from_config(config)
