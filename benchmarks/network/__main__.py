@@ -1,0 +1,145 @@
+"""How long does a step take on slow links, and what of it is communication?
+
+  python -m benchmarks.network --out=results/network
+
+On Linux as root. n processes in n network namespaces (see namespaces.py) take
+steps of each method on noise in the form of CIFAR-10. Each cell, a method at a
+rate, is a file DIR/cells/MODEL-nN-RATE-METHOD.json, and one that is there is
+not run again; DIR/MODEL-nN.md and .svg show all that are there. With
+JAX_COMPILATION_CACHE_DIR set, a method compiles once for all rates.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+import tempfile
+
+from benchmarks.network import figures, namespaces, report, running, steps
+from moniqua_jax import tables, workdir
+
+PORT = 7000  # nobody else lives in the namespace
+RATES = 'loopback,1gbit,100mbit,10mbit'
+
+
+def main(argv=None) -> int:
+  args = parsed(argv)
+  try:
+    for method in args.methods.split(','):
+      if method not in steps.METHODS:
+        raise ValueError(f'method {method!r}; choose from {steps.METHODS}.')
+    links = {rate: linked(rate, args) for rate in args.rates.split(',')}
+    failed = [measure(rate, link, args) for rate, link in links.items()]
+  except ValueError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print('interrupted; the namespaces are gone.', file=sys.stderr)
+    return 130
+  return 1 if any(failed) else 0
+
+
+def parsed(argv):
+  parser = argparse.ArgumentParser(
+    prog='python -m benchmarks.network',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add('--rates', default=RATES, help=f'a comma list; {RATES}')
+  add('--methods', default=','.join(steps.METHODS), help='a comma list')
+  add('--model', choices=steps.MODELS, default='resnet20')
+  add('--n', type=int, default=8, help='workers')
+  add('--batch_size', type=int, default=16, help='images per worker')
+  add('--steps', type=int, default=3, help='in a block')
+  add('--rounds', type=int, default=5, help='blocks of each part')
+  add('--mtu', type=int, default=namespaces.MTU, help='bytes of an IP packet')
+  add('--delay_ms', type=float, default=0.0, help='where there is netem')
+  add('--limit', type=float, default=900.0, help='seconds for a cell')
+  add('--out', type=pathlib.Path, required=True)
+  return parser.parse_args(argv)
+
+
+def linked(rate, args) -> namespaces.Link:
+  """The link of a rate; loopback has no packets to size and no delay."""
+  bits = namespaces.parse_rate(rate)
+  if bits is None:
+    return namespaces.Link(None)
+  return namespaces.Link(bits, 1e-3 * args.delay_ms, args.mtu)
+
+
+def measure(rate, link, args) -> list[str]:
+  """Runs the cells of one rate that are not there, and writes the table.
+
+  Returns:
+    The methods that failed or took too long.
+  """
+  series = f'{args.model}-n{args.n}'
+  folder = args.out / 'cells'
+  folder.mkdir(parents=True, exist_ok=True)
+  methods, failures = args.methods.split(','), []
+  files = {m: folder / f'{series}-{rate}-{m}.json' for m in methods}
+  missing = {m: path for m, path in files.items() if not path.exists()}
+  if missing:
+    with namespaces.network(args.n, link) as network:
+      for method, path in missing.items():
+        try:
+          cell = {'rate': rate, **run(method, network, link, args)}
+        except running.Failed as failed:
+          print(f'{rate}, {method}: {failed}', flush=True)
+          failures.append(method)
+          continue
+        path.write_text(json.dumps(cell, indent=1))
+        print(report.one_line(cell), flush=True)
+  cells = [json.loads(p.read_text()) for p in folder.glob(f'{series}-*.json')]
+  if cells:
+    cells = report.ordered(cells, steps.METHODS)
+    (args.out / f'{series}.md').write_text(report.table(cells))
+    figures.bars(cells, args.out / series)
+  return failures
+
+
+def run(method, network, link, args) -> dict:
+  """One cell: what all processes measured, and under which settings."""
+  config = steps.configured(method, args.model, args.n, args.batch_size)
+  config.variant = ''
+  with tempfile.TemporaryDirectory() as folder:
+    folder = pathlib.Path(folder)
+    commands = [worker(method, i, network, folder, args) for i in range(args.n)]
+    running.run(network, commands, folder / 'logs', args.limit)
+    reports = [
+      json.loads((folder / f'{i}.json').read_text()) for i in range(args.n)
+    ]
+  settings = ('model', 'n', 'batch_size', 'steps', 'rounds')
+  return {
+    'method': method,
+    'title': tables.method(json.loads(config.to_json())),
+    **{name: getattr(args, name) for name in settings},
+    'link': {**link._asdict(), 'bucket': namespaces.bucket(link)},
+    **report.merged(reports, shared=network.interface == 'lo'),
+    **workdir.provenance(),
+    'load': os.getloadavg(),
+  }
+
+
+def worker(method, i, network, folder, args) -> list[str]:
+  """The command of one process."""
+  flags = {
+    'method': method,
+    'model': args.model,
+    'n': args.n,
+    'process_id': i,
+    'coordinator_address': f'{network.addresses[0]}:{PORT}',
+    'interface': network.interface,
+    'steps': args.steps,
+    'rounds': args.rounds,
+    'batch_size': args.batch_size,
+    'out': folder,
+  }
+  given = [f'--{name}={value}' for name, value in flags.items()]
+  return [sys.executable, '-m', 'benchmarks.network.worker', *given]
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,160 @@
+"""The collectives of a function: found, replaced by copies, or run alone.
+
+Read from the traced function (its jaxpr), so that a method need not say what it
+sends, and a benchmark need not know it.
+"""
+
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.extend import core
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def _everywhere(x, zero, params):
+  del params
+  return x + zero
+
+
+def _gathered(x, zero, params):
+  return jnp.broadcast_to(x + zero, (params['axis_size'], *x.shape))
+
+
+# What each would give if all workers held the same: a copy, for others to send.
+COPIES = {
+  'all_gather': _gathered,
+  'all_to_all': _everywhere,
+  'pmax': _everywhere,
+  'ppermute': _everywhere,
+  'psum': _everywhere,
+}
+
+
+def found(fn: Callable, axis_name: str, n: int, *args) -> list:
+  """The collectives of a worker's function, in order.
+
+  Args:
+    fn: of one worker.
+    axis_name: of the workers.
+    n: workers.
+    *args: of fn; shapes will do.
+
+  Returns:
+    Equations of its jaxpr.
+
+  Raises:
+    ValueError: one of them is inside a loop or a branch.
+
+  >>> fn = lambda x: jax.lax.psum(x, 'w') + jax.lax.ppermute(x, 'w', [(0, 0)])
+  >>> [str(e.primitive) for e in found(fn, 'w', 1, jnp.ones(3))]
+  ['psum', 'ppermute']
+  """
+  traced = jax.make_jaxpr(fn, axis_env=[(axis_name, n)])(*args)
+  return list(_of(traced.jaxpr))
+
+
+def with_copies(fn: Callable, zeros: Array) -> Callable:
+  """The same function with a copy in the place of each collective.
+
+  The copies add a zero that only shows at run time: were they constants, two
+  messages would be known to be equal, and decoded once.
+
+  Args:
+    fn: of one worker, called where its axis name is known.
+    zeros: i32[k], one for each collective.
+
+  Returns:
+    A function of the same arguments.
+  """
+
+  def copied(*args):
+    traced, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
+    results = _evaluate(
+      traced.jaxpr, traced.consts, jax.tree.leaves(args), iter(zeros)
+    )
+    return jax.tree.unflatten(jax.tree.structure(shape), results)
+
+  return copied
+
+
+def alone(equations: list, token: Array, n: int) -> Array:
+  """Runs collectives one after the other, each with as little as it takes.
+
+  One value for each message that its payload would need: Gloo's all-reduce goes
+  round in 2 n pieces, and with fewer values in fewer.
+
+  Args:
+    equations: as `found` gave them.
+    token: i32[], what the first one waits for.
+    n: workers.
+
+  Returns:
+    i32[], which waits for the last.
+  """
+  shapes = {'all_to_all': (n, 1), 'psum': (2 * n,), 'pmax': (2 * n,)}
+  for equation in equations:
+    shape = shapes.get(_name(equation), (1,))
+    value = token.astype(equation.invars[0].aval.dtype)
+    out = equation.primitive.bind(
+      jnp.broadcast_to(value, shape), **equation.params
+    )
+    token = jax.tree.leaves(out)[0].reshape(-1)[0].astype(jnp.int32)
+  return token
+
+
+def _of(jaxpr) -> Iterator:
+  for equation in jaxpr.eqns:
+    inner = [found for sub in _inside(equation) for found in _of(sub)]
+    if inner and _name(equation) not in ('jit', 'pjit'):
+      raise ValueError(
+        f'{_name(inner[0])} stands inside {_name(equation)}; its copy would '
+        'have to be made there, which is not written.'
+      )
+    yield from inner
+    if _name(equation) in COPIES:
+      yield equation
+
+
+def _evaluate(jaxpr, consts, args, zeros):
+  """Computes the jaxpr; a collective takes the next zero."""
+  values = dict(
+    zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True)
+  )
+  read = lambda v: v.val if isinstance(v, core.Literal) else values[v]
+  for equation in jaxpr.eqns:
+    inputs = [read(v) for v in equation.invars]
+    if _name(equation) in COPIES:
+      copy = COPIES[_name(equation)]
+      outputs = [
+        copy(x, next(zeros).astype(x.dtype), equation.params) for x in inputs
+      ]
+    elif any(list(_of(sub)) for sub in _inside(equation)):
+      (sub,) = _inside(equation)
+      outputs = _evaluate(sub, (), inputs, zeros)
+    else:
+      outputs = _bind(equation, inputs)
+    values.update(zip(equation.outvars, outputs, strict=True))
+  return [read(v) for v in jaxpr.outvars]
+
+
+def _bind(equation, inputs):
+  params = equation.primitive.get_bind_params(equation.params)
+  out = equation.primitive.bind(*inputs, **params)
+  return out if equation.primitive.multiple_results else [out]
+
+
+def _inside(equation):
+  """The jaxprs among the parameters of an equation."""
+  for leaf in jax.tree.leaves(
+    equation.params, is_leaf=lambda p: isinstance(p, core.ClosedJaxpr)
+  ):
+    if isinstance(leaf, core.ClosedJaxpr):
+      yield leaf.jaxpr
+    elif isinstance(leaf, core.Jaxpr):
+      yield leaf
+
+
+def _name(equation):
+  return equation.primitive.name

@@ -1,0 +1,104 @@
+"""Figures of the laboratory, in the look of moniqua_jax.plots."""
+
+from collections.abc import Sequence
+import pathlib
+
+import matplotlib.figure
+import matplotlib.style
+
+from benchmarks.network import curves, report
+from moniqua_jax import plots
+
+SHARES = {'compute': 'compute', 'codec': 'codec', 'wire': 'communication'}
+
+
+def losses(runs: Sequence, target: float, path) -> None:
+  """Loss and accuracy against seconds, a column a rate, as SVG and PNG.
+
+  Args:
+    runs: of curves.py.
+    target: the loss that the table asks for, a thin line.
+    path: of the files, without suffix.
+  """
+  rates = list(dict.fromkeys(run.rate for run in runs))
+  methods = list(dict.fromkeys(run.method for run in runs))
+  with matplotlib.style.context(['default', plots.STYLE]):
+    size = (3.4 * len(rates) + 2.4, 5.4)
+    fig = matplotlib.figure.Figure(figsize=size, layout='constrained')
+    grid = fig.subplots(2, len(rates), squeeze=False, sharey='row')
+    for rate, (above, below) in zip(rates, grid.T, strict=True):
+      for run in (run for run in runs if run.rate == rate):
+        _lines(above, below, run, methods.index(run.method))
+      above.axhline(target, color='grey', linewidth=0.6)
+      above.set(title=rate, yscale='log')
+      below.set(xlabel='seconds', xlim=above.get_xlim())
+      plots.number_log(above.yaxis)
+    grid[0, 0].set_ylabel('training loss')
+    grid[1, 0].set_ylabel('test accuracy, mean model (%)')
+    lines = {line.get_label(): line for axes in grid[0] for line in axes.lines}
+    lines = {k: v for k, v in lines.items() if not k.startswith('_')}
+    fig.legend(lines.values(), lines, loc='outside right center', frameon=False)
+    _save(fig, path)
+
+
+def bars(cells: Sequence[dict], path) -> None:
+  """Time per step, stacked from its parts, a panel a rate, as SVG and PNG.
+
+  Args:
+    cells: of one model, in the order of the table.
+    path: of the files, without suffix.
+  """
+  rates = list(dict.fromkeys(cell['rate'] for cell in cells))
+  with matplotlib.style.context(['default', plots.STYLE]):
+    most = max(sum(cell['rate'] == rate for cell in cells) for rate in rates)
+    size = (2.6 * len(rates) + 2, 0.24 * most + 1.2)
+    fig = matplotlib.figure.Figure(figsize=size, layout='constrained')
+    panels = fig.subplots(1, len(rates), squeeze=False)[0]
+    for rate, axes in zip(rates, panels, strict=True):
+      here = [cell for cell in cells if cell['rate'] == rate]
+      _stack(axes, here, names=axes is panels[0])
+      axes.set(title=rate, xlabel='ms per step')
+    fig.legend(
+      *panels[0].get_legend_handles_labels(),
+      loc='outside lower center',
+      ncols=len(SHARES),
+      frameon=False,
+    )
+    _save(fig, path)
+
+
+def _lines(above, below, run, i):
+  line = curves.curve(run.rows)
+  style = {
+    'color': plots.COLOURS[i % len(plots.COLOURS)],
+    'linestyle': plots.DASHES[i % len(plots.DASHES)],
+  }
+  above.plot(*line, label=run.title, **style)
+  accuracy = [
+    (second, 100 * row['test/accuracy'])
+    for second, row in zip(line.seconds, run.rows, strict=True)
+    if 'test/accuracy' in row
+  ]
+  if accuracy:
+    below.plot(*zip(*accuracy, strict=True), marker='o', **style)
+
+
+def _stack(axes, cells, names):
+  """One horizontal bar a method; a negative share (noise) is drawn as none."""
+  places, left = range(len(cells)), [0.0] * len(cells)
+  for colour, (share, label) in zip(
+    plots.COLOURS[1:], SHARES.items(), strict=False
+  ):
+    width = [max(0, 1e3 * report.split(cell)[share]) for cell in cells]
+    axes.barh(places, width, left=left, color=colour, label=label)
+    left = [a + b for a, b in zip(left, width, strict=True)]
+  labels = [cell['method'] if names else '' for cell in cells]
+  axes.set_yticks(places, labels)
+  axes.invert_yaxis()
+  axes.grid(axis='y', visible=False)
+
+
+def _save(fig, path):
+  path = pathlib.Path(path)
+  fig.savefig(path.with_suffix('.svg'), metadata={'Date': None})
+  fig.savefig(path.with_suffix('.png'), dpi=150)

@@ -1,0 +1,204 @@
+"""One step of a method, whole and in parts, as programs of all processes.
+
+  full      the step that train.py takes
+  compute   the same without gossip and without the reduction of gradients
+  codec     what is left of both without a network: every collective is a copy
+  empty     every collective alone, with next to nothing for a payload
+
+Which collectives there are is read from the traced step, not from a list.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.network import collectives
+from configs import network_cifar10_cpu
+from moniqua_jax import (
+  data,
+  loop,
+  processes,
+  reduce,
+  specs,
+  traffic,
+  workers,
+)
+from moniqua_jax import experiment as experiment_lib
+
+MODELS = {
+  'resnet20': dict(name='resnet20', norm='batch', hidden=None),
+  # As large as ResNet-20, and quick to compile and to compute.
+  'mlp270k': dict(name='mlp', norm=None, hidden=(88,)),
+  'mlp5m': dict(name='mlp', norm=None, hidden=(1280, 830)),
+}
+METHODS = tuple(network_cifar10_cpu.METHODS)
+
+
+class Part(NamedTuple):
+  """A program of all processes that can be run step after step.
+
+  Attributes:
+    step: (state, *inputs, step: i32[]) -> (state, anything), compiled.
+    state: before the first step; given away in it.
+    inputs: the same in every step.
+  """
+
+  step: Callable
+  state: Any
+  inputs: tuple
+
+  def stepper(self) -> Callable[[], None]:
+    """() -> None, which takes one step more and waits for all of it."""
+    held = {'state': self.state, 'step': 0}
+
+    def once():
+      step = np.int32(held['step'])
+      out = jax.block_until_ready(self.step(held['state'], *self.inputs, step))
+      held.update(state=out[0], step=held['step'] + 1)
+
+    return once
+
+
+class Parts(NamedTuple):
+  """The parts of a step, and what the software says that it sends.
+
+  Attributes:
+    of_step: name -> Part.
+    meeting: a Part in which all processes wait for each other.
+    claimed: bytes that a worker sends in a step, the mean over workers.
+    size: d, parameters.
+  """
+
+  of_step: dict[str, Part]
+  meeting: Part
+  claimed: float
+  size: int
+
+
+def configured(method: str, model: str, n: int, batch_size: int):
+  """The config of a method on noise in the form of CIFAR-10.
+
+  Args:
+    method: one of METHODS.
+    model: a key of MODELS.
+    n: workers, on a ring.
+    batch_size: images per worker.
+
+  Returns:
+    A ConfigDict.
+  """
+  config = network_cifar10_cpu.get_config(method)
+  config.model.update(MODELS[model])
+  images = n * batch_size
+  shape = dict(shape=(32, 32, 3), num_classes=10)
+  config.data.update(
+    name='synthetic', num_train=images, num_test=1, seed=0, **shape
+  )
+  config.workers, config.batch_size = n, batch_size
+  # The rate stays where it is, and with it theta, however long it takes.
+  config.learning_rate.update(name='constant', peak=0.01, warmup_epochs=None)
+  return config
+
+
+def make(config) -> Parts:
+  """Builds the parts; all processes do so at the same time.
+
+  Args:
+    config: a ConfigDict, one worker for each device.
+
+  Returns:
+    `Parts`.
+  """
+  experiment, n = experiment_lib.from_config(config), config.workers
+  local = experiment_lib.local(config, experiment.learning_rate)
+  talk = _communication(config, experiment)
+  own = processes.own(n)
+  index = processes.placed(np.arange(n)[own])
+  batch = processes.placed(_batch(config, own))
+  x = experiment.run(loop.make_steps(experiment)[0], (0,))(index).params
+  used = _used(talk, x, n)
+  parts = {
+    'full': _stepping(experiment, index, batch),
+    'compute': _stepping(experiment._replace(tx=local), index, batch),
+    'codec': _codec(experiment, talk, used, index, x),
+    'empty': _empty(experiment, used, index),
+  }
+  everybody = collectives.found(
+    lambda x: reduce.exact(x, workers.AXIS), workers.AXIS, n, jnp.int32(0)
+  )
+  claimed = traffic.total(experiment.traffic, steps=1, rounds=1)
+  return Parts(parts, _empty(experiment, everybody, index), claimed, x.shape[1])
+
+
+def _used(talk, x, n):
+  """The collectives of one step."""
+  x = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+  state = jax.eval_shape(talk.init, x)
+  update = lambda u, state, x, step: talk.update(u, state, x, step=step)
+  return collectives.found(update, workers.AXIS, n, x, state, x, jnp.int32(0))
+
+
+def _communication(config, experiment) -> optax.GradientTransformation:
+  """The two slots of the chain that talk, without what lies between."""
+  gossip = specs.build(
+    {'none': optax.identity} | specs.GOSSIP,
+    'gossip',
+    config.gossip,
+    topology=experiment.schedule,
+    quantizer=experiment.quantizer,
+    axis_name=workers.AXIS,
+    key=jax.random.key(config.seed),
+  )
+  return optax.chain(experiment.reduce, gossip)
+
+
+def _batch(config, own):
+  """One batch of each of this process's workers."""
+  rows = np.arange(config.workers * config.batch_size)
+  return data.batch(
+    specs.build(specs.DATASETS, 'data', config.data),
+    np.split(rows, config.workers),
+    seed=config.seed,
+    step=0,
+    batch_size=config.batch_size,
+    workers=own,
+  )
+
+
+def _stepping(experiment, index, batch):
+  """One step after the other, on the same batch."""
+  init, train_step, _ = loop.make_steps(experiment)
+  train = experiment.run(train_step, (0, 0, None), donate_argnums=0)
+  return Part(train, experiment.run(init, (0,))(index), (batch,))
+
+
+def _codec(experiment, talk, used, index, x):
+  """Encode, decode and mix: the slots that talk, and nobody to talk to."""
+
+  def init(worker, x):
+    return talk.init(x), 0 * worker + jnp.zeros(len(used), jnp.int32)
+
+  def step_fn(held, x, step):
+    state, zeros = held
+    update = lambda u, state, x: talk.update(u, state, x, step=step)
+    offline = collectives.with_copies(update, zeros)
+    updates, state = offline(1e-3 * x, state, x)
+    return (state, zeros), updates
+
+  run = experiment.run(step_fn, (0, 0, None), donate_argnums=0)
+  return Part(run, experiment.run(init, (0, 0))(index, x), (x,))
+
+
+def _empty(experiment, used, index):
+  """The collectives one after the other, each with as little as it takes."""
+
+  def step_fn(token, step):
+    return collectives.alone(used, token + step, n), ()
+
+  n = index.shape[0]
+  run = experiment.run(step_fn, (0, None), donate_argnums=0)
+  return Part(run, experiment.run(jnp.copy, (0,))(index), ())

@@ -1,0 +1,85 @@
+"""CIFAR-10 over slow links, a perceptron, eight processes on two CPU cores.
+
+  python -m benchmarks.network.training --data_dir=DATA --out=results/network
+
+runs all METHODS in network namespaces, or one of them in a single process:
+
+  python train.py --config=configs/network_cifar10_cpu.py:moniqua4 \\
+    --config.data.data_dir=DATA --workdir=runs/moniqua4
+
+DATA is a TFDS directory with cifar10/3.0.2. A perceptron of 394,634 parameters,
+which two cores compute quickly enough for eight: the links are what is slow.
+One epoch at most, images dealt out at random, a ring of 8.
+"""
+
+import ml_collections
+
+from configs import digits, digits_sorted
+from configs.digits_sorted import moniqua, rival
+
+FILE = 'configs/network_cifar10_cpu.py'
+EPOCHS = 1.0
+
+
+def get_config(method: str = 'moniqua4') -> ml_collections.ConfigDict:
+  """The config of one method, with what was chosen for it."""
+  return digits_sorted.tuned(base(), METHODS, CHOSEN, method, FILE)
+
+
+def base() -> ml_collections.ConfigDict:
+  """What all methods share."""
+  config = digits.default()
+  config.variant = 'cpu'
+  config.runner = 'sharded'
+  config.model.update(name='mlp')
+  config.data.update(name='cifar10')
+  config.batch_size = 16  # per worker
+  config.epochs = EPOCHS
+  config.learning_rate.update(peak=0.05, warmup_epochs=0.1)
+  config.weight_decay = 5e-4
+  config.log_every = 4
+  config.eval_every = EPOCHS / 4
+  config.checkpoint_every = EPOCHS
+  config.worker_test_images = 128  # the clock runs while they are looked at
+  return config
+
+
+def quantized(name, **arguments):
+  """All-reduce of quantized gradients: each worker sums up one chunk."""
+  return dict(
+    reduce=dict(name='allreduce', strategy='scatter_reduce'),
+    gossip=dict(name='none'),
+    quantizer=dict(name=name, **arguments),
+  )
+
+
+def fixed(bits, gamma=1.0):
+  """Moniqua with a theta that is given, as in the paper: no answers."""
+  return dict(
+    gamma=gamma,
+    quantizer=dict(name='moniqua', bits=bits, theta=1.0),
+    theta=dict(name='follow', shrink=0.995),
+  )
+
+
+METHODS = {
+  'allreduce': dict(reduce=dict(name='allreduce'), gossip=dict(name='none')),
+  'dpsgd': {},
+  'moniqua8': moniqua(8),
+  'moniqua4': moniqua(4),
+  'moniqua2': moniqua(2, 0.5),
+  'moniqua1': moniqua(1, 0.2),
+  'moniqua4fixed': fixed(4),
+  'moniqua1fixed': fixed(1, 0.2),
+  'd2': digits_sorted.d2(),
+  'd2moniqua4': digits_sorted.d2(4),
+  'choco4': rival('choco', 4, 'nearest'),
+  'deepsqueeze4': rival('deepsqueeze', 4, 'nearest'),
+  'nuqsgd4': quantized('nuqsgd', bits=4, bucket_size=8192),
+  'qsgdinf4': quantized('qsgd', bits=4, bucket_size=8192, norm='linf'),
+}
+CHOICES = digits_sorted.choices(METHODS)
+CHOSEN = {
+  'choco4': {'gossip.gamma': 0.9},  # as the digits chose it
+  'deepsqueeze4': {'gossip.eta': 0.9},
+}

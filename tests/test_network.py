@@ -1,0 +1,419 @@
+"""The laboratory of slow links: its tables; and, as root, its namespaces."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.network import (
+  __main__ as laboratory,
+)
+from benchmarks.network import (
+  collectives,
+  curves,
+  namespaces,
+  report,
+  running,
+  steps,
+  training,
+)
+from configs import network_cifar10_cpu
+from moniqua_jax import workers
+from tests import hlo
+
+N = 8
+
+
+# ------------------------------------------------------------------- pure parts
+def _blocks(seconds, tx):
+  keys = ('tx_packets', 'rx_bytes', 'rx_packets')
+  return [
+    {'seconds': s, 'tx_bytes': t, **dict.fromkeys(keys, 1.0)}
+    for s, t in zip(seconds, tx, strict=True)
+  ]
+
+
+def _reports():
+  """Two processes, three blocks of each part."""
+  part = lambda worker, scale: _blocks(
+    scale * (np.array([1.0, 9.0, 2.0]) + worker), [100.0, 110.0, 120.0]
+  )
+  return [
+    {
+      'claimed': 90.0,
+      'size': 5,
+      'load': 1.0 + worker,
+      'parts': {
+        'full': part(worker, 4.0),
+        'compute': part(worker, 1.0),
+        'codec': part(worker, 0.5),
+        'empty': part(worker, 0.1),
+      },
+    }
+    for worker in range(2)
+  ]
+
+
+def test_a_cell_is_the_median_of_the_slowest_and_the_mean_of_the_bytes():
+  cell = report.merged(_reports(), shared=False)
+  assert cell['parts']['full']['seconds'] == 12.0  # of 8, 40, 12
+  assert cell['parts']['full']['tx_bytes'] == 110.0
+  assert cell['largest_load'] == 2.0
+  shared = report.merged(_reports(), shared=True)
+  assert shared['parts']['full']['tx_bytes'] == 55.0  # one counter for both
+
+
+def test_the_parts_of_a_step_add_up():
+  times = report.split(report.merged(_reports(), shared=False))
+  assert times['talk'] == times['codec'] + times['wire']
+  assert times['full'] == pytest.approx(times['compute'] + times['talk'])
+
+
+def test_bytes_are_compared_with_and_without_headers():
+  packets = {'tx_bytes': 1000.0, 'tx_packets': 10.0}
+  empty = {'tx_bytes': 100.0, 'tx_packets': 1.0}
+  cell = {'claimed': 340.0 - 34, 'parts': {'full': packets, 'empty': empty}}
+  assert report.bytes_ratio(cell) == 1000 / 406
+  assert report.bytes_ratio(cell, header=66) == 1.0
+
+
+def _cell(rate, method, full):
+  part = lambda seconds: dict(
+    seconds=seconds, tx_bytes=2e3, tx_packets=2.0, rx_bytes=0.0, rx_packets=0.0
+  )
+  return {
+    'rate': rate,
+    'method': method,
+    'title': method.upper(),
+    'model': 'mlp270k',
+    'n': N,
+    'size': 270_000,
+    'batch_size': 4,
+    'rounds': 3,
+    'steps': 2,
+    'claimed': 1e3,
+    'largest_load': 1.5,
+    'machine': 'some',
+    'link': {'rate': None, 'mtu': 1500, 'delay': 0.0, 'bucket': ''},
+    'parts': {
+      'full': part(full),
+      'compute': part(0.5),
+      'codec': part(0.25),
+      'empty': part(0.1),
+    },
+  }
+
+
+def test_a_table_compares_with_full_precision_at_the_same_rate():
+  cells = [
+    _cell('10mbit', 'moniqua1', 1.0),
+    _cell('10mbit', 'dpsgd', 4.5),
+    _cell('loopback', 'moniqua1', 0.75),
+  ]
+  cells = report.ordered(cells, steps.METHODS)
+  lines = report.table(cells).splitlines()
+  rows = [[c.strip() for c in line.split('|')[1:-1]] for line in lines[2:5]]
+  assert [row[0] for row in rows] == ['loopback', '10mbit', '10mbit']
+  head = [c.strip() for c in lines[0].split('|')[1:-1]]
+  one_bit = dict(zip(head, rows[2], strict=True))
+  assert one_bit['communication'] == '250.0'
+  assert one_bit['times less'] == '8.00'  # 4.0 s over .5 s
+  assert one_bit['step, times faster'] == '4.50'
+  loopback = dict(zip(head, rows[0], strict=True))
+  assert loopback['times less'] == report.DASH  # nothing to compare with
+
+
+def test_counters_of_ip():
+  one = {'ifname': 'eth0', 'stats64': {'rx': {'bytes': 5}, 'tx': {'bytes': 7}}}
+  assert namespaces.parse_counters(json.dumps([one])) == {'tx': 7, 'rx': 5}
+
+
+@pytest.mark.parametrize('rate', ['10', 'fast', '0mbit', '-1mbit', '10mb'])
+def test_a_rate_that_is_none_is_refused(rate):
+  with pytest.raises(ValueError, match='give'):
+    namespaces.parse_rate(rate)
+
+
+@pytest.mark.parametrize('rate', ['10mbit', '100mbit', '1gbit'])
+def test_a_bucket_holds_a_frame_and_no_more_than_a_few(rate):
+  link = namespaces.Link(namespaces.parse_rate(rate))
+  words = namespaces.bucket(link).split()
+  burst = int(words[words.index('burst') + 1])
+  assert burst >= link.mtu + namespaces.FRAME
+  assert burst <= 10 * (link.mtu + namespaces.FRAME)
+
+
+def test_the_command_of_a_worker(tmp_path):
+  network = namespaces.Network(('a', 'b'), ('10.0.0.1', '10.0.0.2'), 'eth0')
+  args = laboratory.parsed([f'--out={tmp_path}', '--n=2'])
+  command = laboratory.worker('dpsgd', 1, network, tmp_path, args)
+  assert '--process_id=1' in command
+  assert '--coordinator_address=10.0.0.1:7000' in command
+  inside = network.inside(1, command)
+  assert inside[:4] == ['ip', 'netns', 'exec', 'b']
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+  assert laboratory.main([f'--out={tmp_path}', '--methods=fast']) == 2
+  assert laboratory.main([f'--out={tmp_path}', '--rates=fast']) == 2
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 2 and all(line.startswith('error: ') for line in lines)
+
+
+def test_without_rights_or_tools_one_line_says_so(monkeypatch):
+  monkeypatch.setattr(os, 'geteuid', lambda: 1000)
+  with pytest.raises(namespaces.NetworkError, match=r"root|no 'ip'|no 'tc'"):
+    namespaces.check()
+  monkeypatch.setenv('PATH', '')
+  with pytest.raises(namespaces.NetworkError, match="no 'ip'"):
+    namespaces.check()
+
+
+# ------------------------------------------------------- the parts of one step
+def _ring(x):
+  left = tuple((i, (i - 1) % N) for i in range(N))
+  right = tuple((i, (i + 1) % N) for i in range(N))
+  send = lambda perm: jax.lax.ppermute(x, workers.AXIS, perm)
+  return send(left) + send(right) + jax.lax.pmean(x, workers.AXIS)
+
+
+def test_collectives_are_found_and_replaced_by_copies():
+  x = jnp.arange(3.0)
+  used = collectives.found(_ring, workers.AXIS, N, x)
+  names = [equation.primitive.name for equation in used]
+  assert names == ['ppermute', 'ppermute', 'psum']
+  copied = collectives.with_copies(_ring, jnp.zeros(3, jnp.int32))
+  run = workers.sharded(copied, (0,))
+  rows = jnp.stack([x + i for i in range(N)])
+  np.testing.assert_allclose(run(rows), (2 + 1 / N) * rows, rtol=1e-6)
+  text = run.lower(rows).compile().as_text()
+  assert not list(hlo.collectives(text))
+
+
+@pytest.mark.parametrize('method', ['moniqua1', 'choco4', 'nuqsgd4', 'd2'])
+def test_empty_sends_the_collectives_of_the_step_with_one_value(method):
+  config = steps.configured(method, 'mlp270k', N, batch_size=1)
+  parts = steps.make(config)
+  sent = {name: _sent(part) for name, part in parts.of_step.items()}
+  kinds = lambda name: [kind for kind, _, _ in sent[name]]
+  assert sorted(kinds('empty')) == sorted(kinds('full')) != []
+  assert max(size for _, _, size in sent['empty']) <= 4 * 2 * N
+  assert sent['compute'] == sent['codec'] == []
+
+
+def _sent(part):
+  lowered = part.step.lower(part.state, *part.inputs, np.int32(0))
+  return list(hlo.collectives(lowered.compile().as_text()))
+
+
+# ------------------------------------------------------------- loss and seconds
+def _rows(seconds, losses):
+  return [
+    {'step': 10 * i, 'seconds': s, 'train/loss': loss}
+    for i, (s, loss) in enumerate(zip(seconds, losses, strict=True), 1)
+  ]
+
+
+def test_seconds_to_a_loss_count_from_the_first_row():
+  rows = _rows([30.0, 31.0, 32.0, 33.0], [2.0, 1.5, 1.0, 0.5])
+  line = curves.curve(rows, smooth=2)
+  np.testing.assert_allclose(line.seconds, [0, 1, 2, 3])
+  np.testing.assert_allclose(line.loss, [2.0, 1.75, 1.25, 0.75])
+  assert curves.seconds_to(line, 1.3) == 2.0
+  assert curves.seconds_to(line, 0.1) is None
+
+
+def test_seconds_leave_out_evaluations():
+  rows = _rows([30.0, 31.0, 42.0, 43.0], [2.0, 1.5, 1.0, 0.5])
+  rows[2]['test/accuracy'] = 0.5
+  np.testing.assert_allclose(curves.curve(rows).seconds, [0, 1, 2, 3])
+
+
+def _trained(rate, method, seconds, losses):
+  config = network_cifar10_cpu.get_config(method).to_dict()
+  rows = [row | {'wire/bytes_sent': 1e6} for row in _rows(seconds, losses)]
+  note = {'ended': 'done', 'seconds': 300}
+  return curves.Run(rate, method, method.upper(), rows, config, note)
+
+
+def test_the_table_says_who_was_first(tmp_path):
+  falling = [2.0, 1.0, 1.0, 1.0]
+  runs = [
+    _trained('10mbit', 'dpsgd', [5.0, 9.0, 13.0, 17.0], falling),
+    _trained('10mbit', 'moniqua1', [7.0, 8.0, 9.0, 10.0], falling),
+    _trained('1mbit', 'dpsgd', [5.0, 6.0, 7.0, 8.0], falling),
+    _trained('1mbit', 'moniqua1', [7.0, 9.0, 11.0, 13.0], falling),
+  ]
+  assert curves.reached_by_all(runs) == 1.25
+  training.write(runs, 1.5, tmp_path)
+  text = (tmp_path / 'training.md').read_text()
+  assert '10mbit: moniqua1 1.0 s, dpsgd 4.0 s.\n' in text
+  assert '1mbit: dpsgd 1.0 s, moniqua1 2.0 s; not Moniqua first.\n' in text
+  assert (tmp_path / 'training.svg').stat().st_size > 0
+
+
+def test_the_command_of_a_training_process(tmp_path):
+  network = namespaces.Network(('a', 'b'), ('10.0.0.1', '10.0.0.2'), 'eth0')
+  command = training.command('dpsgd', 1, network, tmp_path, {'workers': 2})
+  assert '--process_id=1' in command and '--num_processes=2' in command
+  assert '--config.workers=2' in command
+
+
+# ------------------------------------------------------------------- namespaces
+def _why_not():
+  try:
+    namespaces.check()
+    with namespaces.network(1, namespaces.Link(1e9)):
+      return ''
+  except namespaces.NetworkError as error:
+    return str(error)
+
+
+needs_root = pytest.mark.skipif(
+  os.geteuid() != 0 or shutil.which('ip') is None,
+  reason='network namespaces need Linux, root and iproute2',
+)
+
+RECEIVE = """
+import socket, sys
+server = socket.create_server(('', 5000))
+peer, _ = server.accept()
+for size in map(int, sys.argv[1:]):
+  while size > 0:
+    size -= len(peer.recv(1 << 20))
+  peer.sendall(b'.')
+"""
+SEND = """
+import socket, sys, time
+for _ in range(100):
+  try:
+    peer = socket.create_connection((sys.argv[1], 5000))
+    break
+  except OSError:
+    time.sleep(0.05)
+for size in map(int, sys.argv[2:]):
+  began = time.perf_counter()
+  peer.sendall(bytes(size))
+  peer.recv(1)
+  print(time.perf_counter() - began)
+"""
+OWNER = """
+import sys
+from benchmarks.network import namespaces, running
+import pathlib
+with namespaces.network(2, namespaces.Link(1e7)) as network:
+  print(*network.names, flush=True)
+  sleep = [[sys.executable, '-c', 'import time; time.sleep(600)']] * 2
+  running.run(network, sleep, pathlib.Path(sys.argv[1]), 300)
+"""
+
+
+@pytest.mark.slow
+@needs_root
+def test_a_link_has_its_rate_and_counts_its_bytes(tmp_path):
+  if why := _why_not():
+    pytest.skip(why)
+  sizes = ['34000', '1000000']
+  with namespaces.network(2, namespaces.Link(10e6)) as network:
+    before = network.counted(0)
+    send = [sys.executable, '-c', SEND, network.addresses[1], *sizes]
+    receive = [sys.executable, '-c', RECEIVE, *sizes]
+    running.run(network, [send, receive], tmp_path, 60)
+    sent = network.counted(0)['tx'] - before['tx']
+  times = list(map(float, (tmp_path / 'process_0.txt').read_text().split()))
+  total = sum(map(int, sizes))
+  assert 1 < sent / total < 1.05
+  # Not sooner than the bits, less one bucket, can pass.
+  assert times[0] > 8 * (34_000 - 2 * 3264) / 10e6
+  assert 0.8 < times[1] < 1.6
+  assert not _ours()
+
+
+@pytest.mark.slow
+@needs_root
+def test_a_worker_that_is_killed_ends_the_run(tmp_path):
+  if why := _why_not():
+    pytest.skip(why)
+  die = [sys.executable, '-c', 'import os; os.kill(os.getpid(), 9)']
+  sleep = [sys.executable, '-c', 'import time; time.sleep(600)']
+  with pytest.raises(running.Failed, match='process 1 ended with SIGKILL'):
+    with namespaces.network(2, namespaces.Link(None)) as network:
+      running.run(network, [sleep, die], tmp_path, 60)
+  assert not _ours()
+  with pytest.raises(running.Failed, match='not done after 1 s'):
+    with namespaces.network(2, namespaces.Link(1e7)) as network:
+      running.run(network, [sleep, sleep], tmp_path, 1)
+  assert not _ours()
+
+
+@pytest.mark.slow
+@needs_root
+@pytest.mark.parametrize(
+  'number, status', [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)]
+)
+def test_an_owner_that_is_asked_to_end_leaves_nothing(tmp_path, number, status):
+  if why := _why_not():
+    pytest.skip(why)
+  owner, names = _owner(tmp_path)
+  owner.send_signal(number)
+  assert owner.wait(30) in (status, 1, 130)
+  assert not set(names) & set(namespaces.existing())
+
+
+@pytest.mark.slow
+@needs_root
+def test_what_a_killed_owner_leaves_is_cleaned_up(tmp_path):
+  if why := _why_not():
+    pytest.skip(why)
+  owner, names = _owner(tmp_path)
+  assert set(names) <= set(namespaces.existing())
+  owner.kill()
+  owner.wait(30)
+  assert set(names) <= set(namespaces.clean())
+  assert not set(names) & set(namespaces.existing())
+  assert not any((namespaces.HOSTS / name).exists() for name in names)
+
+
+@pytest.mark.slow
+@needs_root
+def test_a_namespace_knows_the_host_by_its_own_address(tmp_path):
+  if why := _why_not():
+    pytest.skip(why)
+  ask = 'import socket; print(socket.gethostbyname(socket.gethostname()))'
+  commands = [[sys.executable, '-c', ask]] * 2
+  with namespaces.network(2, namespaces.Link(1e9)) as network:
+    running.run(network, commands, tmp_path, 60)
+    said = [(tmp_path / f'process_{i}.txt').read_text() for i in range(2)]
+    assert tuple(text.strip() for text in said) == network.addresses
+  assert socket.gethostname()
+
+
+def _owner(tmp_path):
+  owner = subprocess.Popen(
+    [sys.executable, '-c', OWNER, str(tmp_path)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    text=True,
+    cwd=pathlib.Path(__file__).parent.parent,
+    start_new_session=True,
+  )
+  names = owner.stdout.readline().split()
+  owner.stdout.close()
+  time.sleep(0.5)
+  assert len(names) == 2
+  return owner, names
+
+
+def _ours():
+  mark = f'{namespaces.PREFIX}-{os.getpid()}-'
+  return [name for name in namespaces.existing() if name.startswith(mark)]
