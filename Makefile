@@ -6,11 +6,11 @@ MALLOC := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 \
   MALLOC_TOP_PAD_=268435456
 DEMO := dpsgd moniqua4 moniqua1
 
-.PHONY: demo results-digits test test-slow test-tpu lint clean
+.PHONY: demo results-digits docs test test-slow test-tpu lint clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,notebooks,benchmarks,mpi,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,notebooks,benchmarks,docs,mpi,dev]'
 	touch $@
 
 # Eight workers on a ring: full precision, 4 bits and 1 bit; then one table.
@@ -33,6 +33,10 @@ results-digits: .venv/installed
 	$(BIN)/python -m moniqua_jax.plots $(foreach method,$(DEMO),\
 	  $(wildcard results/digits/$(method)_seed*)) --out=results/digits
 
+# site/index.html; a warning is an error.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,4 +56,4 @@ lint: .venv/installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .libtpu runs
+	rm -rf .venv .libtpu runs site
