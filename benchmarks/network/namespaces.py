@@ -39,8 +39,18 @@ FRAME = 14  # bytes of Ethernet around an IP packet
 # bytes: 6.8 % of what is sent with an MTU of 1500, 3.4 % with 3000, 1.1 % with
 # 9000, of which the bucket would hold a quarter of ResNet-20 in one bit.
 MTU = 3000
-# What waits in front of a bucket before it drops; TCP then sends again.
-QUEUE_SECONDS, QUEUE_LEAST = 0.1, 256 * 1024
+# What waits in front of a bucket before it drops: more than two neighbours send
+# at once, so that nothing is lost.
+QUEUE = 16 * 2**20
+TCP = {
+  # Of those that a namespace may choose, the one that every kernel has.
+  'tcp_congestion_control': 'reno',
+  # A pause between two steps is no reason to begin slowly again, and a message
+  # of a step fits into the buffers.
+  'tcp_slow_start_after_idle': '0',
+  'tcp_rmem': '4096 4194304 8388608',
+  'tcp_wmem': '4096 4194304 8388608',
+}
 
 
 class NetworkError(ValueError):
@@ -184,14 +194,13 @@ def bucket(link: Link) -> str:
   """The arguments of `tc` for the token bucket of one end of a link.
 
   >>> bucket(Link(rate=10e6))
-  'tbf rate 10000000bit burst 3264 limit 262144'
+  'tbf rate 10000000bit burst 3264 limit 16777216'
   """
   if link.rate is None:
     return ''
   a_second = link.rate / 8
   burst = link.mtu + FRAME + a_second * BURST_SECONDS
-  limit = max(a_second * QUEUE_SECONDS, QUEUE_LEAST)
-  return f'tbf rate {link.rate:.0f}bit burst {burst:.0f} limit {limit:.0f}'
+  return f'tbf rate {link.rate:.0f}bit burst {burst:.0f} limit {QUEUE}'
 
 
 def _loopback(owner, n, link):
@@ -232,9 +241,9 @@ def _namespace(name, address):
   (folder / 'hosts').write_text(host)
   _run('ip', 'netns', 'add', name)
   _run('ip', '-n', name, 'link', 'set', 'lo', 'up')
-  # Of those that a namespace may choose, the one that every kernel has.
-  control = '/proc/sys/net/ipv4/tcp_congestion_control'
-  _run('ip', 'netns', 'exec', name, 'tee', control, given='reno')
+  for setting, value in TCP.items():
+    path = f'/proc/sys/net/ipv4/{setting}'
+    _run('ip', 'netns', 'exec', name, 'tee', path, given=value)
 
 
 def _slow(name, interface, link):

@@ -7,7 +7,8 @@
 is what benchmarks.network starts in each namespace; it writes
 DIR/process_id.json. A block is so many steps of one part, from one meeting of
 all processes to the next, so that the slowest counts; blocks of all parts take
-turns, so that a load on the machine falls on all of them alike.
+turns, so that a load on the machine falls on all of them alike. A process stays
+on one core: eight with threads for two would only be in each other's way.
 """
 
 import argparse
@@ -24,6 +25,7 @@ COUNTERS = pathlib.Path('/sys/class/net')
 
 def main():
   args = parsed()
+  os.sched_setaffinity(0, {args.process_id % os.cpu_count()})
   joining.join(
     args.coordinator_address, args.n, args.process_id, workers=args.n
   )
