@@ -51,6 +51,11 @@ def send(payload: Array, perm: tuple[int, ...], axis_name: str) -> Array:
 
   Returns:
     An array like `payload`.
+
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> pass_on = simulated(lambda x: send(x, (1, 2, 0), AXIS), (0,))
+  >>> pass_on(jnp.uint8([[1], [2], [3]])).ravel().tolist()
+  [3, 1, 2]
   """
   return lax.ppermute(payload, axis_name, tuple(enumerate(perm)))
 
@@ -77,10 +82,13 @@ class Neighbours(NamedTuple):
     init: () -> Heard.
     exchange: (x: f32[d], reference: f32[d], heard, step: i32[], agree=None) ->
       (own, pull, heard), see `neighbours`.
+    mix: (onto: f32[d], x: f32[d], heard, step: i32[], agree=None) ->
+      (onto + pull, heard), with x as reference.
   """
 
   init: Callable[[], Heard]
   exchange: Callable[..., tuple[Array, Array, Heard]]
+  mix: Callable[..., tuple[Array, Heard]]
 
 
 def neighbours(
@@ -105,67 +113,119 @@ def neighbours(
   Returns:
     `Neighbours`. `exchange` sends x, reads what came in with `reference` next
     to it, and gives what others believe of x, the pull towards them, and what
-    was heard. `step` must be the same on all workers: it chooses who talks to
-    whom. `agree` says which messages count, by default `answers` if the
-    quantizer wants them, else `alone`.
+    was heard. `mix` is for those who only add the pull to something: the same
+    bits, in less memory traffic if the quantizer has a way. `step` must be the
+    same on all workers: it chooses who talks to whom. `agree` says which
+    messages count, by default `answers` if the quantizer wants them, else
+    `alone`.
+
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> talk = neighbours((topologies.ring(2),), base.full_precision(),
+  ...                   axis_name=AXIS, key=jax.random.key(0))
+  >>> pull = lambda x: talk.exchange(x, x, talk.init(), jnp.int32(0))[1]
+  >>> simulated(pull, (0,))(jnp.array([[0.0], [2.0]])).ravel()
+  Array([ 1., -1.], dtype=float32)
   """
   quantizer = base.tuned(quantizer)
   default = answers if quantizer.answered else alone
-  most = max_edges(schedule)
+  most, share = max_edges(schedule), share or by_receiver
 
   def init():
     return Heard(
       quantizer.init(), no_news(most), jnp.zeros(len(schedule), jnp.int32)
     )
 
-  def exchange(x, reference, heard, step, agree=None):
+  def talk(use, x, reference, heard, step, agree, *args):
+    same, x = reference is x, _as_vector(x)
+    reference = x if same else _as_vector(reference)
     current = quantizer.quantizer(heard.tuned, step)
     step_key = worker_key(key, step, axis_name, current.shared)
     payload = sealed(current.encode(x, step_key))
-    own = current.decode(payload, reference)  # what others believe of me
     one_round = functools.partial(
-      _one_round,
-      current,
-      agree or default,
-      share or by_receiver,
-      axis_name,
-      most,
+      _one_round, use, current, agree or default, share, axis_name, most
     )
     branches = [functools.partial(one_round, topology) for topology in schedule]
     turn = step % len(branches)
     if len(branches) == 1:
-      pull, seen, short = branches[0](payload, own, reference)
+      result, seen, short = branches[0](payload, reference, *args)
     else:
-      pull, seen, short = lax.switch(turn, branches, payload, own, reference)
+      result, seen, short = lax.switch(
+        turn, branches, payload, reference, *args
+      )
     tuned = quantizer.observe(heard.tuned, seen, x)
-    return own, pull, Heard(tuned, seen, heard.short.at[turn].add(short))
+    return result, Heard(tuned, seen, heard.short.at[turn].add(short))
 
-  return Neighbours(init, exchange)
+  def exchange(x, reference, heard, step, agree=None):
+    (own, pull), heard = talk(_read, x, reference, heard, step, agree)
+    return own, pull, heard
+
+  def mix(onto, x, heard, step, agree=None):
+    return talk(_mix, x, x, heard, step, agree, onto)
+
+  return Neighbours(init, exchange, mix)
+
+
+def _as_vector(row):
+  """The same, laid out as a vector.
+
+  A row of a sharded array is laid out as the matrix f32[1, d] that it is, and
+  XLA for TPUs would choose that for all that is done with it: up to five times
+  the traffic.
+  """
+  return lax.optimization_barrier(row)
 
 
 def _one_round(
-  quantizer, agree, share, axis_name, most, topology, payload, own, reference
+  use,
+  quantizer,
+  agree,
+  share,
+  axis_name,
+  most,
+  topology,
+  payload,
+  reference,
+  *args,
 ):
-  """The messages of one round, and the pull of those that count."""
+  """The messages of one round, and what those that count are used for."""
 
   def send_all(message):
     return [send(message, perm, axis_name) for _, perm in topology.edges]
 
+  def pull(x_hats, came):
+    own, *theirs = x_hats
+    total = jnp.zeros_like(own)
+    for edge, (weight, perm) in enumerate(topology.edges):
+      counts = came[edge], went[edge]
+      total += share(own, theirs[edge], weight, perm, counts, axis_name)
+    return total
+
   received, short = reduce.carried(
-    quantizer, own.size, payload, send_all, axis_name
+    quantizer, reference.size, payload, send_all, axis_name
   )
   seen = [quantizer.inspect(message, reference) for message in received]
   seen = jax.tree.map(lambda *edges: jnp.stack(edges), *seen)
   came, went = agree(seen.readable, topology, axis_name)
-  seen = seen._replace(readable=came)
-  pull = jnp.zeros_like(own)
-  for edge, (weight, perm) in enumerate(topology.edges):
-    theirs = quantizer.decode(received[edge], reference)
-    counts = came[edge], went[edge]
-    pull += share(own, theirs, weight, perm, counts, axis_name)
+  result = use(quantizer, payload, received, reference, came, pull, *args)
+  # Who is not finite has read nothing, though there is nothing to leave out.
+  seen = seen._replace(readable=came & jnp.isfinite(seen.distance))
   missing = no_news(most - len(topology.edges))
   seen = jax.tree.map(lambda *s: jnp.concatenate(s), seen, missing)
-  return pull, seen, short
+  return result, seen, short
+
+
+def _read(quantizer, payload, received, reference, came, pull):
+  """What others believe of this worker, and the pull towards them."""
+  x_hats = [quantizer.decode(each, reference) for each in (payload, *received)]
+  return x_hats[0], pull(x_hats, came)
+
+
+def _mix(quantizer, payload, received, x, came, pull, onto):
+  """The pull on top of a vector, or of x itself if that is None."""
+  if quantizer.mix is None:
+    _, pulls = _read(quantizer, payload, received, x, came, pull)
+    return (x if onto is None else onto) + pulls
+  return quantizer.mix(x, payload, received, came, pull, onto)
 
 
 def pulled(own: Array, theirs: Array, weight, readable: Array) -> Array:
@@ -184,12 +244,31 @@ def pulled(own: Array, theirs: Array, weight, readable: Array) -> Array:
   Array([0.5], dtype=float32)
   """
   # A worker that could not say what it holds moves on no edge either.
-  usable = readable & jnp.isfinite(own)
-  return jnp.where(usable, weight * (theirs - own), 0)
+  apart = theirs - own
+  return jnp.where(readable & jnp.isfinite(apart), weight * apart, 0)
 
 
 def by_receiver(own, theirs, weight, perm, counts, axis_name) -> Array:
-  """`pulled` with the weights as W has them: w of worker i, who receives."""
+  """`pulled` with the weights as W has them: w of worker i, who receives.
+
+  Args:
+    own: f32[d], x_hat_i.
+    theirs: f32[d], x_hat_j, of who sent on this edge.
+    weight: of the edge, one number or one for each worker.
+    perm: of the edge.
+    counts: bool[], whether what came in counts; bool[], whether what went out
+      does.
+    axis_name: of the workers.
+
+  Returns:
+    f32[d].
+
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> counts = jnp.bool(True), jnp.bool(True)
+  >>> one = lambda x, y: by_receiver(x, y, 0.5, (1, 0), counts, AXIS)
+  >>> simulated(one, (0, 0))(jnp.zeros((2, 1)), jnp.ones((2, 1))).ravel()
+  Array([0.5, 0.5], dtype=float32)
+  """
   del perm
   mine = _at(weight, lax.axis_index(axis_name))
   return pulled(own, theirs, mine, counts[0])
@@ -199,6 +278,24 @@ def by_sender(own, theirs, weight, perm, counts, axis_name) -> Array:
   """As push-sum has it: w_j x_hat_j comes in, w_i x_hat_i is given away.
 
   To one worker and from another, so that either may count without the other.
+
+  Args:
+    own: f32[d], x_hat_i.
+    theirs: f32[d], x_hat_j, of who sent on this edge.
+    weight: of the edge, one number or one for each worker.
+    perm: of the edge.
+    counts: bool[], whether what came in counts; bool[], whether what went out
+      does.
+    axis_name: of the workers.
+
+  Returns:
+    f32[d].
+
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> counts = jnp.bool(True), jnp.bool(False)  # ours was not read: we keep it
+  >>> one = lambda x, y: by_sender(x, y, 0.5, (1, 0), counts, AXIS)
+  >>> simulated(one, (0, 0))(jnp.ones((2, 1)), jnp.ones((2, 1))).ravel()
+  Array([0.5, 0.5], dtype=float32)
   """
   came, went = (count & jnp.isfinite(own) for count in counts)
   worker = lax.axis_index(axis_name)
@@ -223,6 +320,11 @@ def alone(
   Returns:
     bool[E], what came in on each edge counts; bool[E], what went out on it is
     gone: always, since nobody says otherwise.
+
+  >>> read = jnp.array([True, False])
+  >>> came, went = alone(read, topologies.ring(4), 'workers')
+  >>> came.tolist(), went.tolist()
+  ([True, False], [True, True])
   """
   del topology, axis_name
   return readable, jnp.ones_like(readable)
@@ -246,6 +348,11 @@ def answers(
 
   Raises:
     ValueError: W is not symmetric.
+
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> agree = simulated(lambda r: answers(r, topologies.ring(2), AXIS)[0], (0,))
+  >>> agree(jnp.array([[True], [False]])).ravel().tolist()
+  [False, False]
   """
   topologies.require_symmetric((topology,), 'answers')
   perms = [perm for _, perm in topology.edges]
@@ -299,24 +406,101 @@ def correction(
   Returns:
     f32[d], and what was seen on the edges, each field [E].
 
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> pull = lambda x: correction(
+  ...   x, jax.random.key(0), topology=topologies.ring(2),
+  ...   quantizer=base.full_precision(), axis_name=AXIS)[0]
+  >>> simulated(pull, (0,))(jnp.array([[0.0], [2.0]])).ravel()
+  Array([ 1., -1.], dtype=float32)
+
   Source: lines 2 to 5 of Algorithm 1 of Moniqua, arXiv:2002.11787.
   """
-  payload = sealed(quantizer.encode(x, key))  # line 2
-  own = quantizer.decode(payload, x)  # line 3
-  edges = len(topology.edges)
-  pull, seen, _ = _one_round(  # lines 4 and 5
-    quantizer, alone, by_receiver, axis_name, edges, topology, payload, own, x
-  )
+  round_of = functools.partial(_alone, x, key, topology, quantizer, axis_name)
+  (_, pull), seen = round_of(_read)
   return pull, seen
 
 
+def mixed(
+  x: Array,
+  key: Array,
+  *,
+  topology: topologies.Topology,
+  quantizer: base.Quantizer,
+  axis_name: str,
+) -> tuple[Array, base.Seen]:
+  """x with the `correction` added: row i of x + W x_hat - x_hat.
+
+  The same bits, but of a long x with less memory traffic.
+
+  Args:
+    x: f32[d], this worker's vector.
+    key: for `quantizer.encode`; shared or private as `quantizer.shared` says.
+    topology: who sends to whom, with which weight.
+    quantizer: what is sent.
+    axis_name: of the workers.
+
+  Returns:
+    f32[d], and what was seen on the edges, each field [E].
+
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> mix = lambda x: mixed(
+  ...   x, jax.random.key(0), topology=topologies.ring(2),
+  ...   quantizer=base.full_precision(), axis_name=AXIS)[0]
+  >>> simulated(mix, (0,))(jnp.array([[0.0], [2.0]])).ravel()
+  Array([1., 1.], dtype=float32)
+
+  Source: lines 2 to 5 of Algorithm 1 of Moniqua, arXiv:2002.11787.
+  """
+  round_of = functools.partial(_alone, x, key, topology, quantizer, axis_name)
+  return round_of(_mix, None)
+
+
+def _alone(x, key, topology, quantizer, axis_name, use, *args):
+  x = _as_vector(x)
+  payload = sealed(quantizer.encode(x, key))  # line 2
+  edges = len(topology.edges)
+  result, seen, _ = _one_round(  # lines 3 to 5
+    use,
+    quantizer,
+    alone,
+    by_receiver,
+    axis_name,
+    edges,
+    topology,
+    payload,
+    x,
+    *args,
+  )
+  return result, seen
+
+
 def max_edges(schedule: tuple[topologies.Topology, ...]) -> int:
-  """E, the most edges that a topology of the schedule has."""
+  """E, the most edges that a topology of the schedule has.
+
+  Args:
+    schedule: topologies.
+
+  Returns:
+    E.
+
+  >>> max_edges((topologies.ring(4), topologies.complete(4)))
+  3
+  """
   return max(len(topology.edges) for topology in schedule)
 
 
 def no_news(edges: int) -> base.Seen:
-  """What is seen before the first message: readable, at no distance."""
+  """What is seen before the first message: readable, at no distance.
+
+  Args:
+    edges: E.
+
+  Returns:
+    A `Seen` of [E] arrays.
+
+  >>> no_news(2).readable.tolist()
+  [True, True]
+  """
   return base.Seen(
     jnp.ones(edges, jnp.bool),
     jnp.zeros(edges, jnp.float32),
@@ -338,6 +522,14 @@ def worker_key(key: Array, step: Array, axis_name: str, shared: bool) -> Array:
 
   Returns:
     A key.
+
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> def draws(shared):
+  ...   key = lambda i: worker_key(jax.random.key(0), 0 * i, AXIS, shared)
+  ...   draw = simulated(lambda i: jax.random.bits(key(i)), (0,))
+  ...   return len(set(draw(jnp.arange(4)).tolist()))
+  >>> draws(shared=True), draws(shared=False)
+  (1, 4)
   """
   key = jax.random.fold_in(key, step)
   return key if shared else jax.random.fold_in(key, lax.axis_index(axis_name))
@@ -384,6 +576,11 @@ def consensus(x: Array, axis_name: str) -> tuple[Array, Array]:
   Returns:
     f32[] root mean square and f32[] largest absolute value, over workers and
     coordinates.
+
+  >>> from moniqua_jax.workers import AXIS, simulated
+  >>> apart = simulated(lambda x: consensus(x, AXIS), (0,))
+  >>> [each.tolist() for each in apart(jnp.array([[0.0], [4.0]]))]
+  [[2.0, 2.0], [2.0, 2.0]]
   """
   apart = x - reduce.exact(x, axis_name)
   square = reduce.exact(jnp.mean(apart**2), axis_name)

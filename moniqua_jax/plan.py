@@ -303,15 +303,14 @@ def text(config, where: Pod, utilisation: float = UTILISATION) -> str:
     f'gradient, estimated: {1e3 * compute:.3g} ms a step, {flops / 1e9:,.3g} '
     f'GFLOP at {utilisation:.0%} of {each * chip.flops / 1e12:g} TFLOP/s',
     '',
-    'bits  MB a link  MB a worker  codec, ms   pays below  exceeds the gradient'
-    ' below',
+    f'{"bits":>4}{"MB a link":>12}{"MB a worker":>13}{"codec, ms":>12}'
+    f'{"pays below, Gbit/s":>20}{"longer than the gradient below":>32}',
   ]
   for row in rows(rounds, d, compute, chip._replace(memory=each * chip.memory)):
-    pays = f'{row.pays_below / 1e9:,.3g} Gbit/s' if row.codec else '-'
+    pays = f'{row.pays_below / 1e9:,.1f}' if row.codec else '-'
     lines.append(
-      f'{row.bits:>4}{row.per_link / 1e6:>11,.3f}{row.per_worker / 1e6:>13,.3f}'
-      f'{1e3 * row.codec:>11.3g}{pays:>13}'
-      f'{row.exceeds_below / 1e9:>15,.3g} Gbit/s'
+      f'{row.bits:>4}{row.per_link / 1e6:>12,.3f}{row.per_worker / 1e6:>13,.3f}'
+      f'{1e3 * row.codec:>12.3g}{pays:>20}{row.exceeds_below / 1e9:>32,.3f}'
     )
   return '\n'.join(lines)
 

@@ -7,11 +7,19 @@ stripe j stands at bit j*b of the byte, so that every operation is elementwise
 on long vectors. (Packing neighbours, `reshape(-1, 8 // b)`, compiles on a TPU
 to 43 times the payload in memory traffic.) Widths that do not divide 8 are sums
 of a 4-, a 2- and a 1-bit plane.
+
+A TPU holds a vector in tiles of 1024 values, and works in place only on whole
+ones. So stripes are whole tiles, and the codes that are left over at the end,
+fewer than 8192, are packed for themselves behind them.
 """
+
+from collections.abc import Sequence
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+
+TILE = 1024  # values of a vector that a TPU moves together
 
 
 def planes(bits: int) -> tuple[int, ...]:
@@ -50,10 +58,31 @@ def packed_size(size: int, bits: int) -> int:
   return sum(-(-size * width // 8) for width in planes(bits))
 
 
+def parts(size: int, bits: int) -> tuple[tuple[int, int], ...]:
+  """Where `pack` cuts the codes: equally long stripes, then the rest.
+
+  Args:
+    size: number of codes.
+    bits: bits per code, 1 to 8.
+
+  Returns:
+    (start, stop) of each part, in order. The rest is below 8192 codes, and
+    absent if nothing is left over.
+
+  >>> parts(4097, 4), parts(1000, 4)
+  (((0, 2048), (2048, 4096), (4096, 4097)), ((0, 1000),))
+  """
+  count, length = _stripes(size, bits)
+  cuts = [k * length for k in range(count + 1 if length else 1)]
+  cuts += [size] if size > cuts[-1] else []
+  return tuple(zip(cuts, cuts[1:], strict=False))
+
+
 def pack(codes: jax.Array, bits: int) -> jax.Array:
   """Packs codes into bytes, plane after plane.
 
-  byte[i] = sum_j code[j * m + i] << (j * b), m = ceil(d * b / 8), for b | 8.
+  byte[i] = sum_j code[j * m + i] << (j * b), m = ceil(d * b / 8), for b | 8: of
+  the stripes, and then so of the rest.
 
   Args:
     codes: u8[d], each below 2**bits.
@@ -65,11 +94,40 @@ def pack(codes: jax.Array, bits: int) -> jax.Array:
   >>> pack(jnp.arange(4, dtype=jnp.uint8), 4)
   Array([32, 49], dtype=uint8)
   """
+  cut = [codes[start:stop] for start, stop in parts(codes.size, bits)]
+  packed = pack_parts(cut, bits, codes.size)
+  return jnp.concatenate(packed) if packed else codes
+
+
+def pack_parts(
+  codes: Sequence[jax.Array], bits: int, size: int
+) -> list[jax.Array]:
+  """`pack` of codes that come in `parts(size, bits)`, before they are joined.
+
+  Args:
+    codes: integers of each part, all stripes of one shape; what exceeds the
+      rest is left out.
+    bits: bits per code, 1 to 8.
+    size: number of codes.
+
+  Returns:
+    u8 vectors, packed_size(size, bits) bytes together.
+
+  >>> pack_parts([jnp.uint8([[0, 1], [2, 3]])], 4, size=3)
+  [Array([32,  1], dtype=uint8)]
+  """
+  count, length = _stripes(size, bits)
+  stripes, rest = (codes[:count], codes[count:]) if length else ([], codes)
   packed, low = [], 0
-  for width in planes(bits):
-    packed.append(_pack_plane((codes >> low) & (2**width - 1), width))
+  for width in planes(bits) if stripes else ():
+    beside = count * width // 8  # stripes side by side in a plane
+    for k in range(beside):
+      pieces = [stripe >> low & (2**width - 1) for stripe in stripes[k::beside]]
+      packed.append(_joined(pieces, width).astype(jnp.uint8).reshape(-1))
     low += width
-  return packed[0] if len(packed) == 1 else jnp.concatenate(packed)
+  left = size - count * length
+  rest = [code.reshape(-1)[:left].astype(jnp.uint8) for code in rest]
+  return packed + [_pack_rest(code, bits) for code in rest]
 
 
 def unpack(packed: jax.Array, bits: int, size: int) -> jax.Array:
@@ -86,22 +144,73 @@ def unpack(packed: jax.Array, bits: int, size: int) -> jax.Array:
   >>> unpack(pack(jnp.arange(5, dtype=jnp.uint8), 3), 3, 5)
   Array([0, 1, 2, 3, 4], dtype=uint8)
   """
-  codes, low, start = None, 0, 0
+  codes = [unpack_part(packed, bits, size, *part) for part in parts(size, bits)]
+  return jnp.concatenate(codes) if codes else packed
+
+
+def unpack_part(
+  packed: jax.Array, bits: int, size: int, start: int, stop: int
+) -> jax.Array:
+  """`unpack(packed, bits, size)[start:stop]`, for one of `parts(size, bits)`.
+
+  Args:
+    packed: u8[packed_size(size, bits)], or more.
+    bits: bits per code, 1 to 8.
+    size: number of codes, d.
+    start: of the part; of 8 bits any will do, since a code is a byte.
+    stop: of the part.
+
+  Returns:
+    u8[stop - start].
+
+  >>> unpack_part(jnp.uint8([32, 49]), 4, 4, 0, 4)
+  Array([0, 1, 2, 3], dtype=uint8)
+  """
+  count, length = _stripes(size, bits)
+  whole = count * length
+  if start >= whole:
+    rest = packed[whole * bits // 8 : packed_size(size, bits)]
+    return _unpack_rest(rest, bits, size - whole)
+  codes, low, first = 0, 0, 0
   for width in planes(bits):
-    stop = start + packed_size(size, width)
-    plane = _unpack_plane(packed[start:stop], width, size) << low
-    codes = plane if codes is None else codes | plane
-    low, start = low + width, stop
+    stripe, offset = divmod(start, whole * width // 8)
+    plane = packed[first + offset : first + offset + stop - start]
+    codes |= (plane >> stripe * width & (2**width - 1)) << low
+    low, first = low + width, first + whole * width // 8
   return codes
 
 
-def _pack_plane(codes: jax.Array, width: int) -> jax.Array:
-  stripes, length = 8 // width, packed_size(codes.size, width)
-  codes = jnp.pad(codes, (0, stripes * length - codes.size))
-  packed = codes[:length]
-  for j in range(1, stripes):
-    packed |= codes[j * length : (j + 1) * length] << (j * width)
+def _stripes(size: int, bits: int) -> tuple[int, int]:
+  """How many there are, and how long they are: whole tiles, perhaps none."""
+  count = 8 // planes(bits)[-1]
+  return count, size // (count * TILE) * TILE
+
+
+def _pack_rest(codes: jax.Array, bits: int) -> jax.Array:
+  packed, low = [], 0
+  for width in planes(bits):
+    stripes, length = 8 // width, packed_size(codes.size, width)
+    plane = jnp.pad(codes, (0, stripes * length - codes.size))
+    plane = plane >> low & (2**width - 1)
+    packed.append(_joined(jnp.split(plane, stripes), width))
+    low += width
+  return jnp.concatenate(packed)
+
+
+def _joined(stripes: Sequence[jax.Array], width: int) -> jax.Array:
+  packed = stripes[0]
+  for j, stripe in enumerate(stripes[1:], 1):
+    packed |= stripe << j * width
   return packed
+
+
+def _unpack_rest(packed: jax.Array, bits: int, size: int) -> jax.Array:
+  codes, low, start = 0, 0, 0
+  for width in planes(bits):
+    stop = start + packed_size(size, width)
+    codes |= _unpack_plane(packed[start:stop], width, size) << low
+    low, start = low + width, stop
+  return codes
 
 
 def _unpack_plane(packed: jax.Array, width: int, size: int) -> jax.Array:

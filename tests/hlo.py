@@ -19,3 +19,45 @@ def collectives(text):
     for dtype, dims in _SHAPE.findall(result):
       size = int(np.prod([int(d) for d in dims.split(',') if d]))
       yield kind, dtype, size * _WIDTH[dtype]
+
+
+def between_messages(text):
+  """(there, in all): how much of a gradient runs while messages travel.
+
+  The instructions of a scheduled program that hold a dot product or a
+  convolution, and those of them that stand after all messages of more than 64
+  bytes are sent and before the first of them is waited for.
+  """
+  bodies = dict(
+    re.findall(r'^(?:ENTRY )?(%[\w.-]+) .*?\{\n(.*?)^\}', text, _MS)
+  )
+  entry = re.search(r'^ENTRY (%[\w.-]+)', text, re.MULTILINE)[1]
+  lines = bodies[entry].splitlines()
+  heavy = [i for i, line in enumerate(lines) if _multiplies(line, bodies)]
+  starts, ends = [], []
+  for i, line in enumerate(lines):
+    if re.search(r' collective-permute-(start|done)\(', line) and _bulk(line):
+      (starts if '-start(' in line else ends).append(i)
+  there = [i for i in heavy if max(starts) < i < min(ends)] if ends else []
+  return len(there), len(heavy)
+
+
+_MS = re.MULTILINE | re.DOTALL
+
+
+def _multiplies(line, bodies):
+  if re.search(r' (dot|convolution)\(', line):
+    return True
+  called = re.findall(r'(?:calls|to_apply|body)=(%[\w.-]+)', line)
+  return any(_multiplies(bodies[name], bodies) for name in called)
+
+
+def _bulk(line):
+  return max(_nbytes(line.split('collective-permute')[0])) > 64
+
+
+def _nbytes(shapes):
+  for dtype, dims in _SHAPE.findall(shapes):
+    if dtype in _WIDTH:
+      size = int(np.prod([int(d) for d in dims.split(',') if d]))
+      yield size * _WIDTH[dtype]

@@ -12,6 +12,7 @@ from moniqua_jax.workers import AXIS
 from tests import helpers
 
 N, D = helpers.N, 1001
+LONG = 16_421  # two tiles in each stripe of 1 bit, and a rest
 KEY = jax.random.key(0)
 
 
@@ -237,3 +238,68 @@ def test_flatten_refuses_other_dtypes():
 def test_tuned_refuses_other_things():
   with pytest.raises(TypeError, match='expected a Quantizer or a Tuned'):
     base.tuned(mj.moniqua)
+
+
+# ----------------------------------------------------------- mixing in one go
+
+
+@pytest.mark.parametrize(
+  'bits,rounding,runner,d',
+  [
+    *((b, 'dithered', 'simulated', LONG) for b in range(1, 9)),
+    *((b, 'nearest', 'simulated', LONG) for b in (1, 2, 5, 8)),
+    *((b, 'stochastic', 'simulated', LONG) for b in (2, 3, 4, 8)),
+    *((b, 'dithered', r, LONG) for b in (1, 6) for r in ('sharded', 'pmapped')),
+    *((b, 'dithered', 'simulated', d) for b in (3, 4) for d in (101, 8192)),
+  ],
+)
+def test_mixing_is_to_the_bit_what_decoding_gives(bits, rounding, runner, d):
+  """All messages readable, and then not that of worker 3, for one value."""
+  quantizer = mj.moniqua(0.5, bits, rounding, digest=d != 8192)
+  lean, plain = _mixing(quantizer, helpers.RUNNERS[runner])
+  x = vectors(d, scale=100.0)
+  for poison in (x[3, 17], np.nan, 1e30):
+    x[3, 17] = poison
+    got, expected = lean(x, np.int32(1)), plain(x, np.int32(1))
+    assert (np.asarray(got[0]) != x / 2).sum() > d
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_full_precision_mixes_what_is_finite():
+  lean, plain = _mixing(mj.full_precision(), mj.simulated)
+  x = vectors(101)
+  jax.tree.map(np.testing.assert_array_equal, lean(x, 0), plain(x, 0))
+  x[3, 17] = np.nan
+  moved, seen = jax.tree.map(np.asarray, lean(x, 0))
+  assert np.isfinite(np.delete(moved, 3, axis=0)).all()
+  assert not seen.readable[[2, 4]].all(axis=1).any()
+  assert (moved[2, 17], moved[2, 18]) != (x[2, 17], x[2, 18])
+
+
+def _mixing(quantizer, run):
+  """The same round by `mix` and without it."""
+
+  def mix(quantizer):
+    talk = gossip.neighbours((mj.ring(N),), quantizer, axis_name=AXIS, key=KEY)
+
+    def worker(x, step):
+      moved, heard = talk.mix(x / 2, x, talk.init(), step)
+      return moved, heard.seen
+
+    return run(worker, (0, None))
+
+  assert quantizer.mix is not None
+  return mix(quantizer), mix(quantizer._replace(mix=None))
+
+
+def test_the_correction_on_top_of_x_is_mixed():
+  x = vectors(9001)
+
+  def worker(x):
+    options = dict(topology=mj.ring(N), quantizer=mj.moniqua(0.5, bits=4))
+    pull, _ = gossip.correction(x, KEY, axis_name=AXIS, **options)
+    moved, _ = gossip.mixed(x, KEY, axis_name=AXIS, **options)
+    return x + pull, moved
+
+  expected, moved = mj.simulated(worker, (0,))(x)
+  np.testing.assert_array_equal(moved, expected)

@@ -1,46 +1,116 @@
-"""The step compiled ahead of time for a TPU: bytes travel there, too.
+"""Programs compiled ahead of time for TPUs that are not there.
 
-`make test-tpu` installs libtpu in a folder of its own and runs this.
+`make test-tpu` installs libtpu in a folder of its own and runs this. The bytes
+that a program moves and its temporaries are what the compiler says, in
+multiples of the parameters in float32.
 """
 
+import contextlib
+import fcntl
+import functools
 import importlib.util
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
 from moniqua_jax import wire
+from tests.tpu_program import LONG, TAKEN
 
 ROOT = pathlib.Path(__file__).parents[1]
-D = 1_000_003
+
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(
+    importlib.util.find_spec('libtpu') is None,
+    reason='libtpu is not installed; `make test-tpu` does it',
+  ),
+]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None,
-  reason='libtpu is not installed; `make test-tpu` does it',
-)
-@pytest.mark.parametrize('bits', [1, 4, 8])
-def test_on_a_tpu_only_packed_bytes_travel(bits):
-  result = subprocess.run(
-    [sys.executable, 'tests/tpu_program.py', f'moniqua{bits}', str(D)],
-    cwd=ROOT,
-    env={**os.environ, 'TPU_SKIP_MDS_QUERY': '1', 'PYTHONPATH': _path()},
-    capture_output=True,
-    text=True,
-  )
+@functools.cache
+def programs(what, topology='v5e:4x4'):
+  """name -> what tpu_program.py printed of it."""
+  with _alone():
+    result = subprocess.run(
+      [sys.executable, '-m', 'tests.tpu_program', what, topology],
+      cwd=ROOT,
+      env={**os.environ, 'TPU_SKIP_MDS_QUERY': '1', 'PYTHONPATH': _path()},
+      capture_output=True,
+      text=True,
+    )
+  if result.returncode == TAKEN:
+    pytest.fail('another process has libtpu; try again later.', pytrace=False)
   assert result.returncode == 0, result.stderr
-  program = json.loads(result.stdout.splitlines()[-1])
-  bulk = [c for c in program['collectives'] if c[2] > 64]
-  # Asynchronous: an operation that starts has its operand and its result.
-  assert len(bulk) == 2 * 2
-  for kind, dtype, nbytes in bulk:
-    assert (kind, dtype) == ('collective-permute', 'u8')
-    assert nbytes == wire.packed_size(D, bits) + 12
+  found = map(json.loads, result.stdout.splitlines())
+  return {program['name']: program for program in found}
+
+
+@contextlib.contextmanager
+def _alone():
+  """One after the other, also under pytest-xdist and in two checkouts."""
+  lock = pathlib.Path(tempfile.gettempdir(), 'moniqua_jax_libtpu.lock')
+  with lock.open('w') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
 
 
 def _path():
   return os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+
+
+def check_messages(program, bits, edges=2, header=12):
+  """Two u8 payloads of the stated size, and nothing else of any length."""
+  bulk = [c for c in program['collectives'] if c[2] > 64]
+  # Asynchronous: an operation that starts has its operand and its result.
+  assert len(bulk) == 2 * edges
+  for kind, dtype, nbytes in bulk:
+    assert (kind, dtype) == ('collective-permute', 'u8')
+    assert nbytes == wire.packed_size(program['d'], bits) + header
+
+
+@pytest.mark.parametrize('topology', ['v5e:4x4', 'v5e:16x16'])
+def test_a_train_step_sends_packed_bytes_beside_its_gradient(topology):
+  program = programs('train_step', topology)['moniqua4']
+  check_messages(program, bits=4)
+  there, in_all = program['between']
+  assert in_all > 6 and there == in_all
+
+
+@pytest.mark.parametrize(
+  'name,bits,moved,temporary',
+  [
+    ('1 bits', 1, 4.0, 0.25),
+    ('4 bits', 4, 5.0, 0.25),
+    ('8 bits', 8, 6.5, 0.55),
+    ('1 bits, digest', 1, 6.25, 0.25),
+    ('4 bits, digest', 4, 6.5, 0.25),
+    ('8 bits, digest', 8, 8.0, 0.55),
+  ],
+)
+def test_gossip_of_a_long_vector_moves_few_bytes(name, bits, moved, temporary):
+  program = programs('long_vector')[name]
+  assert program['d'] == LONG
+  check_messages(program, bits, header=12 if 'digest' in name else 8)
+  assert program['bytes'] <= moved
+  assert program['temporary'] <= temporary
+
+
+def test_full_precision_is_mixed_in_one_pass():
+  # x and what came in are read, x is written, and each message counts four
+  # times: a send, a receive, and a copy at both ends.
+  program = programs('long_vector')['full_precision']
+  assert program['bytes'] <= 12.01 and program['temporary'] <= 2.01
+
+
+@pytest.mark.parametrize('bits', [1, 4, 8])
+def test_gossip_of_resnet50_is_leaner_than_in_full_precision(bits):
+  found = programs('resnet50')
+  program, full = found[f'{bits} bits'], found['full_precision']
+  check_messages(program, bits)
+  assert program['bytes'] < full['bytes']
+  assert program['temporary'] < full['temporary']

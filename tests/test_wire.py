@@ -12,10 +12,21 @@ import pytest
 from moniqua_jax import wire
 
 BITS = range(1, 9)
-SIZES = (0, 1, 2, 7, 8, 9, 1000, 4097)
+SIZES = (0, 1, 2, 7, 8, 9, 1000, 4097, 8192, 9001)
 
 
 def packed_by_hand(codes, bits):
+  """Whole tiles, 1024 codes of each stripe at a time, and then the rest."""
+  narrowest = next(w for w in (1, 2, 4, 8) if bits & w)
+  tiles = 1024 * 8 // narrowest
+  whole = len(codes) // tiles * tiles
+  packed = [
+    packed_planes(part, bits) for part in (codes[:whole], codes[whole:])
+  ]
+  return np.concatenate(packed)
+
+
+def packed_planes(codes, bits):
   """One code at a time: bit j*w of byte i holds code j*m + i of a plane."""
   planes, low = [], 0
   for w in (8, 4, 2, 1):

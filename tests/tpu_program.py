@@ -1,7 +1,8 @@
-"""Compiles a gossip step for a TPU that is not there, and prints what it does.
+"""Compiles for TPUs that are not there, and prints what the programs do.
 
-Run in a process of its own by test_tpu.py: libtpu holds a lock that the whole
-machine shares, and must not be loaded by the other tests.
+Run in a process of its own by test_tpu.py: libtpu must not be loaded by the
+other tests, nor by two processes at once, since it holds a lock that the whole
+machine shares. One line of JSON for each program; status 3 if libtpu is taken.
 """
 
 import json
@@ -10,50 +11,114 @@ import sys
 import jax
 from jax.experimental import topologies as tpus
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 import numpy as np
-import optax
 
+from configs import digits
 import moniqua_jax as mj
+from moniqua_jax import experiment as experiment_lib
+from moniqua_jax import gossip, loop, models
 from moniqua_jax.workers import AXIS
 from tests import hlo
 
-N = 8
-QUANTIZERS = {
-  'full_precision': mj.full_precision(),
-  **{f'moniqua{bits}': mj.moniqua(1.0, bits) for bits in (1, 4, 8)},
+TAKEN = 3
+LONG = 100_000_000  # values of a flat vector
+STEP = jax.ShapeDtypeStruct((), jnp.int32)
+
+
+def main(what, topology):
+  try:
+    tpu = tpus.get_topology_desc(platform='tpu', topology_name=topology)
+  except jax.errors.JaxRuntimeError as error:
+    if 'lockfile' not in str(error):
+      raise
+    sys.exit(TAKEN)
+  axis_types = (jax.sharding.AxisType.Auto,)
+  mesh = jax.sharding.Mesh(np.array(tpu.devices), (AXIS,), axis_types)
+  for name, compiled, d in PROGRAMS[what](mesh):
+    program = {
+      'name': name,
+      'd': d,
+      'collectives': list(hlo.collectives(compiled.as_text())),
+      'between': hlo.between_messages(compiled.as_text()),
+      'bytes': compiled.cost_analysis()['bytes accessed'] / (4 * d),
+      'temporary': compiled.memory_analysis().temp_size_in_bytes / (4 * d),
+    }
+    print(json.dumps(program), flush=True)
+
+
+def gossip_alone(mesh, d, quantizer, metrics):
+  """x + sum_j W_ij (x_hat_j - x_hat_i) on a ring, of a flat, donated f32[d]."""
+
+  def mix(x, step):
+    mixed, seen = gossip.mixed(
+      x,
+      jax.random.fold_in(jax.random.key(0), step),
+      topology=mj.ring(mesh.size),
+      quantizer=quantizer,
+      axis_name=AXIS,
+    )
+    return mixed, seen if metrics else ()
+
+  run = jax.shard_map(
+    mix, mesh=mesh, in_specs=(P(AXIS), P()), out_specs=P(AXIS), check_vma=False
+  )
+  x = jax.ShapeDtypeStruct((mesh.size * d,), jnp.float32)
+  return jax.jit(run, donate_argnums=0).lower(x, STEP).compile()
+
+
+def long_vector(mesh):
+  full = gossip_alone(mesh, LONG, mj.full_precision(), True)
+  yield 'full_precision', full, LONG
+  for bits in (1, 4, 8):
+    for digest in (False, True):
+      quantizer = mj.moniqua(1.0, bits, digest=digest)
+      # What is seen on the edges takes the pass that a digest takes.
+      compiled = gossip_alone(mesh, LONG, quantizer, metrics=digest)
+      yield f'{bits} bits{", digest" if digest else ""}', compiled, LONG
+
+
+def resnet50(mesh):
+  model = models.resnet50(num_classes=1000)
+  image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+  init = lambda key, image: model.init(key, image, train=False)
+  params = jax.eval_shape(init, jax.random.key(0), image)['params']
+  d = sum(leaf.size for leaf in jax.tree.leaves(params))
+  for name, quantizer in (
+    ('full_precision', mj.full_precision()),
+    *((f'{bits} bits', mj.moniqua(1.0, bits)) for bits in (1, 4, 8)),
+  ):
+    yield name, gossip_alone(mesh, d, quantizer, True), d
+
+
+def train_step(mesh):
+  """The step of `train.py`, of a convolution net on images of CIFAR's shape."""
+  n, config = mesh.size, digits.get_config('moniqua4')
+  config.workers = n
+  config.model.name = 'cnn'
+  config.data.update(name='synthetic', num_train=16 * n, num_test=16, seed=0)
+  config.data.update(shape=(32, 32, 3), num_classes=10)
+  experiment = experiment_lib.from_config(config)
+  init, step, _ = loop.make_steps(experiment)
+  rows = experiment.held.rows(list(range(n)))
+  state = jax.eval_shape(jax.vmap(init), rows)
+  batch = {
+    'image': jax.ShapeDtypeStruct((n, 16, 32, 32, 3), jnp.float32),
+    'label': jax.ShapeDtypeStruct((n, 16), jnp.int32),
+  }
+  run = mj.sharded(step, (0, 0, None), mesh, donate_argnums=0)
+  yield (
+    'moniqua4',
+    run.lower(state, batch, STEP).compile(),
+    state.params.shape[1],
+  )
+
+
+PROGRAMS = {
+  'long_vector': long_vector,
+  'resnet50': resnet50,
+  'train_step': train_step,
 }
 
-
-def main(name, d):
-  tpu = tpus.get_topology_desc(platform='tpu', topology_name='v5e:2x4')
-  axis_types = (jax.sharding.AxisType.Auto,)
-  mesh = jax.sharding.Mesh(
-    np.array(tpu.devices), (AXIS,), axis_types=axis_types
-  )
-  algorithm = mj.dpsgd(
-    mj.ring(N), QUANTIZERS[name], axis_name=AXIS, key=jax.random.key(0)
-  )
-
-  def step(x, state, u, k):
-    updates, state = algorithm.update(u, state, x, step=k)
-    return optax.apply_updates(x, updates), state
-
-  x = jax.ShapeDtypeStruct((N, d), jnp.float32)
-  state = jax.eval_shape(jax.vmap(algorithm.init), x)
-  run = mj.sharded(step, (0, 0, 0, None), mesh, donate_argnums=(0, 1))
-  compiled = run.lower(
-    x, state, x, jax.ShapeDtypeStruct((), jnp.int32)
-  ).compile()
-  print(
-    json.dumps(
-      {
-        'collectives': list(hlo.collectives(compiled.as_text())),
-        'bytes': compiled.cost_analysis()['bytes accessed'],
-        'temporary': compiled.memory_analysis().temp_size_in_bytes,
-      }
-    )
-  )
-
-
 if __name__ == '__main__':
-  main(sys.argv[1], int(sys.argv[2]))
+  main(*sys.argv[1:])

@@ -97,8 +97,8 @@ def adpsgd(
     del extra_args
     x, unravel = gossip.flatten(params)
     u, late = delayed(gossip.flatten(updates)[0], state.late, step)
-    _, pull, heard = neighbours.exchange(x, x, state.heard, step, agree)
-    return unravel(u + pull), ADPSGDState(heard, late)
+    updates, heard = neighbours.mix(u, x, state.heard, step, agree)
+    return unravel(updates), ADPSGDState(heard, late)
 
   return optax.GradientTransformationExtraArgs(init, update)
 

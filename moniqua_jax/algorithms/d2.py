@@ -81,8 +81,7 @@ def d2(
     x, unravel = gossip.flatten(params)
     u, _ = gossip.flatten(updates)
     half = x + u + state.drift
-    _, pull, heard = neighbours.exchange(half, half, state.heard, step, agree)
-    drift = state.drift + pull
+    drift, heard = neighbours.mix(state.drift, half, state.heard, step, agree)
     return unravel(u + drift), D2State(heard, drift)
 
   return optax.GradientTransformationExtraArgs(init, update)

@@ -8,7 +8,6 @@ Algorithm 1 of Lu and De Sa, ICML 2020, arXiv:2002.11787.
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
@@ -70,8 +69,8 @@ def dpsgd(
   def update(updates, state, params=None, *, step, agree=None, **extra_args):
     del extra_args
     x, unravel = gossip.flatten(params)
-    _, pull, heard = neighbours.exchange(x, x, state.heard, step, agree)
-    updates = jax.tree.map(jnp.add, updates, unravel(pull))
-    return updates, DPSGDState(heard)
+    u, _ = gossip.flatten(updates)
+    updates, heard = neighbours.mix(u, x, state.heard, step, agree)
+    return unravel(updates), DPSGDState(heard)
 
   return optax.GradientTransformationExtraArgs(init, update)

@@ -30,6 +30,8 @@ def quantize(
   >>> updates, _ = tx.update({'w': jnp.ones(3)}, tx.init(None))
   >>> updates['w']
   Array([1., 1., 1.], dtype=float32)
+
+  Source: ours.
   """
 
   def init(params):

@@ -2,7 +2,8 @@
 
 Not `jax.checkpoint`: it says what is kept for the backward pass, not when a
 leaf is gathered, and the compiler is free to gather all leaves at the start.
-XLA on CPUs does, and merges the second gathers with the first.
+XLA does: a step of 4 and of 12 equal layers, cut over 4 devices, needed room
+for 5 and 16 leaves on a TPU v5e, with `jax.checkpoint` or without.
 """
 
 from collections.abc import Callable

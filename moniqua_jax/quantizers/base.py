@@ -8,7 +8,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
+
+from moniqua_jax import wire
 
 Array = jax.Array
 
@@ -23,6 +26,9 @@ class Seen(NamedTuple):
     distance: f32[]; max|x_hat_j - reference| less the sender's own error bound.
     theta: f32[]; the bound on that distance under which the message was made,
       infinite for a quantizer that needs none.
+
+  >>> full_precision().inspect(jnp.ones(2), jnp.zeros(2)).distance
+  Array(1., dtype=float32)
   """
 
   readable: Array
@@ -55,6 +61,10 @@ class Codes(NamedTuple):
     count: of different codes, at most 2**bits.
     zero: the code of the value 0 in the middle of the codes; None without.
     bucket_size: values that belong together.
+
+  >>> from moniqua_jax import nuqsgd
+  >>> nuqsgd(bits=4).codes
+  Codes(bits=4, count=15, zero=7, bucket_size=8192)
   """
 
   bits: int
@@ -70,6 +80,10 @@ class Short(NamedTuple):
     capacity: size d -> the number of bytes, static.
     shorten: (payload u8[m], size d) -> (u8[capacity(d)], fits bool[]).
     restore: (short u8[capacity(d)], size d) -> payload u8[m], if it fits.
+
+  >>> from moniqua_jax import coded, nuqsgd
+  >>> coded(nuqsgd(bits=4), capacity=2.5).short.capacity(8192)
+  2568
   """
 
   capacity: Callable[[int], int]
@@ -92,6 +106,17 @@ class Quantizer(NamedTuple):
     decode_all: (payloads u8[n, m], reference: f32[d]) -> f32[n, d], row j from
       worker j, NaN where it is not readable: for quantizers that know their
       senders and decode all at once in less time than one after the other.
+    mix: (x: f32[d], payload, received, came: bool[E], pull, onto=None) ->
+      f32[d], onto + pull([x_hat_i, x_hat_1, ..., x_hat_E], came): what `decode`
+      gives of this worker's own payload and of those that it received, next to
+      x, in less memory traffic. `pull` works value by value, so that any part
+      of the vectors will do; onto is x if not given.
+
+  >>> signs = Quantizer(
+  ...   encode=lambda x, key: (x < 0).astype(jnp.uint8),
+  ...   decode=lambda payload, reference: 1 - 2 * jnp.float32(payload))
+  >>> signs.decode(signs.encode(jnp.array([3.0, -2.0]), None), jnp.zeros(2))
+  Array([ 1., -1.], dtype=float32)
   """
 
   encode: Callable[[Array, Array], Array]
@@ -101,6 +126,7 @@ class Quantizer(NamedTuple):
   codes: Codes | None = None
   short: Short | None = None
   decode_all: Callable[[Array, Array], Array] | None = None
+  mix: Callable[..., Array] | None = None
 
 
 class Tuned(NamedTuple):
@@ -112,6 +138,11 @@ class Tuned(NamedTuple):
     observe: (state, Seen over the edges, x: f32[d]) -> state.
     answered: its workers want to know whether they were read: one byte goes
       back along each edge, and `Seen.readable` says whether both ends read.
+
+  >>> from moniqua_jax import auto_theta
+  >>> finds_itself = auto_theta(bits=4, start=2.0)
+  >>> finds_itself.init(), finds_itself.answered
+  (Array(2., dtype=float32), True)
   """
 
   init: Callable[[], Any]
@@ -161,6 +192,8 @@ def scheduled(
   >>> halving = scheduled(lambda theta: full_precision(), lambda step: .5**step)
   >>> halving.init()
   ()
+
+  Source: the theta_k of arXiv:2002.11787 is such a number.
   """
   return Tuned(
     init=lambda: (),
@@ -231,6 +264,36 @@ def rounded(product: Array, zero: Array) -> Array:
   return product + zero
 
 
+def replaced(
+  vector: Array, start: int, stop: int, change: Callable[[Array], Array]
+) -> Array:
+  """The vector with one part of it changed, in place where there is a way.
+
+  XLA changes a vector in place if the slice that it reads is the one that it
+  writes, which it sees of slices that start where only the run can tell; on a
+  TPU, if they start at a tile, which it sees in a choice of two such starts.
+
+  Args:
+    vector: f32[d].
+    start: of the part, a multiple of `wire.TILE`.
+    stop: of the part.
+    change: f32[stop - start] -> f32[stop - start].
+
+  Returns:
+    f32[d].
+
+  >>> replaced(jnp.arange(3), 0, 2, lambda part: -part)
+  Array([ 0, -1,  2], dtype=int32)
+  """
+  if stop - start == vector.size:
+    return change(vector)
+  here = lax.optimization_barrier(jnp.bool(True))
+  other = 0 if start else wire.TILE
+  at = (jnp.where(here, jnp.uint32(start), jnp.uint32(other)),)
+  part = change(lax.dynamic_slice(vector, at, (stop - start,)))
+  return lax.dynamic_update_slice(vector, part, at)
+
+
 def total(rows: Array) -> Array:
   """The sum of each row, in one order whatever the program around.
 
@@ -268,8 +331,12 @@ def full_precision() -> Quantizer:
   >>> q = full_precision()
   >>> q.decode(q.encode(jnp.ones(2), key=None), jnp.zeros(2))
   Array([1., 1.], dtype=float32)
+
+  Source: the baseline of every paper here.
   """
-  return Quantizer(_send_as_it_is, _take_as_it_is, _see_as_it_is)
+  return Quantizer(
+    _send_as_it_is, _take_as_it_is, _see_as_it_is, mix=_mix_as_it_is
+  )
 
 
 def _send_as_it_is(x: Array, key: Array) -> Array:
@@ -280,6 +347,13 @@ def _send_as_it_is(x: Array, key: Array) -> Array:
 def _take_as_it_is(payload: Array, reference: Array) -> Array:
   del reference
   return payload
+
+
+def _mix_as_it_is(x, payload, received, came, pull, onto=None) -> Array:
+  # Value by value: to leave out a whole message for a value that is not finite
+  # would take a pass over all of them before this one.
+  onto = x if onto is None else onto
+  return onto + pull([payload, *received], jnp.ones_like(came))
 
 
 _see_as_it_is = watched(_take_as_it_is)

@@ -58,6 +58,12 @@ def bucketed(
 
   Raises:
     ValueError: unknown norm, or a bucket size below 1.
+
+  >>> from moniqua_jax.quantizers.leveled import grid
+  >>> q = bucketed(grid((-1.0, 0.0, 1.0), bucket_size=8), 'linf')
+  >>> x = jnp.array([2.0, -2.0, 0.0])
+  >>> q.decode(q.encode(x, jax.random.key(0)), x)
+  Array([ 2., -2.,  0.], dtype=float32)
   """
   if norm not in NORMS:
     raise ValueError(f'norm={norm!r}; choose from {sorted(NORMS)}.')
@@ -101,6 +107,13 @@ def bucketed(
 
 def rows_of(x: Array, bucket_size: int) -> Array:
   """Rows of `bucket_size`; the last is filled with zeros.
+
+  Args:
+    x: [d].
+    bucket_size: of the quantizer.
+
+  Returns:
+    [ceil(d / bucket_size), bucket_size].
 
   >>> rows_of(jnp.arange(3), 2)
   Array([[0, 1],

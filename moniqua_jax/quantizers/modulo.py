@@ -16,6 +16,7 @@ Payload: the packed codes, then theta (f32), the seed of u (u32), and a digest
 """
 
 from collections.abc import Callable
+import functools
 import math
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import dither, wire
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import base, fold
 
 Array = jax.Array
 
@@ -38,24 +39,41 @@ class Rounding(NamedTuple):
 
   Attributes:
     delta: bits -> worst error, as a fraction of B_theta.
-    sent: (seed, size) -> u, taken off before rounding.
-    received: (seed, size) -> u, put back after it.
+    sent: (seed, size, start) -> u of the places from start on, taken off before
+      rounding.
+    received: the same, put back after it.
     shared: whether all workers must draw the same u.
   """
 
   delta: Callable[[int], float]
-  sent: Callable[[Array, int], Array]
-  received: Callable[[Array, int], Array]
+  sent: Callable[[Array, int, int], Array]
+  received: Callable[[Array, int, int], Array]
   shared: bool
 
 
-def _dither(seed, size):
-  return dither.uniform(seed, size) - 0.5
+class Header(NamedTuple):
+  """What a message says of its codes.
+
+  Attributes:
+    bound: f32[], theta; NaN if the message is unreadable.
+    step: f32[], s.
+    inverse: f32[], 1 / s.
+    seed: u32[], of u.
+  """
+
+  bound: Array
+  step: Array
+  inverse: Array
+  seed: Array
 
 
-def _nothing(seed, size):
-  del seed, size
-  return jnp.float32(0)
+def _dither(seed, size, start):
+  return dither.uniform(seed, size, start) - 0.5
+
+
+def _nothing(seed, size, start):
+  del seed, start
+  return jnp.zeros(size, jnp.float32)
 
 
 ROUNDINGS = {
@@ -78,7 +96,7 @@ def moniqua(
   |x - y| < theta in every coordinate implies |x_hat - x| <= delta B_theta, with
   B_theta = 2 theta / (1 - 2 delta). In float32 the error may be 2 eps delta
   B_theta + 4 eps max(|x|, |y|) more, and |x - y| must stay below theta by
-  eps (2.5 max(|x|, |y|) + 4 theta); nearer to it a wrong turn is possible, and
+  eps (3.5 max(|x|, |y|) + 4 theta); nearer to it a wrong turn is possible, and
   the digest sees it.
 
   Args:
@@ -113,84 +131,116 @@ def moniqua(
   # B_theta / 2^b as one product, so that both ends compute the same step.
   per_theta = 2 / (1 - 2 * delta) / levels
 
-  def split(payload, size):
-    stop = wire.packed_size(size, bits)
-    bound = wire.from_bytes(payload[stop : stop + 4], jnp.float32)
-    seed = wire.from_bytes(payload[stop + 4 : stop + 8], jnp.uint32)
-    codes = wire.unpack(payload[:stop], bits, size)
-    return codes, bound, seed
+  def described(bound, seed):
+    step = bound * per_theta
+    return Header(bound, step, 1 / step, seed)
 
-  def turns(codes, bound, seed, reference):
-    """k, the number of whole turns that bring each code next to reference."""
-    u = rule.sent(seed, reference.size)
-    y = reference.astype(jnp.float32) / (bound * per_theta)
-    return jnp.rint((y - u - codes.astype(jnp.float32)) / levels)
+  def header(payload, size):
+    at = wire.packed_size(size, bits)
+    bound = wire.from_bytes(payload[at : at + 4], jnp.float32)
+    return described(
+      bound, wire.from_bytes(payload[at + 4 : at + 8], jnp.uint32)
+    )
+
+  def place(about, y, start):
+    # y / s - u, to the bit the same in whichever fusion XLA computes it. So are
+    # n and k: what is sent, its digest, and what the sender believes that it
+    # sent agree without being computed together. (A division would not do: XLA
+    # makes it a product here and there.)
+    quotient = base.rounded(y * about.inverse, jnp.minimum(about.step, 0))
+    return quotient - rule.sent(about.seed, y.size, start).reshape(y.shape)
+
+  def valued(about, n, start):
+    u = rule.received(about.seed, n.size, start)
+    zero = jnp.minimum(about.step, 0)  # a step is positive, or NaN
+    return base.rounded((n + u) * about.step, zero)
+
+  def resolved(about, codes, y, start=0):
+    codes = codes.astype(jnp.float32)
+    k = jnp.rint((place(about, y, start) - codes) / levels)
+    return k, valued(about, codes + levels * k, start)
+
+  def written(about, y, start):
+    y = fold.lanes(y)  # filled up with zeros, and n is 0 there
+    n = jnp.rint(place(about, y, start)).astype(jnp.int32)
+    codes = (n & (levels - 1)).astype(jnp.uint8)
+    far = ~(jnp.abs(y) < _REACH * about.step)
+    return codes, fold.low_byte(n >> bits), far.astype(jnp.uint8)
 
   def encode(x, key):
     x = x.astype(jnp.float32)
-    bound, seed = jnp.float32(theta), dither.seed(key)
-    n = jnp.rint(x / (bound * per_theta) - rule.sent(seed, x.size))
-    codes = (n.astype(jnp.int32) & (levels - 1)).astype(jnp.uint8)
-    step = bound * per_theta
-    within_reach = (base.largest(x) < _REACH * step) & jnp.isfinite(
-      levels * step
-    )
-    bound_sent = jnp.where(within_reach, bound, jnp.nan)
-    fields = [wire.to_bytes(bound_sent), wire.to_bytes(seed)]
-    if digest:
-      # Of the codes that are packed, through the receiver's function: computed
-      # from n in another fusion, a rounding tie would be a false alarm.
-      codes = lax.optimization_barrier(codes)
-      own = turns(codes, bound, seed, x)
-      fields.append(wire.to_bytes(fold_turns(own)))
-    return jnp.concatenate([wire.pack(codes, bits), *fields])
+    # 0, but only a run can tell: `mix` takes theta from a header, and must find
+    # the same n.
+    zero = jnp.minimum(jnp.abs(x[0]), 0)
+    bound = jnp.asarray(theta, jnp.float32) + zero
+    about = described(bound, dither.seed(key))
+    parts = wire.parts(x.size, bits)
+    each = [written(about, x[start:stop], start) for start, stop in parts]
+    codes, low, far = zip(*each, strict=True)
+    packed = wire.pack_parts(codes, bits, x.size)
+    far = fold.over_rows(lax.bitwise_or, far)
+    low = fold.over_rows(lax.bitwise_xor, low) if digest else ()
+    # One pass over x for all of them.
+    packed, far, low = lax.optimization_barrier((packed, far, low))
+    within = jnp.isfinite(levels * about.step) & jnp.isfinite(about.inverse)
+    bound = jnp.where(within & ~far.any(), bound, jnp.nan)
+    fields = [bound, about.seed] + ([fold.folded(low)] if digest else [])
+    return jnp.concatenate([*packed, *map(wire.to_bytes, fields)])
 
   def decode(payload, reference):
-    codes, bound, seed = split(payload, reference.size)
-    k = turns(codes, bound, seed, reference)
-    n = codes.astype(jnp.float32) + levels * k
-    x_hat = (n + rule.received(seed, reference.size)) * (bound * per_theta)
-    zero = jnp.minimum(bound, 0)  # a bound is positive, or NaN
-    return base.rounded(x_hat, zero).astype(reference.dtype)
+    codes = wire.unpack(payload, bits, reference.size)
+    about, y = header(payload, reference.size), reference.astype(jnp.float32)
+    return resolved(about, codes, y)[1].astype(reference.dtype)
+
+  def looked(about, codes, y, start):
+    """In lanes: the largest distance, in bits, and the low bytes of turns."""
+    k, x_hat = resolved(about, codes, y, start)
+    # As bits a NaN is the largest; `jnp.max` may lose it (see `base.largest`).
+    gap = lax.bitcast_convert_type(jnp.abs(x_hat - y), jnp.uint32)
+    seen = [fold.over_rows(lax.max, [fold.lanes(gap)])]
+    if digest:
+      low = fold.lanes(fold.low_byte(k).astype(jnp.uint32))
+      seen.append(fold.over_rows(lax.bitwise_xor, [low]))
+    return lax.optimization_barrier(seen)  # one pass over y for both
 
   def inspect(payload, reference):
-    codes, bound, seed = split(payload, reference.size)
-    readable = jnp.isfinite(bound)
+    about, size = header(payload, reference.size), reference.size
+    y, each = reference.astype(jnp.float32), []
+    for start, stop in wire.parts(size, bits):
+      codes = wire.unpack_part(payload, bits, size, start, stop)
+      each.append(looked(about, codes, y[start:stop], start))
+    gaps, *low = zip(*each, strict=True)
+    readable = jnp.isfinite(about.bound)
     if digest:
-      own = fold_turns(turns(codes, bound, seed, reference))
+      own = fold.folded(functools.reduce(lax.bitwise_xor, low[0]))
       readable &= own == wire.from_bytes(payload[-4:], jnp.uint32)
-    gap = jnp.max(jnp.abs(decode(payload, reference) - reference))
-    error = delta * levels * per_theta * bound
-    # A receiver that is itself not finite reads nothing.
-    readable &= jnp.isfinite(gap)
-    return base.Seen(readable, jnp.maximum(gap - error, 0), bound)
+    gap = jnp.max(functools.reduce(lax.max, gaps))
+    gap = lax.bitcast_convert_type(gap, jnp.float32)
+    error = delta * levels * about.step
+    return base.Seen(readable, jnp.maximum(gap - error, 0), about.bound)
+
+  def mix(x, payload, received, came, pull, onto=None):
+    own = header(payload, x.size)
+    theirs = [header(message, x.size) for message in received]
+
+    def change(start, stop, part):
+      y = (part if onto is None else x[start:stop]).astype(jnp.float32)
+      # n again, and not from the codes: a third of the traffic of 1 bit.
+      x_hats = [valued(own, jnp.rint(place(own, y, start)), start)]
+      for about, message in zip(theirs, received, strict=True):
+        codes = wire.unpack_part(message, bits, x.size, start, stop)
+        x_hats.append(resolved(about, codes, y, start)[1])
+      return part + pull([x_hat.astype(x.dtype) for x_hat in x_hats], came)
+
+    mixed = x if onto is None else onto
+    parts = wire.parts(x.size, bits) if bits < 8 else ((0, x.size),)
+    for start, stop in parts:
+      part_of = functools.partial(change, start, stop)
+      mixed = base.replaced(mixed, start, stop, part_of)
+    return lax.optimization_barrier(mixed)  # as one vector; see gossip.py
 
   codes = base.Codes(bits, levels, None, _CODED_TOGETHER)
-  return base.Quantizer(encode, decode, inspect, rule.shared, codes)
-
-
-def fold_turns(turns: Array) -> Array:
-  """Folds all turns into 4 bytes: the XOR of each, rotated by its place mod 32.
-
-  Sees every single wrong turn (but one by a multiple of 256), and several
-  unless they cancel: two wrong turns by one cancel only in places that are
-  equal mod 32. A hash of the integers would cost three times the encoder.
-
-  Args:
-    turns: f32[d], integers.
-
-  Returns:
-    u32[].
-
-  >>> fold_turns(jnp.array([0.0, 1.0, 2.0, -1.0]))
-  Array(2034, dtype=uint32)
-  """
-  low = (turns.astype(jnp.int32) & 255).astype(jnp.uint8)
-  lanes = jnp.pad(low, (0, -low.size % 128)).reshape(-1, 128)
-  lanes = lax.reduce(lanes, jnp.uint8(0), lax.bitwise_xor, (0,))
-  words, left = lanes.astype(jnp.uint32), jnp.arange(128, dtype=jnp.uint32) % 32
-  words = (words << left) | (words >> (32 - left) % 32)
-  return lax.reduce(words, jnp.uint32(0), lax.bitwise_xor, (0,))
+  return base.Quantizer(encode, decode, inspect, rule.shared, codes, mix=mix)
 
 
 def _check(theta, bits, rounding):

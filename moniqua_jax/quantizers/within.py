@@ -37,6 +37,8 @@ def within(
   >>> q = within(base.full_precision(), lambda x: 2 * x, lambda x: x / 2)
   >>> q.encode(jnp.ones(2), jax.random.key(0))
   Array([2., 2.], dtype=float32)
+
+  Source: ours.
   """
   if isinstance(quantizer, base.Tuned):
     return base.Tuned(
@@ -96,6 +98,8 @@ def scaled(
   >>> q = scaled(base.full_precision(), ((2, 1.0), (1, 0.5)))
   >>> q.encode(jnp.ones(3), jax.random.key(0))
   Array([1., 1., 2.], dtype=float32)
+
+  Source: ours.
   """
   if not scales:
     raise ValueError('scales=(); give a (size, scale) for every leaf.')
