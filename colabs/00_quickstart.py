@@ -16,23 +16,29 @@
 # Eight workers train one model. After every step each tells its two neighbours
 # on a ring where its parameters stand, in 32, 4 or 1 bits per parameter.
 #
-# On Colab, install first; locally, `make demo` has already done it.
+# On Colab, run the next cell first. Locally, from a checkout:
+# `pip install '.[notebooks]'`, then `jupyter execute colabs/00_quickstart.ipynb`.
 
 # %%
 try:
   import moniqua_jax
 except ImportError:
-  # %pip install --quiet moniqua_jax
+  from pathlib import Path
+
+  source = '..' if Path('../pyproject.toml').exists() else 'moniqua_jax'
+  # %pip install --quiet {source}
   import moniqua_jax
+
+# %%
+# %matplotlib inline
+import re
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
-import numpy as np
 import optax
 
 import moniqua_jax as mj
-from moniqua_jax import data
+from moniqua_jax import data, plots
 
 # %% [markdown]
 # ## One message
@@ -56,6 +62,15 @@ assert payload.dtype == jnp.uint8 and mj.nbytes(payload) == 512
 assert jnp.abs(x_hat - x).max() <= 0.2 / 15 + 1e-6
 
 # %% [markdown]
+# The receiver's vector $y$ is within $\theta$ of $x$ in every coordinate, so the
+# error is at most $\delta B_\theta = \theta / (2^b - 1)$. Where each value stands
+# in the bytes, for a message of ten:
+
+# %%
+header = [('theta', 4), ('seed', 4), ('digest', 4)]
+plots.message(quantizer, d=10, header=header)
+
+# %% [markdown]
 # If the workers are further apart than theta the receiver cannot know the turn.
 # A digest in the message lets it see that, instead of a silent wrong answer.
 
@@ -65,14 +80,14 @@ print('readable:', bool(quantizer.inspect(payload, too_far).readable))
 assert not quantizer.inspect(payload, too_far).readable
 
 # %% [markdown]
-# ## One worker, then eight
+# ## One worker
 #
-# The step of a worker is written once, for one worker; the gossip is the last
-# link of an optax chain.
+# A model, a loss and an optax chain: nothing here knows of other workers. The
+# step of a worker is written once, and `gossip` is the last link of the chain.
 
 # %%
 digits = data.digits()
-WORKERS, BATCH, STEPS = 8, 16, 400
+WORKERS, BATCH, STEPS = 8, 16, 300
 
 
 def logits(params, images):
@@ -102,27 +117,58 @@ def make_step(tx):
   return step
 
 
-def train(topology, quantizer):
-  """Loss by step, and the accuracy of the mean model."""
+def chain(gossip):
   schedule = optax.cosine_decay_schedule(0.1, STEPS)
-  gossip = mj.dpsgd(
-    topology, quantizer, axis_name='workers', key=jax.random.key(0)
-  )
-  tx = optax.chain(optax.sgd(schedule, momentum=0.9), gossip)
+  return optax.chain(optax.sgd(schedule, momentum=0.9), gossip)
+
+
+@jax.jit
+def accuracy(params):
+  """Of the mean of the workers' models."""
+  (test,) = data.test_batches(digits, len(digits.test.labels))
+  mean = jax.tree.map(lambda leaf: leaf.mean(0), params)
+  return jnp.mean(jnp.argmax(logits(mean, test['image']), -1) == test['label'])
+
+
+def train(gossip, nbytes, workers=WORKERS):
+  """Rows of loss and bytes by step, and of accuracy now and then."""
+  tx = chain(gossip)
   one = init_params(jax.random.key(3))
-  params = jax.tree.map(lambda leaf: jnp.stack([leaf] * WORKERS), one)
+  params = jax.tree.map(lambda leaf: jnp.stack([leaf] * workers), one)
   opt_state = mj.simulated(tx.init, (0,))(params)
   step_fn = mj.simulated(make_step(tx), (0, 0, 0, None))
-  shards = data.iid(digits.train.labels, WORKERS, seed=0)
-  losses = []
+  shards = data.iid(digits.train.labels, workers, seed=0)
+  rows = []
   for step in range(STEPS):
     batch = data.batch(digits, shards, seed=0, step=step, batch_size=BATCH)
     params, opt_state, loss = step_fn(params, opt_state, batch, jnp.int32(step))
-    losses.append(float(loss.mean()))
-  mean = jax.tree.map(lambda leaf: leaf.mean(0), params)
-  (test,) = data.test_batches(digits, len(digits.test.labels))
-  hits = jnp.argmax(logits(mean, test['image']), -1) == test['label']
-  return np.array(losses), float(hits.mean())
+    row = {'step': step + 1, 'train/loss': float(loss.mean())}
+    row['wire/bytes_sent'] = nbytes * (step + 1)
+    if (step + 1) % 25 == 0:
+      row['test/accuracy'] = float(accuracy(params))
+    rows.append(row)
+  return rows
+
+
+alone = train(optax.identity(), nbytes=0, workers=1)
+print(f'one worker: test accuracy {100 * alone[-1]["test/accuracy"]:.1f} %')
+
+# %% [markdown]
+# ## Eight workers on a ring
+#
+# A topology is a list of edges: who sends to whom, and with which weight. Worker
+# $i$ moves towards what it heard, $x_i + \sum_j W_{ij} (\hat x_j - \hat x_i)$.
+
+# %%
+ring = mj.ring(WORKERS)
+plots.topology(ring)
+
+# %% [markdown]
+# Three quantizers, and the bytes of one of their messages. With 1 bit the pull
+# is damped: `lazy(ring, 0.2)` is the slack matrix $0.2\, W + 0.8\, I$.
+
+# %%
+d = sum(leaf.size for leaf in jax.tree.leaves(init_params(jax.random.key(3))))
 
 
 def follow(theta):
@@ -131,47 +177,90 @@ def follow(theta):
   return lambda step: theta * rate(step)
 
 
-ring = mj.ring(WORKERS)
+def moniqua(bits):
+  return mj.scheduled(lambda theta: mj.moniqua(theta, bits), follow(1.0))
+
+
 RUNS = {
-  '32 bits': (ring, mj.full_precision(), 32),
-  '4 bits': (
-    ring,
-    mj.scheduled(lambda theta: mj.moniqua(theta, bits=4), follow(1.0)),
-    4,
-  ),
-  '1 bit, gamma 0.2': (
-    mj.lazy(ring, 0.2),
-    mj.scheduled(lambda theta: mj.moniqua(theta, bits=1), follow(1.0)),
-    1,
-  ),
+  '32 bits': (ring, mj.full_precision()),
+  '4 bits': (ring, moniqua(4)),
+  '1 bit, gamma 0.2': (mj.lazy(ring, 0.2), moniqua(1)),
 }
-results = {name: train(*run[:2]) for name, run in RUNS.items()}
-for name, (_, accuracy) in results.items():
-  print(f'{name:18s} test accuracy of the mean model {100 * accuracy:.1f} %')
-
-# %%
-best = results['32 bits'][1]
-assert all(accuracy > best - 0.015 for _, accuracy in results.values())
-
-# %% [markdown]
-# The same loss, for a fraction of the bytes: two messages a step, of
-# ceil(d b / 8) + 12 bytes each.
-
-# %%
-d = 64 * 128 + 128 * 10
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
-styles = ['-', '--', '-.']
-for (name, (losses, _)), style in zip(results.items(), styles, strict=True):
-  bits = RUNS[name][2]
-  nbytes = 2 * (4 * d if bits == 32 else -(-d * bits // 8) + 12)
-  smooth = np.convolve(losses, np.ones(10) / 10, 'valid')
-  left.semilogy(smooth, style, label=name)
-  right.loglog(nbytes * np.arange(1, len(smooth) + 1) / 1e6, smooth, style)
-left.set(xlabel='step', ylabel='training loss, mean of 10 steps')
-right.set(xlabel='MB sent per worker')
-left.legend()
-figure.tight_layout()
+MESSAGES = {
+  '32 bits': mj.full_precision(),
+  '4 bits': mj.moniqua(1.0, bits=4),
+  '1 bit, gamma 0.2': mj.moniqua(1.0, bits=1),
+}
+plots.sizes(MESSAGES, d)
 
 # %% [markdown]
-# Next: `train.py` runs the same with checkpoints, metrics and real images:
+# ## What is on the wire
+#
+# JAX can say what a worker sends before anything runs. `ppermute` is the
+# collective that carries a message along an edge of the topology.
+
+
+# %%
+def dpsgd(topology, quantizer):
+  """D-PSGD; with the quantizer `moniqua` it is Moniqua."""
+  key = jax.random.key(0)
+  return mj.dpsgd(topology, quantizer, axis_name='workers', key=key)
+
+
+def carried(gossip):
+  """The types of all that one worker sends in a step."""
+  tx, params = chain(gossip), init_params(jax.random.key(3))
+  shards = data.iid(digits.train.labels, WORKERS, seed=0)
+  batch = data.batch(digits, shards, seed=0, step=0, batch_size=BATCH)
+  batch = jax.tree.map(lambda leaf: leaf[0], batch)
+  traced = jax.make_jaxpr(make_step(tx), axis_env=[('workers', WORKERS)])
+  jaxpr = traced(params, tx.init(params), batch, jnp.int32(0))
+  text = jaxpr.pretty_print(use_color=False)
+  return re.findall(r'\w+:(\w+\[\d*\]) = ppermute', text)
+
+
+for name, (topology, quantizer) in RUNS.items():
+  print(f'{name:18s} sends', carried(dpsgd(topology, quantizer)))
+
+# %%
+assert carried(dpsgd(*RUNS['32 bits'])) == [f'f32[{d}]'] * 2
+assert carried(dpsgd(*RUNS['4 bits'])) == [f'u8[{d // 2 + 12}]'] * 2
+assert carried(dpsgd(*RUNS['1 bit, gamma 0.2'])) == [f'u8[{d // 8 + 12}]'] * 2
+
+# %% [markdown]
+# ## The same loss, for a fraction of the bytes
+#
+# Each worker sends two messages a step, one to each neighbour.
+
+# %%
+results = {}
+for name, (topology, quantizer) in RUNS.items():
+  encode, key = MESSAGES[name].encode, jax.random.key(0)
+  message = jax.eval_shape(encode, jax.ShapeDtypeStruct((d,), 'float32'), key)
+  gossip = dpsgd(topology, quantizer)
+  results[name] = train(gossip, nbytes=2 * mj.nbytes(message))
+  last = results[name][-1]
+  print(f'{name:18s} {last["wire/bytes_sent"] / 1e6:6.2f} MB sent, '
+        f'test accuracy {100 * last["test/accuracy"]:.1f} %')
+
+# %%
+best = results['32 bits'][-1]['test/accuracy']
+assert best > alone[-1]['test/accuracy'] - 0.01
+for rows in results.values():
+  assert rows[-1]['test/accuracy'] > best - 0.015
+
+# %%
+plots.compare(
+  results,
+  [
+    ('step', 'train/loss'),
+    ('wire/bytes_sent', 'train/loss'),
+    ('wire/bytes_sent', 'test/accuracy'),
+  ],
+)
+
+# %% [markdown]
+# Next: [01_moniqua](01_moniqua.ipynb) takes the quantizer apart, and
+# [04_your_own](04_your_own.ipynb) writes a new one. `train.py` runs the same with
+# checkpoints, metrics and real images:
 # `python train.py --config=configs/digits.py:moniqua1 --workdir=runs/moniqua1`.

@@ -1,4 +1,4 @@
-"""Numbers stand in their columns, files are written, partial runs are shown."""
+"""Numbers stand in their columns, figures show what they were given."""
 
 import json
 import os
@@ -7,11 +7,17 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 
+import jax
+import jax.numpy as jnp
 import matplotlib
+import matplotlib.text
+import numpy as np
 from PIL import Image
 import pytest
 
-from moniqua_jax import plots, tables
+import moniqua_jax as mj
+from moniqua_jax import metrics, plots, tables, theory, wire
+from moniqua_jax.plots import runs as runs_lib
 
 FILES = ['figure.png', 'figure.svg', 'table.md']
 MONIQUA = {'quantizer': {'name': 'moniqua', 'bits': 4, 'theta': 1.0}}
@@ -291,7 +297,7 @@ def test_labels_tell_runs_apart(tmp_path, baseline):
     *seeds(tmp_path, [0.1, 0.2], **MONIQUA),
   ]
   groups = tables.by_seed([tables.load(run) for run in runs])
-  assert list(plots._labels(groups)) == [
+  assert list(runs_lib._labels(groups)) == [
     'D-PSGD (base)',
     'D-PSGD (longer)',
     'all-reduce (distance 0)',
@@ -320,7 +326,7 @@ def test_a_folder_without_config_is_named(baseline):
   ],
 )
 def test_command_line_chooses_the_folder(monkeypatch, capsys, args, out):
-  monkeypatch.setattr(plots, 'report', lambda runs, out: f'{runs} {out}')
+  monkeypatch.setattr(runs_lib, 'report', lambda runs, out: f'{runs} {out}')
   assert plots.main(args) == 0
   runs = [arg for arg in args if arg in 'ab']
   assert capsys.readouterr().out == f'{runs} {out}'
@@ -347,3 +353,229 @@ def test_module_runs_without_pyplot(baseline):
   assert 'matplotlib.figure' in run.stderr
   assert 'matplotlib.pyplot' not in run.stderr
   assert set(FILES) <= set(os.listdir(baseline))
+
+
+# ------------------------------------------------------- figures by function
+
+
+def gossip_rows(theta, steps=6):
+  """Rows of workers that gossip, 4 bits on a ring, and do nothing else."""
+  algorithm = mj.dpsgd(
+    mj.ring(8),
+    mj.moniqua(theta, bits=4),
+    axis_name='workers',
+    key=jax.random.key(0),
+  )
+
+  def one_round(x, state, step):
+    moved, state = algorithm.update(jnp.zeros_like(x), state, x, step=step)
+    return x + moved, state
+
+  x = jax.random.normal(jax.random.key(1), (8, 50))
+  state = mj.simulated(algorithm.init, (0,))(x)
+  one_round = mj.simulated(one_round, (0, 0, None))
+  rows = []
+  for step in range(steps):
+    x, state = one_round(x, state, jnp.int32(step))
+    zero = np.zeros(8)
+    seen = {'loss': zero, 'accuracy': zero, 'seen': state.heard.seen}
+    rows.append({'step': step} | metrics.summarise([jax.device_get(seen)]))
+    rows[-1]['gossip/consensus_rms'] = float(jnp.std(x, axis=0).mean())
+  return rows
+
+
+MONIQUA_ENDS = [('theta', 4), ('seed', 4), ('digest', 4)]
+
+
+def noise_by_bits():
+  v = np.random.default_rng(0).normal(size=512)
+  levels = lambda bits: [0, *2.0 ** -np.arange(2 ** (bits - 1) - 2, -1, -1)]
+  return {'NUQSGD': {b: theory.exact_variance(v, levels(b)) for b in (3, 4, 5)}}
+
+
+def bound_by_bits():
+  s = lambda bits: 2 ** (bits - 1) - 2
+  return {'NUQSGD': {b: theory.nuqsgd_variance(s(b), 512) for b in (3, 4, 5)}}
+
+
+def drawn():
+  with plots.drawing(4, 3) as fig:
+    axes = fig.subplots()
+    axes.plot([1, 2], [3, 4], label='a line', **plots.line_style(0))
+    axes.set(xlabel='x', ylabel='y')
+    axes.legend()
+  return fig
+
+
+FIGURES = {
+  'compare': lambda: plots.compare(
+    {'wide': gossip_rows(8.0), 'of a long name that takes space': [row(3)]},
+    [('step', 'gossip/consensus_rms'), ('wire/bytes_sent', 'train/loss')],
+  ),
+  'compare, one panel': lambda: plots.compare(
+    {f'a method with a long name, number {i}': [row(3)] for i in range(9)},
+    [('epoch', 'train/loss')],
+  ),
+  'margin': lambda: plots.margin(
+    {'theta 8': gossip_rows(8.0), 'theta .1': gossip_rows(0.1)}
+  ),
+  'variance': lambda: plots.variance(noise_by_bits(), bound_by_bits()),
+  'topology': lambda: plots.topology(mj.ring(8)),
+  'topology, directed': lambda: plots.topology(mj.exponential(8)),
+  'topology, large': lambda: plots.topology(mj.torus(4, 6)),
+  'message': lambda: plots.message(mj.moniqua(1.0, bits=3), 12, MONIQUA_ENDS),
+  'sizes': lambda: plots.sizes(
+    {
+      '32 bits': mj.full_precision(),
+      '1 bit': mj.moniqua(1.0, bits=1),
+      'NUQSGD, 4 bits': mj.nuqsgd(4, bucket_size=64),
+    },
+    9472,
+  ),
+  'drawing': drawn,
+}
+
+
+@pytest.fixture(scope='module')
+def figures():
+  made = {}
+  return lambda name: made.setdefault(name, FIGURES[name]())
+
+
+every_figure = pytest.mark.parametrize('name', FIGURES)
+
+
+@every_figure
+def test_a_figure_is_saved_twice_with_the_same_bytes(name, figures, tmp_path):
+  fig = figures(name)
+  for copy in 'ab':
+    plots.save(fig, tmp_path / copy, dpi=100)
+  for suffix in ('.svg', '.png'):
+    first, second = (tmp_path / f'{copy}{suffix}' for copy in 'ab')
+    assert first.read_bytes() == second.read_bytes()
+  ET.parse(tmp_path / 'a.svg')
+  with Image.open(tmp_path / 'a.png') as image:
+    np.testing.assert_allclose(image.size, 100 * fig.get_size_inches(), atol=1)
+
+
+@every_figure
+def test_a_figure_has_labels_and_a_legend(name, figures):
+  fig = figures(name)
+  legends = [*fig.legends, *filter(None, (a.get_legend() for a in fig.axes))]
+  assert legends and all(legend.get_texts() for legend in legends)
+  for axes in fig.axes:
+    # Panels of a grid that share an axis label it once, at the edge.
+    shared_x, shared_y = (
+      len(group.get_siblings(axes)) > 1
+      for group in (axes.get_shared_x_axes(), axes.get_shared_y_axes())
+    )
+    assert axes.get_xlabel() or shared_x
+    assert axes.get_ylabel() or shared_y or name.startswith('topology')
+
+
+@every_figure
+def test_no_text_is_clipped(name, figures):
+  fig = figures(name)
+  page = fig.bbox
+  for text in fig.findobj(matplotlib.text.Text):
+    box = text.get_window_extent()
+    # Ticks beyond the view are there, and not drawn.
+    if not text.get_text() or box.width == 0 or _is_hidden_tick(text, fig):
+      continue
+    assert box.x0 > -1 and box.y0 > -1, text
+    assert box.x1 < page.x1 + 1 and box.y1 < page.y1 + 1, text
+
+
+def _is_hidden_tick(text, fig):
+  ticks = [
+    (axis, tick)
+    for axes in fig.axes
+    for axis in (axes.xaxis, axes.yaxis)
+    for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+    if text in (tick.label1, tick.label2)
+  ]
+  for axis, tick in ticks:
+    low, high = sorted(axis.get_view_interval())
+    return not (text.get_visible() and low <= tick.get_loc() <= high)
+  return False
+
+
+def test_twelve_lines_differ_without_their_colours():
+  looks = [plots.line_style(i) for i in range(12)]
+  assert len({(look['linestyle'], look['marker']) for look in looks}) == 12
+
+
+def test_lines_show_the_numbers_in_the_units_of_their_axis():
+  rows = [row(s) for s in (1, 2)] + [{'step': 3}]  # without the other keys
+  fig = plots.compare({'a': rows}, [('wire/bytes_sent', 'train/loss')])
+  xs, ys = fig.axes[0].lines[0].get_xydata().T
+  np.testing.assert_allclose(xs, [0.001, 0.002])  # MB
+  np.testing.assert_allclose(ys, [2.0, 1.0])
+
+
+def test_a_quantity_of_ones_own_has_its_scale():
+  rows = [{'step': s, 'noise': 10.0**s} for s in range(100)]
+  about = {'noise': ('noise of mine', 2.0, 'log')}
+  pair = [('step', 'noise')]
+  fig = plots.compare({'a': rows}, pair, points=100, quantities=about)
+  assert fig.axes[0].get_yscale() == 'log'
+  assert fig.axes[0].get_ylabel() == 'noise of mine'
+  ys = fig.axes[0].lines[0].get_ydata()
+  np.testing.assert_allclose(ys, [2 * 10.0**s for s in range(100)])
+
+
+def test_margin_shows_theta_and_what_is_lost(figures):
+  above, below = figures('margin').axes[1::2]  # of theta .1
+  theta, _ = above.lines
+  np.testing.assert_allclose(theta.get_ydata(), 0.1, rtol=1e-6)
+  (shape,) = below.collections
+  assert shape.get_datalim(below.transData).y1 == 100  # all are too far apart
+
+
+@pytest.mark.parametrize('graph', [mj.ring(5), mj.exponential(6), mj.star(4)])
+def test_topology_has_an_arrow_for_each_message(graph):
+  w = mj.matrix(graph)
+  left, right = plots.topology(graph).axes
+  arrows = [text for text in left.texts if getattr(text, 'arrow_patch', None)]
+  both_ways = np.allclose(w, w.T)
+  assert len(arrows) == np.count_nonzero(w - np.diag(np.diag(w))) / (
+    1 + both_ways
+  )
+  np.testing.assert_array_equal(right.images[0].get_array(), w)
+
+
+@pytest.mark.parametrize('bits', [1, 3, 4, 8])
+def test_message_says_where_each_bit_stands(bits):
+  d = 11
+  fig = plots.message(mj.moniqua(1.0, bits), d, MONIQUA_ENDS)
+  owner = {}
+  for text in fig.axes[0].texts:
+    if text.get_text().isdigit():
+      x, y = text.get_position()
+      owner[int(x), int(y)] = int(text.get_text())
+  assert sorted(owner.values()) == sorted([*range(d)] * bits)
+  codes = np.random.default_rng(0).integers(2**bits, size=d).astype(np.uint8)
+  packed = np.asarray(wire.pack(jnp.asarray(codes), bits))
+  ones = [
+    sum(int(packed[x] >> y & 1) for (x, y), j in owner.items() if j == value)
+    for value in range(d)
+  ]
+  assert ones == [int(code).bit_count() for code in codes]
+
+
+def test_message_refuses_a_header_of_another_size():
+  with pytest.raises(ValueError, match='12 bytes that follow'):
+    plots.message(mj.moniqua(1.0, bits=4), 10, [('theta', 4)])
+  with pytest.raises(ValueError, match='no codes'):
+    plots.message(mj.full_precision(), 10)
+
+
+def test_bars_are_as_long_as_the_messages():
+  quantizers = {'a': mj.full_precision(), 'b': mj.nuqsgd(4, bucket_size=64)}
+  (axes,) = plots.sizes(quantizers, 1000).axes
+  ends = [0, 0]
+  for bars in axes.containers:
+    for i, bar in enumerate(bars):
+      assert bar.get_x() == ends[i]
+      ends[i] += bar.get_width()
+  assert ends == [4000, 500 + 4 * 16]

@@ -1,0 +1,146 @@
+"""Panels of lines: one measured quantity against another, a line a run."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib.figure
+import matplotlib.lines
+import numpy as np
+
+from moniqua_jax import tables
+from moniqua_jax.plots import look
+
+# Label with the unit, factor and scale of an axis.
+QUANTITIES = {
+  'step': ('steps', 1.0, 'linear'),
+  'epoch': ('epochs', 1.0, 'linear'),
+  'seconds': ('seconds', 1.0, 'linear'),
+  'wire/bytes_sent': ('MB sent per worker', 1e-6, 'log'),
+  'train/loss': ('training loss', 1.0, 'log'),
+  'test/accuracy': ('test accuracy, mean model (%)', 100.0, 'linear'),
+  'test/worst_worker': ('test accuracy, worst worker (%)', 100.0, 'linear'),
+  'gossip/consensus_rms': ('consensus distance (rms)', 1.0, 'log'),
+  'iteration': ('iterations', 1.0, 'linear'),
+  'coded_bits': ('Mbit coded, all workers', 1e-6, 'log'),
+  'distance': (r'$|x - x^*|^2 / |x_0 - x^*|^2$', 1.0, 'log'),
+}
+POINTS = 40  # of a line at most
+
+
+def compare(
+  runs: Mapping[str, Sequence[dict]],
+  panels: Sequence[tuple[str, str]],
+  columns: int = 3,
+  points: int = POINTS,
+  quantities: Mapping[str, tuple[str, float, str]] | None = None,
+) -> matplotlib.figure.Figure:
+  """A panel for each pair of quantities, a line for each run.
+
+  Of more rows than `points` a line shows the means of as many stretches, since
+  single steps' losses are noise.
+
+  Args:
+    runs: rows by label, as in metrics.jsonl; a row need not have all keys.
+    panels: pairs (key of x, key of y). A key that nothing says more of is its
+      own label, on a linear axis.
+    columns: panels side by side.
+    points: of a line at most.
+    quantities: (label, factor, 'linear' or 'log') by key, besides those of
+      `QUANTITIES`.
+
+  Returns:
+    A figure with the legend below.
+
+  >>> rows = [{'step': s, 'train/loss': 1 / s} for s in (1, 2, 3)]
+  >>> fig = compare({'D-PSGD': rows}, [('step', 'train/loss')])
+  >>> fig.axes[0].get_ylabel()
+  'training loss'
+  """
+  about = {key: quantity(key, quantities) for pair in panels for key in pair}
+  lines = -(-len(panels) // columns)
+  columns = min(columns, len(panels))
+  entry = 0.8 + 0.075 * max(map(len, runs))  # of the legend, inches
+  width = max(3.1 * columns, 4.2, entry)
+  entries = int(width / entry)
+  legend = 0.2 + 0.2 * -(-len(runs) // entries)
+  with look.drawing(width, 2.6 * lines + legend) as fig:
+    grid = fig.subplots(lines, columns, squeeze=False).ravel()
+    for axes, (x, y) in zip(grid, panels, strict=False):
+      for i, rows in enumerate(runs.values()):
+        draw_line(axes, about[x], about[y], rows, i, points)
+      finish(axes, about[x], about[y])
+      look.number_log(axes.xaxis)
+      look.number_log(axes.yaxis)
+    for axes in grid[len(panels) :]:
+      axes.remove()
+    fig.align_xlabels()
+    fig.legend(
+      handles=legend_handles(runs),
+      loc='outside lower center',
+      ncols=entries,
+      frameon=False,
+      handlelength=4,
+    )
+  return fig
+
+
+def legend_handles(labels) -> list[matplotlib.lines.Line2D]:
+  """A line for each label, in its look."""
+  return [
+    matplotlib.lines.Line2D([], [], label=label, **look.line_style(i))
+    for i, label in enumerate(labels)
+  ]
+
+
+class Quantity(NamedTuple):
+  """What an axis shows.
+
+  Attributes:
+    key: of a row.
+    label: with the unit.
+    factor: from the row's unit to that of the label.
+    scale: 'linear' or 'log'.
+  """
+
+  key: str
+  label: str
+  factor: float
+  scale: str
+
+
+def quantity(key: str, more: Mapping | None = None) -> Quantity:
+  """What is known of a key: its own label, if nothing."""
+  known = QUANTITIES | (more or {})
+  return Quantity(key, *known.get(key, (key, 1.0, 'linear')))
+
+
+def draw_line(axes, x, y, rows, i, points=POINTS) -> None:
+  """y of the rows against x, as the i-th line."""
+  rows = [row for row in rows if x.key in row and y.key in row]
+  xs, ys = (_thin(_scaled(rows, of), points) for of in (x, y))
+  # At most 8 points have a marker, not the same ones on every line.
+  every = 1 + len(xs) // 9
+  axes.plot(xs, ys, **look.line_style(i), markevery=(i % every, every))
+
+
+def finish(axes, x, y) -> None:
+  """Labels and scales of a panel whose lines are drawn."""
+  axes.set(xlabel=x.label, xscale=x.scale, ylabel=y.label, yscale=y.scale)
+  points = np.concatenate([line.get_xydata() for line in axes.lines])
+  if not np.isfinite(points).all(axis=1).any():
+    middle = dict(ha='center', transform=axes.transAxes)
+    axes.text(0.5, 0.5, 'nothing to show', **middle)
+    axes.tick_params(which='both', left=False, labelleft=False)
+    axes.grid(False)
+
+
+def _thin(values, points):
+  """Means of at most so many stretches."""
+  parts = np.array_split(values, min(len(values), points) or 1)
+  return np.array([part.mean() for part in parts if part.size])
+
+
+def _scaled(rows, of):
+  """The rows' values in the units of the axis; a log axis shows no zeros."""
+  values = of.factor * tables.values(rows, of.key)
+  return np.where((of.scale == 'log') & (values <= 0), np.nan, values)

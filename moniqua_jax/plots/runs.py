@@ -1,0 +1,138 @@
+"""Figures and reports of runs, from what the runs wrote down.
+
+  python -m moniqua_jax.plots runs/dpsgd runs/moniqua4 --out=report
+
+Runs are given as work directories.
+"""
+
+import argparse
+from collections.abc import Sequence
+import pathlib
+import sys
+import textwrap
+
+import matplotlib.figure
+import matplotlib.style
+
+from moniqua_jax import tables
+from moniqua_jax.plots import look, panels
+
+PANELS = [
+  ('epoch', 'train/loss'),
+  ('epoch', 'test/accuracy'),
+  ('epoch', 'gossip/consensus_rms'),
+  ('wire/bytes_sent', 'train/loss'),
+  ('wire/bytes_sent', 'test/accuracy'),
+]
+
+
+def figure(runs: Sequence, path) -> None:
+  """Loss, accuracy and consensus against epochs and bytes, as SVG and PNG.
+
+  Runs that differ only in their seed share a line style and a legend entry. A
+  line has at most 40 points: of more rows, the means of as many stretches.
+
+  Args:
+    runs: work directories.
+    path: of the files; its suffix is replaced by .svg and .png.
+
+  Raises:
+    ValueError: as for `tables.table`.
+
+  >>> figure([], 'report/figure')
+  Traceback (most recent call last):
+  ValueError: there are no runs; give their work directories.
+  """
+  groups, path = tables.by_seed(tables.loaded(runs)), pathlib.Path(path)
+  with matplotlib.style.context(['default', look.STYLE]):
+    fig = matplotlib.figure.Figure(figsize=(9, 5.4), layout='constrained')
+    *grid, free = fig.subplots(2, 3, sharex='row', sharey='col').flat
+    for axes, pair in zip(grid, PANELS, strict=True):
+      x, y = map(panels.quantity, pair)
+      for i, run in (
+        (i, run) for i, group in enumerate(groups) for run in group
+      ):
+        panels.draw_line(axes, x, y, run.rows, i)
+      panels.finish(axes, x, y)
+    grid[0].set_xlim(left=0)  # epochs; the panels of a row share it
+    grid[0].locator_params(axis='x', nbins=5)
+    for axis in (axis for axes in grid for axis in (axes.xaxis, axes.yaxis)):
+      look.number_log(axis)
+    handles = panels.legend_handles(_labels(groups))
+    free.legend(handles=handles, loc='center', frameon=False, handlelength=4)
+    free.axis('off')
+    fig.savefig(path.with_suffix('.svg'), metadata={'Date': None})
+    fig.set_layout_engine('none')  # keep it: to lay out takes half the time
+    fig.savefig(path.with_suffix('.png'), dpi=200)
+
+
+def report(runs: Sequence, out) -> str:
+  """Writes table.md, figure.svg and figure.png.
+
+  Args:
+    runs: work directories.
+    out: the folder to write into; made if it does not exist.
+
+  Returns:
+    The table, and below it the one of means if runs differ only in their seed.
+
+  Raises:
+    ValueError: as for `tables.table`.
+
+  >>> report([], 'report')
+  Traceback (most recent call last):
+  ValueError: there are no runs; give their work directories.
+  """
+  text, loaded = tables.table(runs), tables.loaded(runs)
+  if len(tables.by_seed(loaded)) < len(loaded):
+    means = 'Mean ± sample standard deviation over the seeds:'
+    text += f'\n{means}\n\n{tables.seed_table(runs)}'
+  out = pathlib.Path(out)
+  out.mkdir(parents=True, exist_ok=True)
+  sources = '\n'.join(map(tables.source, loaded))
+  (out / 'table.md').write_text(f'{text}\n{tables.NOTES}\n\n{sources}\n')
+  figure(runs, out / 'figure')
+  return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command line: prints the table and writes the report.
+
+  Args:
+    argv: arguments; those of the process if None.
+
+  Returns:
+    The exit status: 0, or 2 after an error.
+  """
+  parser = argparse.ArgumentParser(
+    prog='python -m moniqua_jax.plots',
+    description='Prints a table of runs; writes it and a figure.',
+  )
+  parser.add_argument('runs', nargs='+', metavar='RUN', help='work directory')
+  parser.add_argument(
+    '--out', help="folder to write into; the only run's own, or ./report"
+  )
+  args = parser.parse_args(argv)
+  default = args.runs[0] if len(args.runs) == 1 else 'report'
+  try:
+    print(report(args.runs, args.out or default), end='')
+  except (OSError, ValueError) as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  return 0
+
+
+def _labels(groups):
+  """Legend entries: the method, and the name where that is not enough."""
+  methods = [tables.method(group[0].config) for group in groups]
+  for group, label in zip(groups, methods, strict=True):
+    if methods.count(label) > 1:
+      label += f' ({tables.group_name(group)})'
+    if len(group) > 1:
+      label += f', {len(group)}\N{NO-BREAK SPACE}seeds'
+    apart = tables.values(
+      sum((r.rows for r in group), []), 'gossip/consensus_rms'
+    )
+    if apart.size and not apart.any():
+      label += ' (distance 0)'
+    yield textwrap.fill(label, 30)
