@@ -28,9 +28,11 @@ def bits(seed: jax.Array, size: int, offset: int = 0) -> jax.Array:
   >>> bool((bits(jnp.uint32(1), 2, offset=2) == whole[2:]).all())
   True
   """
-  index = jnp.arange(offset, offset + size, dtype=jnp.uint32)
   # An odd constant spreads neighbouring seeds and indices over all words.
-  word = seed + index * jnp.uint32(0x9E3779B9)
+  golden = jnp.uint32(0x9E3779B9)
+  # The products are the same for all parts of a longer vector.
+  first = seed + jnp.uint32(offset) * golden
+  word = first + jnp.arange(size, dtype=jnp.uint32) * golden
   word = (word ^ (word >> 16)) * jnp.uint32(0x7FEB352D)
   word = (word ^ (word >> 15)) * jnp.uint32(0x846CA68B)
   return word ^ (word >> 16)

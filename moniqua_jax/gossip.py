@@ -203,7 +203,10 @@ def _one_round(
   received, short = reduce.carried(
     quantizer, reference.size, payload, send_all, axis_name
   )
-  seen = [quantizer.inspect(message, reference) for message in received]
+  if quantizer.inspect_all:
+    seen = quantizer.inspect_all(received, reference)
+  else:
+    seen = [quantizer.inspect(message, reference) for message in received]
   seen = jax.tree.map(lambda *edges: jnp.stack(edges), *seen)
   came, went = agree(seen.readable, topology, axis_name)
   result = use(quantizer, payload, received, reference, came, pull, *args)

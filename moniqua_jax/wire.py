@@ -14,6 +14,7 @@ fewer than 8192, are packed for themselves behind them.
 """
 
 from collections.abc import Sequence
+import functools
 
 import jax
 from jax import lax
@@ -100,18 +101,19 @@ def pack(codes: jax.Array, bits: int) -> jax.Array:
 
 
 def pack_parts(
-  codes: Sequence[jax.Array], bits: int, size: int
-) -> list[jax.Array]:
+  codes: Sequence[jax.Array | None], bits: int, size: int
+) -> list[jax.Array | None]:
   """`pack` of codes that come in `parts(size, bits)`, before they are joined.
 
   Args:
-    codes: integers of each part, all stripes of one shape; what exceeds the
-      rest is left out.
+    codes: u8 of each part, all stripes of one shape; what exceeds the rest is
+      left out. None for a part that is not there yet.
     bits: bits per code, 1 to 8.
     size: number of codes.
 
   Returns:
-    u8 vectors, packed_size(size, bits) bytes together.
+    u8 vectors, packed_size(size, bits) bytes together, where bits of parts that
+    are not there are 0; None for a vector that would hold nothing else.
 
   >>> pack_parts([jnp.uint8([[0, 1], [2, 3]])], 4, size=3)
   [Array([32,  1], dtype=uint8)]
@@ -121,13 +123,34 @@ def pack_parts(
   packed, low = [], 0
   for width in planes(bits) if stripes else ():
     beside = count * width // 8  # stripes side by side in a plane
-    for k in range(beside):
-      pieces = [stripe >> low & (2**width - 1) for stripe in stripes[k::beside]]
-      packed.append(_joined(pieces, width).astype(jnp.uint8).reshape(-1))
+    packed += [_joined(stripes[k::beside], low, width) for k in range(beside)]
     low += width
   left = size - count * length
-  rest = [code.reshape(-1)[:left].astype(jnp.uint8) for code in rest]
-  return packed + [_pack_rest(code, bits) for code in rest]
+  for code in rest:
+    flat = None if code is None else code.reshape(-1)[:left]
+    packed.append(None if code is None else _pack_rest(flat, bits))
+  return packed
+
+
+def merged(
+  shares: Sequence[Sequence[jax.Array | None]],
+) -> list[jax.Array]:
+  """What `pack_parts` gives of all parts, from what it gave of some at a time.
+
+  Args:
+    shares: each a list of vectors, or None; each part is in one of them.
+
+  Returns:
+    u8 vectors.
+
+  >>> merged([[jnp.uint8([1]), None], [jnp.uint8([16]), jnp.uint8([2])]])
+  [Array([17], dtype=uint8), Array([2], dtype=uint8)]
+  """
+  there = lambda vectors: [v for v in vectors if v is not None]
+  return [
+    functools.reduce(jnp.bitwise_or, there(vectors))
+    for vectors in zip(*shares, strict=True)
+  ]
 
 
 def unpack(packed: jax.Array, bits: int, size: int) -> jax.Array:
@@ -190,18 +213,21 @@ def _pack_rest(codes: jax.Array, bits: int) -> jax.Array:
   packed, low = [], 0
   for width in planes(bits):
     stripes, length = 8 // width, packed_size(codes.size, width)
-    plane = jnp.pad(codes, (0, stripes * length - codes.size))
-    plane = plane >> low & (2**width - 1)
-    packed.append(_joined(jnp.split(plane, stripes), width))
+    padded = jnp.pad(codes, (0, stripes * length - codes.size))
+    packed.append(_joined(jnp.split(padded, stripes), low, width))
     low += width
   return jnp.concatenate(packed)
 
 
-def _joined(stripes: Sequence[jax.Array], width: int) -> jax.Array:
-  packed = stripes[0]
-  for j, stripe in enumerate(stripes[1:], 1):
-    packed |= stripe << j * width
-  return packed
+def _joined(stripes, low: int, width: int) -> jax.Array | None:
+  """Bits low to low + width of the stripes that are there, in one vector."""
+  mask = 2**width - 1
+  bits = [
+    (stripe >> low & mask) << j * width
+    for j, stripe in enumerate(stripes)
+    if stripe is not None
+  ]
+  return functools.reduce(jnp.bitwise_or, bits).reshape(-1) if bits else None
 
 
 def _unpack_rest(packed: jax.Array, bits: int, size: int) -> jax.Array:

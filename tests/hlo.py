@@ -53,7 +53,8 @@ def _multiplies(line, bodies):
 
 
 def _bulk(line):
-  return max(_nbytes(line.split('collective-permute')[0])) > 64
+  result = re.search(r' = (.*?) collective-permute', line)[1]
+  return max(_nbytes(result)) > 64
 
 
 def _nbytes(shapes):

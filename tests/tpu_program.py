@@ -47,8 +47,8 @@ def main(what, topology):
     print(json.dumps(program), flush=True)
 
 
-def gossip_alone(mesh, d, quantizer, metrics):
-  """x + sum_j W_ij (x_hat_j - x_hat_i) on a ring, of a flat, donated f32[d]."""
+def gossip_alone(mesh, quantizer, metrics):
+  """One worker: x + sum_j W_ij (x_hat_j - x_hat_i) on a ring."""
 
   def mix(x, step):
     mixed, seen = gossip.mixed(
@@ -60,25 +60,34 @@ def gossip_alone(mesh, d, quantizer, metrics):
     )
     return mixed, seen if metrics else ()
 
-  run = jax.shard_map(
-    mix, mesh=mesh, in_specs=(P(AXIS), P()), out_specs=P(AXIS), check_vma=False
-  )
-  x = jax.ShapeDtypeStruct((mesh.size * d,), jnp.float32)
-  return jax.jit(run, donate_argnums=0).lower(x, STEP).compile()
+  return mix
 
 
 def long_vector(mesh):
-  full = gossip_alone(mesh, LONG, mj.full_precision(), True)
-  yield 'full_precision', full, LONG
+  """Of a flat, donated f32[d] on each device."""
+  x = jax.ShapeDtypeStruct((mesh.size * LONG,), jnp.float32)
+
+  def compiled(quantizer, metrics):
+    run = jax.shard_map(
+      gossip_alone(mesh, quantizer, metrics),
+      mesh=mesh,
+      in_specs=(P(AXIS), P()),
+      out_specs=P(AXIS),
+      check_vma=False,
+    )
+    return jax.jit(run, donate_argnums=0).lower(x, STEP).compile()
+
+  yield 'full_precision', compiled(mj.full_precision(), True), LONG
   for bits in (1, 4, 8):
     for digest in (False, True):
       quantizer = mj.moniqua(1.0, bits, digest=digest)
       # What is seen on the edges takes the pass that a digest takes.
-      compiled = gossip_alone(mesh, LONG, quantizer, metrics=digest)
-      yield f'{bits} bits{", digest" if digest else ""}', compiled, LONG
+      name = f'{bits} bits{", digest" if digest else ""}'
+      yield name, compiled(quantizer, metrics=digest), LONG
 
 
 def resnet50(mesh):
+  """Of the flat parameters, donated, as a runner and the loop have them."""
   model = models.resnet50(num_classes=1000)
   image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
   init = lambda key, image: model.init(key, image, train=False)
@@ -88,7 +97,10 @@ def resnet50(mesh):
     ('full_precision', mj.full_precision()),
     *((f'{bits} bits', mj.moniqua(1.0, bits)) for bits in (1, 4, 8)),
   ):
-    yield name, gossip_alone(mesh, d, quantizer, True), d
+    mix = gossip_alone(mesh, quantizer, metrics=True)
+    run = mj.sharded(mix, (0, None), mesh, donate_argnums=0)
+    x = jax.ShapeDtypeStruct((mesh.size, d), jnp.float32)
+    yield name, run.lower(x, STEP).compile(), d
 
 
 def train_step(mesh):

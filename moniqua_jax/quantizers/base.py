@@ -106,6 +106,8 @@ class Quantizer(NamedTuple):
     decode_all: (payloads u8[n, m], reference: f32[d]) -> f32[n, d], row j from
       worker j, NaN where it is not readable: for quantizers that know their
       senders and decode all at once in less time than one after the other.
+    inspect_all: (payloads: list, reference: f32[d]) -> list of Seen, as
+      `inspect` of each gives them, in less memory traffic.
     mix: (x: f32[d], payload, received, came: bool[E], pull, onto=None) ->
       f32[d], onto + pull([x_hat_i, x_hat_1, ..., x_hat_E], came): what `decode`
       gives of this worker's own payload and of those that it received, next to
@@ -126,6 +128,7 @@ class Quantizer(NamedTuple):
   codes: Codes | None = None
   short: Short | None = None
   decode_all: Callable[[Array, Array], Array] | None = None
+  inspect_all: Callable[..., list[Seen]] | None = None
   mix: Callable[..., Array] | None = None
 
 

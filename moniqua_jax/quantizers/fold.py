@@ -13,6 +13,7 @@ import jax.numpy as jnp
 Array = jax.Array
 
 _LANES = 128
+_BLOCKS = 16
 
 
 def fold_turns(turns: Array) -> Array:
@@ -64,15 +65,21 @@ def lanes(values: Array) -> Array:
   return jnp.pad(values, (0, -values.size % _LANES)).reshape(-1, _LANES)
 
 
-def over_rows(op: Callable[[Array, Array], Array], parts: Sequence) -> Array:
+def over_rows(
+  op: Callable[[Array, Array], Array],
+  parts: Sequence[Array],
+  last: Callable[[Array], Array] = lambda joined: joined,
+) -> Array:
   """All rows of all parts, joined by op: XOR, OR, or the maximum.
 
   Args:
-    op: of `jax.lax`, for unsigned integers, with 0 as its neutral element.
+    op: of `jax.lax`, with 0 as its neutral element.
     parts: unsigned integers, each [rows, 128].
+    last: what is done with values before rows are joined; op of the results
+      must be the result of op.
 
   Returns:
-    [128], of the same type.
+    [128], of the type that `last` gives.
 
   >>> parts = [jnp.ones((2, 128), jnp.uint8), jnp.full((1, 128), 2, jnp.uint8)]
   >>> over_rows(lax.bitwise_or, parts)[0]
@@ -81,9 +88,43 @@ def over_rows(op: Callable[[Array, Array], Array], parts: Sequence) -> Array:
   alike = {part.shape: [] for part in parts}
   for part in parts:
     alike[part.shape].append(part)
-  joined = [functools.reduce(op, group) for group in alike.values()]
-  zero = joined[0].dtype.type(0)
-  return functools.reduce(op, [lax.reduce(j, zero, op, (0,)) for j in joined])
+  joined = [last(functools.reduce(op, group)) for group in alike.values()]
+  return functools.reduce(op, [_over_rows(op, rows) for rows in joined])
+
+
+def beside_words(op: Callable[[Array, Array], Array], rows: Array) -> Array:
+  """`over_rows` of bytes that are made in the pass that words are reduced in.
+
+  Args:
+    op: of `jax.lax`, with 0 as its neutral element.
+    rows: u8[rows, 128].
+
+  Returns:
+    u8[128].
+
+  >>> beside_words(lax.max, jnp.full((3, 128), 2, jnp.uint8))[0]
+  Array(2, dtype=uint8)
+  """
+
+  # XLA for TPUs reduces twice in one pass if the types are equal. XLA for CPUs
+  # does too, but in a loop of scalars, four times slower than two passes.
+  def as_words(rows):
+    return _over_rows(op, rows.astype(jnp.uint32)).astype(rows.dtype)
+
+  bytes_ = functools.partial(_over_rows, op)
+  return lax.platform_dependent(rows, cpu=bytes_, default=as_words)
+
+
+def _over_rows(op, rows):
+  def at_once(rows):
+    return lax.reduce(rows, rows.dtype.type(0), op, (0,))
+
+  # XLA for CPUs joins blocks in vectors, and leaves little to reduce.
+  def in_blocks(rows):
+    count = _BLOCKS if rows.shape[0] % _BLOCKS == 0 else 1
+    return at_once(functools.reduce(op, jnp.split(rows, count)))
+
+  return lax.platform_dependent(rows, cpu=in_blocks, default=at_once)
 
 
 def folded(low: Array) -> Array:
