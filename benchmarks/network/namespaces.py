@@ -8,6 +8,7 @@ namespace of its own, so that the host's network is not touched:
 
   worker i:  eth0 -- tbf, up -->  [bridge]  -- tbf, down -->  eth0  :worker j
 
+In front of a bucket the packets of different workers take turns.
 Needs Linux, root and iproute2.
 """
 
@@ -42,15 +43,8 @@ MTU = 3000
 # What waits in front of a bucket before it drops: more than two neighbours send
 # at once, so that nothing is lost.
 QUEUE = 16 * 2**20
-TCP = {
-  # Of those that a namespace may choose, the one that every kernel has.
-  'tcp_congestion_control': 'reno',
-  # A pause between two steps is no reason to begin slowly again, and a message
-  # of a step fits into the buffers.
-  'tcp_slow_start_after_idle': '0',
-  'tcp_rmem': '4096 4194304 8388608',
-  'tcp_wmem': '4096 4194304 8388608',
-}
+# Of those that a namespace may choose, the one that every kernel has.
+CONGESTION_CONTROL = 'reno'
 
 
 class NetworkError(ValueError):
@@ -226,8 +220,11 @@ def _bridged(owner, n, link):
     _run('ip', '-n', name, *f'addr add {address}/16 dev eth0'.split())
     _slow(name, 'eth0', link)
     _slow(bridge, f'port{i}', link)
+    _fair(name, 'eth0', 'dst', addresses, link)
     if link.delay:
       _delayed(bridge, f'port{i}', link)
+    else:
+      _fair(bridge, f'port{i}', 'src', addresses, link)
     _up(name, 'eth0', link.mtu)
     _up(bridge, f'port{i}', link.mtu)
   return Network(names, addresses, 'eth0')
@@ -241,14 +238,31 @@ def _namespace(name, address):
   (folder / 'hosts').write_text(host)
   _run('ip', 'netns', 'add', name)
   _run('ip', '-n', name, 'link', 'set', 'lo', 'up')
-  for setting, value in TCP.items():
-    path = f'/proc/sys/net/ipv4/{setting}'
-    _run('ip', 'netns', 'exec', name, 'tee', path, given=value)
+  path = '/proc/sys/net/ipv4/tcp_congestion_control'
+  _run('ip', 'netns', 'exec', name, 'tee', path, given=CONGESTION_CONTROL)
 
 
 def _slow(name, interface, link):
   where = ['dev', interface, 'root', 'handle', '1:']
   _run('tc', '-n', name, 'qdisc', 'add', *where, *bucket(link).split())
+
+
+def _fair(name, interface, end, addresses, link):
+  """Those who wait for a bucket take turns, packet by packet.
+
+  As with the queues that Linux distributions choose, sfq and fq_codel, which
+  not every kernel has. In one line, the few bytes by which a receiver says that
+  it is ready wait behind what its own worker sends to somebody else: .15 s of a
+  message at 10 Mbit/s.
+  """
+  where = ['dev', interface, 'parent']
+  _run('tc', '-n', name, 'qdisc', 'add', *where, *'1: handle 10: htb'.split())
+  turn = f'htb rate 100gbit quantum {link.mtu + FRAME}'  # the bucket is slower
+  for k, address in enumerate(addresses, 1):
+    line = f'10: classid 10:{k:x} {turn}'
+    _run('tc', '-n', name, 'class', 'add', *where, *line.split())
+    line = f'10: protocol ip u32 match ip {end} {address} flowid 10:{k:x}'
+    _run('tc', '-n', name, 'filter', 'add', *where, *line.split())
 
 
 def _delayed(name, interface, link):
