@@ -68,7 +68,7 @@ def test_thetas_agree_after_a_rise():
   algorithm = mj.dpsgd(mj.ring(N), mj.auto_theta(4, start=1.0), **SLOTS)
   _, seen = trained(algorithm, 120, lambda k: 0.05)
   spread = [theta.max() / theta.min() for theta, _ in seen]
-  assert np.median(spread[20:]) < 1.05
+  assert np.mean(spread[20:]) < 1.1
 
 
 def test_no_wrap_goes_unseen():

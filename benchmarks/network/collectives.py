@@ -7,6 +7,7 @@ sends, and a benchmark need not know it.
 from collections.abc import Callable, Iterator
 
 import jax
+from jax import lax
 from jax.extend import core
 import jax.numpy as jnp
 
@@ -128,7 +129,7 @@ def _evaluate(jaxpr, consts, args, zeros):
     if _name(equation) in COPIES:
       copy = COPIES[_name(equation)]
       outputs = [
-        copy(x, next(zeros).astype(x.dtype), equation.params) for x in inputs
+        _made_before(copy, x, next(zeros), equation.params) for x in inputs
       ]
     elif any(list(_of(sub)) for sub in _inside(equation)):
       (sub,) = _inside(equation)
@@ -137,6 +138,12 @@ def _evaluate(jaxpr, consts, args, zeros):
       outputs = _bind(equation, inputs)
     values.update(zip(equation.outvars, outputs, strict=True))
   return [read(v) for v in jaxpr.outvars]
+
+
+def _made_before(copy, x, zero, params):
+  """In a branch: XLA would make a copy again in whatever reads it."""
+  zero_here = lambda x: copy(x, zero.astype(x.dtype), params)
+  return lax.cond(zero == 0, zero_here, lambda x: 1 + zero_here(x), x)
 
 
 def _bind(equation, inputs):

@@ -180,14 +180,15 @@ def _codec(experiment, talk, used, index, x):
   """Encode, decode and mix: the slots that talk, and nobody to talk to."""
 
   def init(worker, x):
-    return talk.init(x), 0 * worker + jnp.zeros(len(used), jnp.int32)
+    zeros = 0 * worker + jnp.zeros(len(used), jnp.int32)
+    return talk.init(x), zeros, 1e-3 * x
 
   def step_fn(held, x, step):
-    state, zeros = held
+    state, zeros, updates = held
     update = lambda u, state, x: talk.update(u, state, x, step=step)
     offline = collectives.with_copies(update, zeros)
-    updates, state = offline(1e-3 * x, state, x)
-    return (state, zeros), updates
+    updates, state = offline(updates, state, x)
+    return (state, zeros, updates), ()
 
   run = experiment.run(step_fn, (0, 0, None), donate_argnums=0)
   return Part(run, experiment.run(init, (0, 0))(index, x), (x,))

@@ -50,6 +50,55 @@ def low_byte(turns: Array) -> Array:
   return (turns.astype(jnp.int32) & 255).astype(jnp.uint8)
 
 
+def packed(turns: Array, gaps: Array) -> Array:
+  """The low byte of a turn behind the upper three of a distance, in one word.
+
+  So that both are made in one pass on all machines; in the order of words, the
+  largest has the largest distance, or a NaN.
+
+  Args:
+    turns: f32 of any shape, integers.
+    gaps: f32 of that shape, >= 0; rounded up by up to 2^-15 of itself.
+
+  Returns:
+    u32 of that shape.
+
+  >>> turn, gap = unpacked(packed(jnp.float32([3.0]), jnp.float32([0.1])))
+  >>> int(turn[0]), bool(0.1 <= gap[0] <= 0.1 * (1 + 2**-15))
+  (3, True)
+  """
+  upper = lax.bitcast_convert_type(gaps, jnp.uint32) + 255 & ~jnp.uint32(255)
+  return upper | low_byte(turns).astype(jnp.uint32)
+
+
+def unpacked(words: Array) -> tuple[Array, Array]:
+  """The low bytes and the distances of `packed`.
+
+  Args:
+    words: u32 of any shape.
+
+  Returns:
+    u8 and f32 of that shape.
+  """
+  gaps = lax.bitcast_convert_type(words & ~jnp.uint32(255), jnp.float32)
+  return words.astype(jnp.uint8), gaps
+
+
+def made_once(values: Array) -> Array:
+  """The same, not made again by each of those that read it, on a CPU.
+
+  XLA for TPUs makes it in the one pass of all who read it.
+
+  Args:
+    values: of any shape and type.
+
+  Returns:
+    The same values.
+  """
+  once = lax.optimization_barrier
+  return lax.platform_dependent(values, cpu=once, default=lambda v: v)
+
+
 def lanes(values: Array) -> Array:
   """Rows of 128 values; the last is filled with zeros.
 
@@ -90,29 +139,6 @@ def over_rows(
     alike[part.shape].append(part)
   joined = [last(functools.reduce(op, group)) for group in alike.values()]
   return functools.reduce(op, [_over_rows(op, rows) for rows in joined])
-
-
-def beside_words(op: Callable[[Array, Array], Array], rows: Array) -> Array:
-  """`over_rows` of bytes that are made in the pass that words are reduced in.
-
-  Args:
-    op: of `jax.lax`, with 0 as its neutral element.
-    rows: u8[rows, 128].
-
-  Returns:
-    u8[128].
-
-  >>> beside_words(lax.max, jnp.full((3, 128), 2, jnp.uint8))[0]
-  Array(2, dtype=uint8)
-  """
-
-  # XLA for TPUs reduces twice in one pass if the types are equal. XLA for CPUs
-  # does too, but in a loop of scalars, four times slower than two passes.
-  def as_words(rows):
-    return _over_rows(op, rows.astype(jnp.uint32)).astype(rows.dtype)
-
-  bytes_ = functools.partial(_over_rows, op)
-  return lax.platform_dependent(rows, cpu=bytes_, default=as_words)
 
 
 def _over_rows(op, rows):

@@ -207,24 +207,25 @@ def moniqua(
     return resolved(about, codes, y)[1].astype(reference.dtype)
 
   def looked(about, codes, y, start):
-    """In lanes: the largest distance, and the low bytes of the turns."""
+    """In lanes: the largest distance, behind it a byte of no use; the turns."""
     k, x_hat = resolved(about, codes, y, start)
-    gap = fold.over_rows(lax.max, [fold.lanes(_size(x_hat - y))])
+    gap = jnp.abs(x_hat - y)
     if not digest:
-      return (gap,)
-    low = fold.lanes(fold.low_byte(k))
-    return gap, fold.beside_words(lax.bitwise_xor, low)
+      return (fold.over_rows(lax.max, [fold.lanes(_size(gap))]),)
+    words = fold.made_once(fold.lanes(fold.packed(k, gap)))
+    return [fold.over_rows(op, [words]) for op in (lax.max, lax.bitwise_xor)]
 
   def concluded(about, payload, seen):
-    gaps, *turned = zip(*seen, strict=True)
-    gap = jnp.max(functools.reduce(lax.max, gaps))
-    gap = lax.bitcast_convert_type(gap, jnp.float32)
+    largest, *turned = zip(*seen, strict=True)
+    largest = jnp.max(functools.reduce(lax.max, largest))
+    gap = lax.bitcast_convert_type(largest, jnp.float32)
     readable = jnp.isfinite(about.bound)
     if digest:
-      own = fold.folded(functools.reduce(lax.bitwise_xor, *turned))
+      gap = fold.unpacked(largest)[1]
       # Who is not finite itself reads nothing.
       readable &= jnp.isfinite(gap)
-      readable &= own == wire.from_bytes(payload[-4:], jnp.uint32)
+      low = fold.unpacked(functools.reduce(lax.bitwise_xor, *turned))[0]
+      readable &= fold.folded(low) == wire.from_bytes(payload[-4:], jnp.uint32)
     error = delta * levels * about.step
     return base.Seen(readable, jnp.maximum(gap - error, 0), about.bound)
 
