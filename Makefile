@@ -41,6 +41,7 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2
+	$(MAKE) test-tpu
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow

@@ -252,6 +252,18 @@ def test_figure_is_the_same_twice_and_opens(tmp_path, baseline, moniqua):
   assert [matplotlib.rcParams[name] for name in names] == before
 
 
+def test_panels_of_ones_own(tmp_path, capsys, baseline, moniqua):
+  out = ['--out', str(tmp_path)]
+  runs = [str(baseline), str(moniqua)]
+  ask = lambda panels: plots.main([*runs, f'--panels={panels}', *out])
+  assert ask('wire/bytes_sent:test/accuracy,epoch:train/loss') == 0
+  assert {'panels.png', 'panels.svg'} <= {p.name for p in tmp_path.iterdir()}
+  assert ask('epoch') == 2
+  assert 'give X:Y' in capsys.readouterr().err
+  assert ask('epoch:loss') == 2
+  assert "no run has 'loss'; they have [" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
   'rows, changes',
   [

@@ -19,7 +19,7 @@ from moniqua_jax.plots.look import (
 from moniqua_jax.plots.messages import message, sizes
 from moniqua_jax.plots.noise import margin, variance
 from moniqua_jax.plots.panels import QUANTITIES, compare
-from moniqua_jax.plots.runs import figure, main, report
+from moniqua_jax.plots.runs import chosen, figure, main, report
 
 __all__ = [
   'COLOURS',
@@ -27,6 +27,7 @@ __all__ = [
   'MARKERS',
   'QUANTITIES',
   'STYLE',
+  'chosen',
   'compare',
   'drawing',
   'figure',

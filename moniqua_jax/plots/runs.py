@@ -2,7 +2,13 @@
 
   python -m moniqua_jax.plots runs/dpsgd runs/moniqua4 --out=report
 
-Runs are given as work directories.
+writes a table and a figure of runs, which are given as work directories, and
+
+  python -m moniqua_jax.plots runs/dpsgd runs/moniqua4 --out=report \\
+    --panels=wire/bytes_sent:test/accuracy,wall_time:train/loss
+
+panels.svg and panels.png with what is asked for, X:Y by the keys of
+metrics.jsonl.
 """
 
 import argparse
@@ -95,6 +101,36 @@ def report(runs: Sequence, out) -> str:
   return text
 
 
+def chosen(runs: Sequence, pairs: Sequence[tuple[str, str]], out) -> None:
+  """Writes panels.svg and panels.png, a panel for each pair.
+
+  Args:
+    runs: work directories; of those that differ only in their seed, the first
+      is shown.
+    pairs: (key of x, key of y), of metrics.jsonl.
+    out: the folder to write into; made if it does not exist.
+
+  Raises:
+    ValueError: as for `tables.table`, or a key that no run has written.
+
+  >>> chosen([], [('epoch', 'train/loss')], 'report')
+  Traceback (most recent call last):
+  ValueError: there are no runs; give their work directories.
+  """
+  groups, out = tables.by_seed(tables.loaded(runs)), pathlib.Path(out)
+  firsts = [group[:1] for group in groups]
+  rows = {
+    label: run.rows
+    for label, (run,) in zip(_labels(firsts), firsts, strict=True)
+  }
+  there = {key for run in rows.values() for row in run for key in row}
+  for key in (key for pair in pairs for key in pair):
+    if key not in there:
+      raise ValueError(f'no run has {key!r}; they have {sorted(there)}.')
+  out.mkdir(parents=True, exist_ok=True)
+  look.save(panels.compare(rows, pairs), out / 'panels')
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line: prints the table and writes the report.
 
@@ -112,14 +148,27 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     '--out', help="folder to write into; the only run's own, or ./report"
   )
+  parser.add_argument(
+    '--panels', metavar='X:Y,...', help='only a figure, with these panels'
+  )
   args = parser.parse_args(argv)
-  default = args.runs[0] if len(args.runs) == 1 else 'report'
+  out = args.out or (args.runs[0] if len(args.runs) == 1 else 'report')
   try:
-    print(report(args.runs, args.out or default), end='')
+    if args.panels is None:
+      print(report(args.runs, out), end='')
+    else:
+      chosen(args.runs, _pairs(args.panels), out)
   except (OSError, ValueError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
   return 0
+
+
+def _pairs(text):
+  pairs = [tuple(pair.split(':')) for pair in text.split(',')]
+  if any(len(pair) != 2 for pair in pairs):
+    raise ValueError(f'--panels={text}; give X:Y or X:Y,X:Y, ...')
+  return pairs
 
 
 def _labels(groups):
