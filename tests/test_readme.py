@@ -28,7 +28,7 @@ def commands():
   """Those of its shell blocks, each in one line."""
   blocks = re.findall(r'```bash\n(.*?)```', TEXT, flags=re.DOTALL)
   text = re.sub(r'\\\n\s*', '', '\n'.join(blocks))
-  return [line for line in text.splitlines() if not line.startswith('#')]
+  return [line for line in text.splitlines() if re.match('\\w', line)]
 
 
 def short(command):
@@ -97,7 +97,8 @@ def shell(tmp_path_factory):
     + ' '.join(f'{j}:{value:.3f}' for j, value in enumerate(row, 1))
     for row in rows
   )
-  (tmp / 'a8a').write_text('\n'.join(data))
+  (tmp / 'data').mkdir()
+  (tmp / 'data' / 'a8a').write_text('\n'.join(data))
   env = os.environ | {
     'PATH': f'{BIN}:{os.environ["PATH"]}',
     'JAX_COMPILATION_CACHE_DIR': str(tmp / 'compiled'),
@@ -108,7 +109,7 @@ def shell(tmp_path_factory):
   env.pop('XLA_FLAGS', None)  # of the tests: eight devices
 
   def run(command):
-    command = command.replace('runs/', f'{tmp}/').replace('DATA', str(tmp))
+    command = command.replace('runs/', f'{tmp}/').replace('DATA', f'{tmp}/data')
     return subprocess.run(
       command, shell=True, cwd=ROOT, env=env, capture_output=True, text=True
     )

@@ -102,6 +102,8 @@ def configured(method: str, model: str, n: int, batch_size: int):
   config.workers, config.batch_size = n, batch_size
   # The rate stays where it is, and with it theta, however long it takes.
   config.learning_rate.update(name='constant', peak=0.01, warmup_epochs=None)
+  if config.quantizer.theta:  # it is given
+    config.quantizer.theta = 1.0
   return config
 
 

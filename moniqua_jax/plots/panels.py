@@ -60,7 +60,8 @@ def compare(
   lines = -(-len(panels) // columns)
   columns = min(columns, len(panels))
   entry = 0.8 + 0.075 * max(map(len, runs))  # of the legend, inches
-  width = max(3.1 * columns, 4.2, entry)
+  beside = 2 if len(runs) > 6 else 1  # entries
+  width = max(3.1 * columns, 4.2, beside * entry)
   entries = int(width / entry)
   legend = 0.2 + 0.2 * -(-len(runs) // entries)
   with look.drawing(width, 2.6 * lines + legend) as fig:

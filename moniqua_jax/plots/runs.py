@@ -120,7 +120,7 @@ def chosen(runs: Sequence, pairs: Sequence[tuple[str, str]], out) -> None:
   groups, out = tables.by_seed(tables.loaded(runs)), pathlib.Path(out)
   firsts = [group[:1] for group in groups]
   rows = {
-    label: run.rows
+    label.replace('\n', ' '): run.rows
     for label, (run,) in zip(_labels(firsts), firsts, strict=True)
   }
   there = {key for run in rows.values() for row in run for key in row}
