@@ -37,6 +37,8 @@ def open_(workdir, config, resume) -> pathlib.Path:
   """Makes the folder, or checks that it holds the run to go on with."""
   path, new = workdir / 'config.json', json.loads(config.to_json())
   held = path.exists()
+  if workdir.is_file():
+    raise ValueError(f'--workdir={workdir} is a file; name a folder.')
   if held and not resume:
     raise ValueError(
       f'--workdir={workdir} holds another run; take another folder, or go on '

@@ -238,6 +238,9 @@ def test_folders_are_not_mixed_up(tmp_path):
   config = small(epochs=0.2)
   with pytest.raises(ValueError, match='holds no run'):
     loop.train_and_evaluate(config, tmp_path, resume=True)
+  (tmp_path / 'notes').touch()
+  with pytest.raises(ValueError, match='is a file'):
+    loop.train_and_evaluate(config, tmp_path / 'notes')
   loop.train_and_evaluate(config, tmp_path)
   with pytest.raises(ValueError, match='holds another run.*--resume'):
     loop.train_and_evaluate(config, tmp_path)
