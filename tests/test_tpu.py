@@ -63,26 +63,35 @@ def _path():
   return os.pathsep.join([str(ROOT), *filter(None, sys.path)])
 
 
-def check_messages(program, bits, edges=2, header=12):
+def check_messages(program, bits, header=12, operations=4):
   """Two u8 payloads of the stated size, and nothing else of any length."""
   bulk = [c for c in program['collectives'] if c[2] > 64]
   # Asynchronous: an operation that starts has its operand and its result.
-  assert len(bulk) in (edges, 2 * edges)
+  assert len(bulk) == operations
   for kind, dtype, nbytes in bulk:
     assert (kind, dtype) == ('collective-permute', 'u8')
     assert nbytes == wire.packed_size(program['d'], bits) + header
 
 
-@pytest.mark.parametrize('topology', ['v5e:4x4', 'v5e:16x16'])
-def test_a_train_step_sends_packed_bytes(topology):
+@pytest.mark.parametrize(
+  'topology,operations', [('v5e:4x4', 4), ('v5e:16x16', 2)]
+)
+def test_a_train_step_sends_packed_bytes(topology, operations):
   program = programs('train_step', topology)['moniqua4']
-  check_messages(program, bits=4)
+  check_messages(program, bits=4, operations=operations)
 
 
-# Beyond 16 chips this compiler makes the messages of a ring synchronous, though
-# not those of pairs.
-def test_the_gradient_is_computed_while_messages_travel():
-  there, in_all = programs('train_step', 'v5e:4x4')['moniqua4']['between']
+SYNCHRONOUS = pytest.mark.xfail(
+  strict=True,
+  reason='this compiler makes the messages of a ring synchronous on 256 chips',
+)
+
+
+@pytest.mark.parametrize(
+  'topology', ['v5e:4x4', pytest.param('v5e:16x16', marks=SYNCHRONOUS)]
+)
+def test_the_gradient_is_computed_while_messages_travel(topology):
+  there, in_all = programs('train_step', topology)['moniqua4']['between']
   assert in_all > 6 and there == in_all
 
 
