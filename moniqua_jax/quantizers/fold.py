@@ -14,6 +14,7 @@ Array = jax.Array
 
 _LANES = 128
 _BLOCKS = 16
+_NO_PART = 1.5
 
 
 def fold_turns(turns: Array) -> Array:
@@ -50,29 +51,32 @@ def low_byte(turns: Array) -> Array:
   return (turns.astype(jnp.int32) & 255).astype(jnp.uint8)
 
 
-def packed(turns: Array, gaps: Array) -> Array:
-  """The low byte of a turn behind the upper three of a distance, in one word.
+def packed(turns: Array, parts: Array) -> Array:
+  """The low byte of a turn behind 24 bits of a part of one, in one word.
 
   So that both are made in one pass on all machines; in the order of words, the
-  largest has the largest distance, or a NaN.
+  largest has the largest part, or one that is not a number.
 
   Args:
     turns: f32 of any shape, integers.
-    gaps: f32 of that shape, >= 0; rounded up by up to 2^-15 of itself.
+    parts: f32 of that shape, from 0 to below 1; to the nearest 2^-24.
 
   Returns:
     u32 of that shape.
 
-  >>> turn, gap = unpacked(packed(jnp.float32([3.0]), jnp.float32([0.1])))
-  >>> int(turn[0]), bool(0.1 <= gap[0] <= 0.1 * (1 + 2**-15))
+  >>> turn, part = unpacked(packed(jnp.float32([3.0]), jnp.float32([0.1])))
+  >>> int(turn[0]), bool(abs(part[0] - 0.1) <= 2**-25)
   (3, True)
   """
-  upper = lax.bitcast_convert_type(gaps, jnp.uint32) + 255 & ~jnp.uint32(255)
-  return upper | low_byte(turns).astype(jnp.uint32)
+  # From one half on, floats are even steps, and their first byte is 0x3f.
+  halves = 0.5 + parts
+  halves = jnp.where(halves < _NO_PART, halves, _NO_PART)  # so is a NaN
+  words = lax.bitcast_convert_type(halves, jnp.uint32)
+  return words << 8 | low_byte(turns).astype(jnp.uint32)
 
 
 def unpacked(words: Array) -> tuple[Array, Array]:
-  """The low bytes and the distances of `packed`.
+  """The low bytes and the parts of `packed`; NaN for what is not below 1.
 
   Args:
     words: u32 of any shape.
@@ -80,8 +84,9 @@ def unpacked(words: Array) -> tuple[Array, Array]:
   Returns:
     u8 and f32 of that shape.
   """
-  gaps = lax.bitcast_convert_type(words & ~jnp.uint32(255), jnp.float32)
-  return words.astype(jnp.uint8), gaps
+  halves = lax.bitcast_convert_type(words >> 8 | 0x3F << 24, jnp.float32)
+  parts = jnp.where(halves < _NO_PART, halves - 0.5, jnp.nan)
+  return words.astype(jnp.uint8), parts
 
 
 def made_once(values: Array) -> Array:

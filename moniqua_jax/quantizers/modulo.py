@@ -212,7 +212,8 @@ def moniqua(
     gap = jnp.abs(x_hat - y)
     if not digest:
       return (fold.over_rows(lax.max, [fold.lanes(_size(gap))]),)
-    words = fold.made_once(fold.lanes(fold.packed(k, gap)))
+    part = gap * about.inverse / levels  # of the circle; half of it at most
+    words = fold.made_once(fold.lanes(fold.packed(k, part)))
     return [fold.over_rows(op, [words]) for op in (lax.max, lax.bitwise_xor)]
 
   def concluded(about, payload, seen):
@@ -221,7 +222,7 @@ def moniqua(
     gap = lax.bitcast_convert_type(largest, jnp.float32)
     readable = jnp.isfinite(about.bound)
     if digest:
-      gap = fold.unpacked(largest)[1]
+      gap = fold.unpacked(largest)[1] * levels * about.step
       # Who is not finite itself reads nothing.
       readable &= jnp.isfinite(gap)
       low = fold.unpacked(functools.reduce(lax.bitwise_xor, *turned))[0]
