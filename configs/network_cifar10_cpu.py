@@ -76,11 +76,18 @@ METHODS = {
   'd2moniqua4': digits_sorted.d2(4),
   'choco4': rival('choco', 4, 'nearest'),
   'deepsqueeze4': rival('deepsqueeze', 4, 'nearest'),
+  # Messages travel while the gradient is computed; see algorithms/stale.py.
+  'dpsgd_overlap': dict(overlap=True),
+  'moniqua4fixed_overlap': fixed(4, 0.1) | dict(overlap=True),
+  'd2moniqua4_overlap': digits_sorted.d2(4) | dict(gamma=0.5, overlap=True),
+  'choco4_overlap': rival('choco', 4, 'nearest')
+  | dict(gamma=0.5, overlap=True),
   'nuqsgd4': quantized('nuqsgd', bits=4, bucket_size=8192),
   'qsgdinf4': quantized('qsgd', bits=4, bucket_size=8192, norm='linf'),
 }
 CHOICES = digits_sorted.choices(METHODS)
 CHOSEN = {
   'choco4': {'gossip.gamma': 0.9},  # as the digits chose it
+  'choco4_overlap': {'gossip.gamma': 0.9},
   'deepsqueeze4': {'gossip.eta': 0.9},
 }

@@ -182,9 +182,7 @@ def train_and_evaluate(
   own_workers = [device // pod.size for device in own]
   state = run(init, (0,))(processes.placed(experiment.held.rows(own)))
   train = run(train_step, (0, 0, None), donate_argnums=0)
-  # Where nothing but gossip talks.
-  alone = config.reduce.name == 'none' and pod.size == 1
-  if config.overlap and alone and overlap.pays():
+  if overlap.pays(config):
     train = overlap.train_step(experiment, make_gradient(experiment))
   evaluate = evaluation.make(experiment, eval_step, config)
   checkpoints = checkpoint.manager(workdir)

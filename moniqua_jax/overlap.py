@@ -13,16 +13,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from moniqua_jax import pods
 from moniqua_jax.algorithms.stale import remember
 
 
-def pays() -> bool:
-  """Whether two threads help: on CPUs with several processes.
+def pays(config) -> bool:
+  """Whether two threads help: on CPUs, where nothing but gossip talks.
 
-  >>> pays()
-  False
+  Args:
+    config: a ConfigDict.
+
+  Returns:
+    Whether it asks for overlap, and several processes have whole workers.
   """
-  return jax.default_backend() == 'cpu' and jax.process_count() > 1
+  alone = config.reduce.name == 'none' and pods.of(config).size == 1
+  several = jax.default_backend() == 'cpu' and jax.process_count() > 1
+  return config.overlap and alone and several
 
 
 def train_step(experiment, gradient: Callable) -> Callable:

@@ -22,6 +22,7 @@ from configs import network_cifar10_cpu
 from moniqua_jax import (
   data,
   loop,
+  overlap,
   processes,
   reduce,
   specs,
@@ -118,14 +119,19 @@ def make(config) -> Parts:
   """
   experiment, n = experiment_lib.from_config(config), config.workers
   local = experiment_lib.local(config, experiment.learning_rate)
-  talk = _communication(config, experiment)
+  # What talks, without what lies between.
+  talk = optax.chain(experiment.reduce, experiment.gossip)
   own = processes.own(n)
   index = processes.placed(np.arange(n)[own])
   batch = processes.placed(_batch(config, own))
   x = experiment.run(loop.make_steps(experiment)[0], (0,))(index).params
   used = _used(talk, x, n)
+  full = _stepping(experiment, index, batch)
+  if overlap.pays(config):
+    gradient = loop.make_gradient(experiment)
+    full = full._replace(step=overlap.train_step(experiment, gradient))
   parts = {
-    'full': _stepping(experiment, index, batch),
+    'full': full,
     'compute': _stepping(experiment._replace(tx=local), index, batch),
     'codec': _codec(experiment, talk, used, index, x),
     'empty': _empty(experiment, used, index),
@@ -143,20 +149,6 @@ def _used(talk, x, n):
   state = jax.eval_shape(talk.init, x)
   update = lambda u, state, x, step: talk.update(u, state, x, step=step)
   return collectives.found(update, workers.AXIS, n, x, state, x, jnp.int32(0))
-
-
-def _communication(config, experiment) -> optax.GradientTransformation:
-  """The two slots of the chain that talk, without what lies between."""
-  gossip = specs.build(
-    {'none': optax.identity} | specs.GOSSIP,
-    'gossip',
-    config.gossip,
-    topology=experiment.schedule,
-    quantizer=experiment.quantizer,
-    axis_name=workers.AXIS,
-    key=jax.random.key(config.seed),
-  )
-  return optax.chain(experiment.reduce, gossip)
 
 
 def _batch(config, own):
