@@ -37,6 +37,7 @@ import optax
 from configs import nuqsgd_resnet110
 import moniqua_jax as mj
 from moniqua_jax import (
+  chain,
   data,
   experiment,
   gossip,
@@ -115,7 +116,7 @@ def run(args, write):
   params, unravel = gossip.flatten(variables.pop('params'))
   grad, tx = (
     loop.make_gradient(built),
-    experiment.local(config, built.learning_rate),
+    chain.local(config, built.learning_rate),
   )
   large = lambda grads: large_leaves.split(unravel(grads), KEEP[args.keep])[0]
   opt_state, stats = tx.init(params), variables

@@ -2,8 +2,8 @@
 
 import jax
 
+from moniqua_jax import claims, topologies
 from moniqua_jax import experiment as experiment_lib
-from moniqua_jax import topologies
 from moniqua_jax import traffic as traffic_lib
 from moniqua_jax.quantizers import base
 
@@ -24,7 +24,7 @@ def describe(config, experiment: experiment_lib.Experiment) -> str:
   in_full = base.tuned(base.full_precision())
   full = _bytes_per_step(
     config,
-    experiment_lib.traffic_of(
+    claims.of_workers(
       config, experiment.schedule, in_full, experiment.held, experiment.pod
     ),
   )

@@ -6,8 +6,15 @@ import jax
 from jax import lax
 import numpy as np
 
-from moniqua_jax import data, gossip, pods, processes, reduce, workers
-from moniqua_jax import experiment as experiment_lib
+from moniqua_jax import (
+  data,
+  gossip,
+  pods,
+  processes,
+  quantizer_spec,
+  reduce,
+  workers,
+)
 from moniqua_jax.models import norms
 
 
@@ -90,7 +97,7 @@ class Probe:
   """
 
   def __init__(self, experiment, workdir):
-    self._names = experiment_lib.leaf_names(experiment.held.part)
+    self._names = quantizer_spec.leaf_names(experiment.held.part)
     sizes = [leaf.size for leaf in jax.tree.leaves(experiment.held.part)]
     # Pods, the parts of the model in each, the values of a part.
     self._shape = experiment.pod.workers, -1, sum(sizes)

@@ -20,6 +20,7 @@ import optax
 from benchmarks.network import collectives
 from configs import network_cifar10_cpu
 from moniqua_jax import (
+  chain,
   data,
   loop,
   overlap,
@@ -118,7 +119,7 @@ def make(config) -> Parts:
     `Parts`.
   """
   experiment, n = experiment_lib.from_config(config), config.workers
-  local = experiment_lib.local(config, experiment.learning_rate)
+  local = chain.local(config, experiment.learning_rate)
   # What talks, without what lies between.
   talk = optax.chain(experiment.reduce, experiment.gossip)
   own = processes.own(n)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from moniqua_jax import data, guard, loop, metrics, workdir
+from moniqua_jax import chain, data, guard, loop, metrics, workdir
 from moniqua_jax import experiment as experiment_lib
 from moniqua_jax.asynchronous import pair
 from moniqua_jax.asynchronous import worker as worker_lib
@@ -64,7 +64,7 @@ def setup(config, rank: int, n: int) -> Setup:
   _check(config, n)
   experiment = experiment_lib.from_config(config)
   local = optax.chain(
-    experiment_lib.local(config, 1.0), by_clock(experiment.learning_rate)
+    chain.local(config, 1.0), by_clock(experiment.learning_rate)
   )
   init, train_step, eval_step = loop.make_steps(experiment._replace(tx=local))
   state = worker_lib.WorkerState(*init(rank), experiment.quantizer.init())
