@@ -1,7 +1,8 @@
 """Gossip: each worker tells its neighbours what it holds, and moves to them.
 
-The only file with `ppermute`. A worker is a pure function of its own arrays and
-the name of the axis over which the workers are laid out.
+What happens on one edge is in `edge`; here are the rounds. A worker is a pure
+function of its own arrays and the name of the axis over which the workers are
+laid out.
 
 n workers, d parameters, E edges: messages that a worker sends in one round.
 """
@@ -15,49 +16,10 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 
-from moniqua_jax import reduce, topologies
+from moniqua_jax import edge, reduce, topologies
 from moniqua_jax.quantizers import base
 
 Array = jax.Array
-
-
-def sealed(payload: Array) -> Array:
-  """The payload, fixed: what is sent is what the sender decodes itself.
-
-  Without this barrier XLA recomputes the codes in another fusion, a rounding
-  tie flips, and the sender believes what it did not send.
-
-  Args:
-    payload: as `Quantizer.encode` made it.
-
-  Returns:
-    The same.
-
-  >>> sealed(jnp.ones(1, jnp.uint8))
-  Array([1], dtype=uint8)
-  """
-  return lax.optimization_barrier(payload)
-
-
-def send(payload: Array, perm: tuple[int, ...], axis_name: str) -> Array:
-  """Sends the payload along one edge, and returns what came in on it.
-
-  Equivalent, all workers stacked: `received[perm[i]] = payload[i]`.
-
-  Args:
-    payload: u8[m] (or f32[d] of `full_precision`).
-    perm: perm[i] is the worker to which worker i sends.
-    axis_name: of the workers.
-
-  Returns:
-    An array like `payload`.
-
-  >>> from moniqua_jax.workers import AXIS, simulated
-  >>> pass_on = simulated(lambda x: send(x, (1, 2, 0), AXIS), (0,))
-  >>> pass_on(jnp.uint8([[1], [2], [3]])).ravel().tolist()
-  [3, 1, 2]
-  """
-  return lax.ppermute(payload, axis_name, tuple(enumerate(perm)))
 
 
 class Heard(NamedTuple):
@@ -127,8 +89,8 @@ def neighbours(
   Array([ 1., -1.], dtype=float32)
   """
   quantizer = base.tuned(quantizer)
-  default = answers if quantizer.answered else alone
-  most, share = max_edges(schedule), share or by_receiver
+  default = edge.answers if quantizer.answered else edge.alone
+  most, share = max_edges(schedule), share or edge.by_receiver
 
   def init():
     return Heard(
@@ -140,7 +102,7 @@ def neighbours(
     reference = x if same else _as_vector(reference)
     current = quantizer.quantizer(heard.tuned, step)
     step_key = worker_key(key, step, axis_name, current.shared)
-    payload = sealed(current.encode(x, step_key))
+    payload = edge.sealed(current.encode(x, step_key))
     one_round = functools.partial(
       _one_round, use, current, agree or default, share, axis_name, most
     )
@@ -190,14 +152,14 @@ def _one_round(
   """The messages of one round, and what those that count are used for."""
 
   def send_all(message):
-    return [send(message, perm, axis_name) for _, perm in topology.edges]
+    return [edge.send(message, perm, axis_name) for _, perm in topology.edges]
 
   def pull(x_hats, came):
     own, *theirs = x_hats
     total = jnp.zeros_like(own)
-    for edge, (weight, perm) in enumerate(topology.edges):
-      counts = came[edge], went[edge]
-      total += share(own, theirs[edge], weight, perm, counts, axis_name)
+    for k, (weight, perm) in enumerate(topology.edges):
+      counts = came[k], went[k]
+      total += share(own, theirs[k], weight, perm, counts, axis_name)
     return total
 
   received, short = reduce.carried(
@@ -229,158 +191,6 @@ def _mix(quantizer, payload, received, x, came, pull, onto):
     _, pulls = _read(quantizer, payload, received, x, came, pull)
     return (x if onto is None else onto) + pulls
   return quantizer.mix(x, payload, received, came, pull, onto)
-
-
-def pulled(own: Array, theirs: Array, weight, readable: Array) -> Array:
-  """What one message moves its receiver: w (x_hat_j - x_hat_i), if readable.
-
-  Args:
-    own: f32[d], x_hat_i.
-    theirs: f32[d], x_hat_j.
-    weight: W_ij.
-    readable: bool[]; an edge whose message was not contributes nothing.
-
-  Returns:
-    f32[d].
-
-  >>> pulled(jnp.zeros(1), jnp.ones(1), 0.5, jnp.bool(True))
-  Array([0.5], dtype=float32)
-  """
-  # A worker that could not say what it holds moves on no edge either.
-  apart = theirs - own
-  return jnp.where(readable & jnp.isfinite(apart), weight * apart, 0)
-
-
-def by_receiver(own, theirs, weight, perm, counts, axis_name) -> Array:
-  """`pulled` with the weights as W has them: w of worker i, who receives.
-
-  Args:
-    own: f32[d], x_hat_i.
-    theirs: f32[d], x_hat_j, of who sent on this edge.
-    weight: of the edge, one number or one for each worker.
-    perm: of the edge.
-    counts: bool[], whether what came in counts; bool[], whether what went out
-      does.
-    axis_name: of the workers.
-
-  Returns:
-    f32[d].
-
-  >>> from moniqua_jax.workers import AXIS, simulated
-  >>> counts = jnp.bool(True), jnp.bool(True)
-  >>> one = lambda x, y: by_receiver(x, y, 0.5, (1, 0), counts, AXIS)
-  >>> simulated(one, (0, 0))(jnp.zeros((2, 1)), jnp.ones((2, 1))).ravel()
-  Array([0.5, 0.5], dtype=float32)
-  """
-  del perm
-  mine = _at(weight, lax.axis_index(axis_name))
-  return pulled(own, theirs, mine, counts[0])
-
-
-def by_sender(own, theirs, weight, perm, counts, axis_name) -> Array:
-  """As push-sum has it: w_j x_hat_j comes in, w_i x_hat_i is given away.
-
-  To one worker and from another, so that either may count without the other.
-
-  Args:
-    own: f32[d], x_hat_i.
-    theirs: f32[d], x_hat_j, of who sent on this edge.
-    weight: of the edge, one number or one for each worker.
-    perm: of the edge.
-    counts: bool[], whether what came in counts; bool[], whether what went out
-      does.
-    axis_name: of the workers.
-
-  Returns:
-    f32[d].
-
-  >>> from moniqua_jax.workers import AXIS, simulated
-  >>> counts = jnp.bool(True), jnp.bool(False)  # ours was not read: we keep it
-  >>> one = lambda x, y: by_sender(x, y, 0.5, (1, 0), counts, AXIS)
-  >>> simulated(one, (0, 0))(jnp.ones((2, 1)), jnp.ones((2, 1))).ravel()
-  Array([0.5, 0.5], dtype=float32)
-  """
-  came, went = (count & jnp.isfinite(own) for count in counts)
-  worker = lax.axis_index(axis_name)
-  source = jnp.asarray(topologies.sources(perm))[worker]
-  taken = jnp.where(came, _at(weight, source) * theirs, 0)
-  return taken - jnp.where(went, _at(weight, worker) * own, 0)
-
-
-def alone(
-  readable: Array, topology: topologies.Topology, axis_name: str
-) -> tuple[Array, Array]:
-  """Which messages count: those that this worker could read, come what may.
-
-  First wraps are mostly one-sided: the mean of the workers moves then, and the
-  run should stop.
-
-  Args:
-    readable: bool[E], of what came in.
-    topology: of this round.
-    axis_name: of the workers.
-
-  Returns:
-    bool[E], what came in on each edge counts; bool[E], what went out on it is
-    gone: always, since nobody says otherwise.
-
-  >>> read = jnp.array([True, False])
-  >>> came, went = alone(read, topologies.ring(4), 'workers')
-  >>> came.tolist(), went.tolist()
-  ([True, False], [True, True])
-  """
-  del topology, axis_name
-  return readable, jnp.ones_like(readable)
-
-
-def answers(
-  readable: Array, topology: topologies.Topology, axis_name: str
-) -> tuple[Array, Array]:
-  """Which messages count: those between two workers that read each other.
-
-  One byte goes back along each edge; both ends leave out the same edges, and
-  the mean of the workers survives, since W is symmetric.
-
-  Args:
-    readable: bool[E], of what came in.
-    topology: of this round, symmetric.
-    axis_name: of the workers.
-
-  Returns:
-    bool[E], what came in on each edge counts; bool[E], so does what went out.
-
-  Raises:
-    ValueError: W is not symmetric.
-
-  >>> from moniqua_jax.workers import AXIS, simulated
-  >>> agree = simulated(lambda r: answers(r, topologies.ring(2), AXIS)[0], (0,))
-  >>> agree(jnp.array([[True], [False]])).ravel().tolist()
-  [False, False]
-  """
-  topologies.require_symmetric((topology,), 'answers')
-  perms = [perm for _, perm in topology.edges]
-  inverses = [topologies.sources(perm) for perm in perms]
-  read = jnp.stack(
-    [
-      send(readable[k : k + 1].astype(jnp.uint8), inverse, axis_name)[0] > 0
-      for k, inverse in enumerate(inverses)
-    ]
-  )
-  me = lax.axis_index(axis_name)
-  # By the edge on which I reach whom I hear, and hear whom I reach.
-  reach, hear = _same_worker(inverses, perms), _same_worker(perms, inverses)
-  return readable & read[reach[:, me]], read & readable[hear[:, me]]
-
-
-def _same_worker(of: list, among: list) -> Array:
-  """i32[E, n]: for each edge and worker another edge with the same other end.
-
-  Args:
-    of: perms, or their inverses, of the edges that are asked for.
-    among: the same of the edges to find: the first with the same worker.
-  """
-  find = lambda i, other: next(k for k, p in enumerate(among) if p[i] == other)
-  return jnp.array([[find(*end) for end in enumerate(perm)] for perm in of])
 
 
 def correction(
@@ -460,13 +270,13 @@ def mixed(
 
 def _alone(x, key, topology, quantizer, axis_name, use, *args):
   x = _as_vector(x)
-  payload = sealed(quantizer.encode(x, key))  # line 2
+  payload = edge.sealed(quantizer.encode(x, key))  # line 2
   edges = len(topology.edges)
   result, seen, _ = _one_round(  # lines 3 to 5
     use,
     quantizer,
-    alone,
-    by_receiver,
+    edge.alone,
+    edge.by_receiver,
     axis_name,
     edges,
     topology,
@@ -588,10 +398,3 @@ def consensus(x: Array, axis_name: str) -> tuple[Array, Array]:
   apart = x - reduce.exact(x, axis_name)
   square = reduce.exact(jnp.mean(apart**2), axis_name)
   return jnp.sqrt(square), reduce.largest(jnp.max(jnp.abs(apart)), axis_name)
-
-
-def _at(weight: float | tuple[float, ...], worker: Array):
-  """One weight for all, or that of a worker."""
-  if isinstance(weight, tuple):
-    return jnp.asarray(weight, jnp.float32)[worker]
-  return weight

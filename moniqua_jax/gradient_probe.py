@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import coding, data, gossip, processes, wire
+from moniqua_jax import coding, data, edge, gossip, processes, wire
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.algorithms.diana import Shifts
 
@@ -112,7 +112,7 @@ def of_one(quantizer, x: Array, key: Array) -> tuple[Array, dict[str, Array]]:
   >>> sorted(of_one(qsgd(bits=4), jnp.ones(600), jax.random.key(0))[1])
   ['coded_bits', 'entropy_bits', 'quantization_variance']
   """
-  payload = gossip.sealed(quantizer.encode(x, key))
+  payload = edge.sealed(quantizer.encode(x, key))
   x_hat = quantizer.decode(payload, x)
   error = jnp.sum((x_hat - x) ** 2)
   row = {'quantization_variance': error / jnp.sum(x**2)}

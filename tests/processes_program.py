@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 import moniqua_jax as mj
-from moniqua_jax import gossip, joining, processes
+from moniqua_jax import edge, gossip, joining, processes
 from moniqua_jax.workers import AXIS
 
 N, D = 4, 1_000_000
@@ -48,7 +48,7 @@ def one_round(quantizer) -> list[str]:
 
   def worker(x, key):
     own_key = gossip.worker_key(key, 3, AXIS, quantizer.shared)
-    payload = gossip.sealed(quantizer.encode(x, own_key))
+    payload = edge.sealed(quantizer.encode(x, own_key))
     pull, _ = gossip.correction(
       x, own_key, topology=mj.ring(N), quantizer=quantizer, axis_name=AXIS
     )

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import moniqua_jax as mj
-from moniqua_jax import gossip, guard, theory, topologies
+from moniqua_jax import edge, gossip, guard, theory, topologies
 from moniqua_jax.quantizers import base
 from moniqua_jax.workers import AXIS
 from tests import helpers
@@ -80,11 +80,11 @@ def test_no_wrap_goes_unseen():
   def worker(x, heard, k):
     current = quantizer.quantizer(heard.tuned, k)
     key = gossip.worker_key(KEY, k, AXIS, current.shared)
-    payload = gossip.sealed(current.encode(x, key))
+    payload = edge.sealed(current.encode(x, key))
     errors = []
     for _, perm in mj.ring(N).edges:
-      sent = gossip.send(x, perm, AXIS)
-      got = current.decode(gossip.send(payload, perm, AXIS), x)
+      sent = edge.send(x, perm, AXIS)
+      got = current.decode(edge.send(payload, perm, AXIS), x)
       errors.append(jnp.abs(got - sent).max())
     _, pull, heard = neighbours.exchange(x, x, heard, k)
     return x + pull, heard, jnp.stack(errors)
@@ -140,7 +140,7 @@ def test_answers_reach_the_sender_on_any_symmetric_graph(name):
       pairs[i, perm[i]] &= read[perm[i], k]
   sources = [topologies.sources(perm) for _, perm in topology.edges]
   read = np.array([[pairs[s[i], i] for s in sources] for i in range(N)])
-  run = mj.simulated(lambda r: gossip.answers(r, topology, AXIS), (0,))
+  run = mj.simulated(lambda r: edge.answers(r, topology, AXIS), (0,))
   came, went = (np.asarray(counts) for counts in run(read))
   for i in range(N):
     for k, (_, perm) in enumerate(topology.edges):

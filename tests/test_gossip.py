@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import moniqua_jax as mj
-from moniqua_jax import gossip, topologies
+from moniqua_jax import edge, gossip, topologies
 from moniqua_jax.quantizers import base
 from moniqua_jax.workers import AXIS
 from tests import helpers
@@ -101,11 +101,11 @@ def test_all_ends_believe_the_same_bits(rounding):
 
   def worker(x):
     key = gossip.worker_key(KEY, jnp.int32(0), AXIS, quantizer.shared)
-    payload = gossip.sealed(quantizer.encode(x, key))
+    payload = edge.sealed(quantizer.encode(x, key))
     own = quantizer.decode(payload, x)
     seen, theirs = [], []
     for _, perm in mj.ring(N).edges:
-      received = gossip.send(payload, perm, AXIS)
+      received = edge.send(payload, perm, AXIS)
       theirs.append(quantizer.decode(received, x))
       seen.append(quantizer.inspect(received, x).readable)
     return own, jnp.stack(theirs), jnp.stack(seen)
@@ -113,9 +113,9 @@ def test_all_ends_believe_the_same_bits(rounding):
   own, theirs, readable = mj.sharded(worker, (0,))(x)
   own, theirs = np.asarray(own), np.asarray(theirs)
   assert np.asarray(readable).all()
-  for edge, (_, perm) in enumerate(mj.ring(N).edges):
+  for k, (_, perm) in enumerate(mj.ring(N).edges):
     for sender, receiver in enumerate(perm):
-      np.testing.assert_array_equal(theirs[receiver, edge], own[sender])
+      np.testing.assert_array_equal(theirs[receiver, k], own[sender])
   assert np.abs(own - x).max() <= step * 1.001 + 4 * 2**-23 * np.abs(x).max()
 
 

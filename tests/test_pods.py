@@ -20,6 +20,7 @@ from moniqua_jax import (
   checkpoint,
   data,
   description,
+  edge,
   experiment,
   gossip,
   loop,
@@ -267,7 +268,7 @@ def error_of(quantizer):
   def make(key):
     def update(updates, state, params, *, step):
       own = gossip.worker_key(key, step, workers.AXIS, quantizer.shared)
-      payload = gossip.sealed(quantizer.encode(params, own))
+      payload = edge.sealed(quantizer.encode(params, own))
       return quantizer.decode(payload, params) - params, state
 
     return optax.GradientTransformationExtraArgs(lambda params: (), update)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import gossip, topologies, wire
+from moniqua_jax import edge, gossip, topologies, wire
 from moniqua_jax.quantizers import base
 
 
@@ -72,7 +72,7 @@ def push_sum(
     _with_mass(base.tuned(quantizer)),
     axis_name=axis_name,
     key=key,
-    share=gossip.by_sender,
+    share=edge.by_sender,
   )
 
   def init(params):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import gossip
+from moniqua_jax import edge, gossip
 from moniqua_jax.quantizers import base
 
 
@@ -42,7 +42,7 @@ def quantize(
     del params
     x, unravel = gossip.flatten(updates)
     payload = quantizer.encode(x, jax.random.fold_in(key, state.count))
-    x_hat = quantizer.decode(gossip.sealed(payload), x)
+    x_hat = quantizer.decode(edge.sealed(payload), x)
     count = optax.safe_increment(state.count)
     return unravel(x_hat), optax.ScaleByScheduleState(count)
 

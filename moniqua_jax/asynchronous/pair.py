@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from moniqua_jax import gossip
+from moniqua_jax import edge
 from moniqua_jax.quantizers import base
 
 Array = jax.Array
@@ -88,7 +88,7 @@ def ends(
     own_key = jax.random.fold_in(jax.random.fold_in(key, asker), event)
     if not current.shared:
       own_key = jax.random.fold_in(own_key, rank)
-    payload = gossip.sealed(current.encode(x, own_key))
+    payload = edge.sealed(current.encode(x, own_key))
     return payload, current.decode(payload, x)
 
   @jax.jit
@@ -96,7 +96,7 @@ def ends(
     current = quantizer.quantizer(tuned, clock)
     seen = current.inspect(payload, x)
     theirs = current.decode(payload, x)
-    return seen, gossip.pulled(own, theirs, weight, seen.readable)
+    return seen, edge.pulled(own, theirs, weight, seen.readable)
 
   @jax.jit
   def observe(tuned, seen, both, x):
