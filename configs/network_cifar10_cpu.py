@@ -62,6 +62,7 @@ def fixed(bits, theta, gamma=1.0):
   )
 
 
+PEER = dict(topology=dict(name='one_peer_exponential'))
 METHODS = {
   'allreduce': dict(reduce=dict(name='allreduce'), gossip=dict(name='none')),
   'dpsgd': {},
@@ -76,6 +77,9 @@ METHODS = {
   'd2moniqua4': digits_sorted.d2(4),
   'choco4': rival('choco', 4, 'nearest'),
   'deepsqueeze4': rival('deepsqueeze', 4, 'nearest'),
+  # One message a step instead of the ring's two; exact means in three steps.
+  'dpsgd_peer': PEER,
+  'moniqua4fixed_peer': fixed(4, 0.1) | PEER,
   # Messages travel while the gradient is computed; see algorithms/stale.py.
   'dpsgd_overlap': dict(overlap=True),
   'moniqua4fixed_overlap': fixed(4, 0.1) | dict(overlap=True),

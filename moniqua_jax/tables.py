@@ -36,8 +36,10 @@ SPELLED = {
   'moniqua': 'Moniqua',
   'none': '',
   'nuqsgd': 'NUQSGD',
+  'one_peer_exponential': 'one-peer exponential',
   'push_sum': 'push-sum',
   'qsgd': 'QSGD',
+  'random_matchings': 'random matchings',
   'terngrad': 'TernGrad',
 }
 
@@ -105,7 +107,7 @@ def method(config: dict) -> str:
     config: as in config.json.
 
   Returns:
-    Reduce, gossip, quantizer and slack, where they say something.
+    Reduce, gossip, quantizer, topology and slack, where they say something.
 
   >>> moniqua = {'name': 'moniqua', 'bits': 4, 'theta': 1.0}
   >>> method({'gossip': {'name': 'd2'}, 'quantizer': moniqua, 'gamma': 0.2})
@@ -116,6 +118,7 @@ def method(config: dict) -> str:
   shape = _shape(config.get('smoothness', {}))
   if not gossip:
     return ', '.join(filter(None, [reduce, quantizer, shape])) or DASH
+  topology = config.get('topology', {'name': 'ring'})
   gamma = config.get('gamma', 1.0)
   every = config.get('local_steps', 1)
   own = config['gossip'].get('gamma') or config['gossip'].get('eta')
@@ -124,6 +127,7 @@ def method(config: dict) -> str:
     '' if quantizer and gossip == SPELLED['dpsgd'] else gossip,
     quantizer,
     shape,
+    _spell(topology) if topology['name'] != 'ring' else '',
     'theta per leaf' if config.get('scales_from') else '',
     f'gamma {gamma:g}'.replace(' 0.', ' .') if gamma != 1 else '',
     f'own step {own:g}'.replace(' 0.', ' .') if own else '',

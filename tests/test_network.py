@@ -200,6 +200,25 @@ def test_collectives_are_found_and_replaced_by_copies():
   assert not list(hlo.collectives(text))
 
 
+def test_collectives_in_branches_are_copied_where_they_stand():
+  shift = lambda hop: tuple((i, (i + hop) % N) for i in range(N))
+  send = lambda hop: (
+    lambda x: hop * jax.lax.ppermute(x, workers.AXIS, shift(hop))
+  )
+  turns = lambda x, k: jax.lax.switch(k, [send(1), send(2), send(4)], x)
+  x = jnp.arange(3.0)
+  (used,) = collectives.found(turns, workers.AXIS, N, x, 0)
+  assert used.params['perm'] == shift(1)
+  copied = collectives.with_copies(turns, jnp.zeros(1, jnp.int32))
+  run = workers.sharded(copied, (0, None))
+  rows = jnp.stack([x + i for i in range(N)])
+  for k, hop in enumerate((1, 2, 4)):
+    np.testing.assert_allclose(run(rows, k), hop * rows)
+  unequal = lambda x, k: jax.lax.switch(k, [send(1), lambda x: x], x)
+  with pytest.raises(ValueError, match='branches with different collectives'):
+    collectives.found(unequal, workers.AXIS, N, x, 0)
+
+
 @pytest.mark.parametrize('method', ['moniqua1', 'choco4', 'nuqsgd4', 'd2'])
 def test_empty_sends_the_collectives_of_the_step_with_one_value(method):
   config = steps.configured(method, 'mlp270k', N, batch_size=1)

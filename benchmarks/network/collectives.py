@@ -43,10 +43,10 @@ def found(fn: Callable, axis_name: str, n: int, *args) -> list:
     *args: of fn; shapes will do.
 
   Returns:
-    Equations of its jaxpr.
+    Equations of its jaxpr; of branches those of the first.
 
   Raises:
-    ValueError: one of them is inside a loop or a branch.
+    ValueError: one of them is inside a loop, or branches have different ones.
 
   >>> fn = lambda x: jax.lax.psum(x, 'w') + jax.lax.ppermute(x, 'w', [(0, 0)])
   >>> [str(e.primitive) for e in found(fn, 'w', 1, jnp.ones(3))]
@@ -107,11 +107,17 @@ def alone(equations: list, token: Array, n: int) -> Array:
 
 def _of(jaxpr) -> Iterator:
   for equation in jaxpr.eqns:
-    inner = [found for sub in _inside(equation) for found in _of(sub)]
-    if inner and _name(equation) not in ('jit', 'pjit'):
+    each = [list(_of(sub)) for sub in _inside(equation)]
+    inner = each[0] if each else []
+    kinds = [list(map(_name, found)) for found in each]
+    if inner and _name(equation) not in ('jit', 'pjit', 'cond'):
       raise ValueError(
         f'{_name(inner[0])} stands inside {_name(equation)}; its copy would '
         'have to be made there, which is not written.'
+      )
+    if any(other != kinds[0] for other in kinds):
+      raise ValueError(
+        'branches with different collectives; one must stand for all.'
       )
     yield from inner
     if _name(equation) in COPIES:
@@ -131,13 +137,22 @@ def _evaluate(jaxpr, consts, args, zeros):
       outputs = [
         _made_before(copy, x, next(zeros), equation.params) for x in inputs
       ]
-    elif any(list(_of(sub)) for sub in _inside(equation)):
-      (sub,) = _inside(equation)
-      outputs = _evaluate(sub, (), inputs, zeros)
+    elif branches := [sub for sub in _inside(equation) if list(_of(sub))]:
+      outputs = _of_branches(branches, inputs, zeros)
     else:
       outputs = _bind(equation, inputs)
     values.update(zip(equation.outvars, outputs, strict=True))
   return [read(v) for v in jaxpr.outvars]
+
+
+def _of_branches(branches, inputs, zeros):
+  """Of a cond the branch that the first input names; of a jit its one."""
+  own = [next(zeros) for _ in _of(branches[0])]
+  evaluated = lambda jaxpr: lambda *args: _evaluate(jaxpr, (), args, iter(own))
+  functions = [evaluated(jaxpr) for jaxpr in branches]
+  if len(functions) == 1:
+    return functions[0](*inputs)
+  return lax.switch(inputs[0], functions, *inputs[1:])
 
 
 def _made_before(copy, x, zero, params):
