@@ -89,9 +89,29 @@ METHODS = {
   'nuqsgd4': quantized('nuqsgd', bits=4, bucket_size=8192),
   'qsgdinf4': quantized('qsgd', bits=4, bucket_size=8192, norm='linf'),
 }
-CHOICES = digits_sorted.choices(METHODS)
+
+
+def choices(spec: dict) -> list[dict]:
+  """Four runs of a method: four rates, or two with two of its own number."""
+  own = {
+    'choco': dict(gossip__gamma=(0.6, 0.9)),
+    'deepsqueeze': dict(gossip__eta=(0.6, 0.9)),
+  }.get(spec.get('gossip', {}).get('name'))
+  if 'theta' in spec.get('quantizer', {}):
+    own = dict(quantizer__theta=(0.1, 0.2))
+  if own:
+    return digits_sorted.grid(learning_rate__peak=(0.02, 0.04), **own)
+  return digits_sorted.grid(learning_rate__peak=(0.01, 0.02, 0.04, 0.08))
+
+
+CHOICES = {name: choices(spec) for name, spec in METHODS.items()}
 CHOSEN = {
-  'choco4': {'gossip.gamma': 0.9},  # as the digits chose it
+  'choco4': {'gossip.gamma': 0.9},
   'choco4_overlap': {'gossip.gamma': 0.9},
-  'deepsqueeze4': {'gossip.eta': 0.9},
+  'deepsqueeze4': {'gossip.eta': 0.9},  # as the digits chose it
+  'dpsgd': {'learning_rate.peak': 0.04},
+  'dpsgd_peer': {'learning_rate.peak': 0.04},
+  'moniqua4fixed': {'quantizer.theta': 0.2},
+  'moniqua4fixed_overlap': {'quantizer.theta': 0.2},
+  'moniqua4fixed_peer': {'learning_rate.peak': 0.04, 'quantizer.theta': 0.2},
 }
