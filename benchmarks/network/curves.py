@@ -17,12 +17,12 @@ HEAD = (
   '|---|---|' + '---:|' * 7 + '\n'
 )
 NOTES = """
-{n} processes on a ring. Training loss: the mean of the last {smooth} rows of
-{log_every} steps each; seconds, without evaluations, from the first row, when
-all programs are compiled, to the first such mean of at most {target:g}. Times
-D-PSGD: its seconds at the same rate over this. ms per step: the median over
-rows. A run ends with its last step or after {seconds:g} seconds. MB of each
-worker, as the software claims.
+{n} processes, on a ring if no other graph is named. Training loss: the mean of
+the last {smooth} rows of {log_every} steps each; seconds, without evaluations,
+from the first row, when all programs are compiled, to the first such mean of at
+most {target:g}. Times D-PSGD: its seconds at the same rate over this. ms per
+step: the median over rows. A run ends with its last step or after so many seconds:
+{seconds}. MB of each worker, as the software claims.
 
 """
 
@@ -117,12 +117,13 @@ def table(runs: Sequence[Run], target: float) -> str:
   for run in runs:
     text += f'| {" | ".join(_row(run, times))} |\n'
   config = runs[0].config
+  limits = {run.note['seconds'] for run in runs}
   text += NOTES.format(
     n=config['workers'],
     smooth=SMOOTH,
     log_every=config['log_every'],
     target=target,
-    seconds=runs[0].note['seconds'],
+    seconds=', '.join(f'{s:g}' for s in sorted(limits)),
   )
   rates = dict.fromkeys(run.rate for run in runs)
   return text + ''.join(_first(rate, runs, times) for rate in rates)
