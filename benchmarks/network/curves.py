@@ -21,8 +21,8 @@ NOTES = """
 the last {smooth} rows of {log_every} steps each; seconds, without evaluations,
 from the first row, when all programs are compiled, to the first such mean of at
 most {target:g}. Times D-PSGD: its seconds at the same rate over this. ms per
-step: the median over rows. A run ends with its last step or after so many seconds:
-{seconds}. MB of each worker, as the software claims.
+step: the median over rows. A run ends with its last step or after so many
+seconds: {seconds}. MB of each worker, as the software claims.
 
 """
 

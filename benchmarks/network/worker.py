@@ -25,10 +25,10 @@ COUNTERS = pathlib.Path('/sys/class/net')
 
 def main():
   args = parsed()
-  os.sched_setaffinity(0, {args.process_id % os.cpu_count()})
   joining.join(
     args.coordinator_address, args.n, args.process_id, workers=args.n
   )
+  stay_on(args.process_id % os.cpu_count())
   config = steps.configured(args.method, args.model, args.n, args.batch_size)
   with joining.ended_together():
     # Gloo connects in the first collective and waits 30 s for the others, which
@@ -52,6 +52,16 @@ def parsed():
   for name in ('n', 'process_id', 'steps', 'rounds', 'batch_size'):
     parser.add_argument(f'--{name}', type=int, required=True)
   return parser.parse_args()
+
+
+def stay_on(core: int) -> None:
+  """Keeps all threads of this process on one core.
+
+  Once JAX has them: where it sees one core it makes one thread, and a program
+  that waits for messages would hold up the gradient beside it.
+  """
+  for task in pathlib.Path('/proc/self/task').iterdir():
+    os.sched_setaffinity(int(task.name), {core})
 
 
 def measured(parts: steps.Parts, interface, count, rounds) -> dict:
