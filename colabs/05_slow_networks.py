@@ -93,14 +93,14 @@ for i, cell in enumerate(cells):
 # the link, the more a step is made of bytes.
 
 # %%
-MODELS = list(dict.fromkeys(cell['model'] for cell in cells))
+slow = [cell for cell in cells if np.isfinite(rate_of(cell))]
+MODELS = list(dict.fromkeys(cell['model'] for cell in slow))
 R = 'link (Mbit/s)'
 STEP = {model: f'{model}: ms per step' for model in MODELS}
 lines = {}
-for cell in cells:
-  if np.isfinite(rate_of(cell)):
-    row = {R: rate_of(cell), STEP[cell['model']]: split(cell)['step']}
-    lines.setdefault(cell['title'], []).append(row)
+for cell in slow:
+  row = {R: rate_of(cell), STEP[cell['model']]: split(cell)['step']}
+  lines.setdefault(cell['title'], []).append(row)
 plots.compare(
   {name: sorted(rows, key=lambda row: row[R]) for name, rows in lines.items()},
   [(R, step) for step in STEP.values()],

@@ -54,9 +54,12 @@ def bars(cells: Sequence[dict], path) -> None:
     size = (2.6 * len(rates) + 2, 0.24 * most + 1.2)
     fig = matplotlib.figure.Figure(figsize=size, layout='constrained')
     panels = fig.subplots(1, len(rates), squeeze=False)[0]
+    beside = None  # of the panel to the left
     for rate, axes in zip(rates, panels, strict=True):
       here = [cell for cell in cells if cell['rate'] == rate]
-      _stack(axes, here, names=axes is panels[0])
+      methods = [cell['method'] for cell in here]
+      _stack(axes, here, names=methods != beside)
+      beside = methods
       axes.set(title=rate, xlabel='ms per step')
     fig.legend(
       *panels[0].get_legend_handles_labels(),
