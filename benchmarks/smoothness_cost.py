@@ -25,7 +25,7 @@ import optax
 
 import moniqua_jax as mj
 from moniqua_jax import workdir
-from moniqua_jax.laboratory import designs
+from moniqua_jax.laboratory import counting
 from moniqua_jax.quantizers import dithered, roots
 from moniqua_jax.theory import block_steps, gammas, smoothness, steps
 
@@ -97,7 +97,7 @@ def run(diagonal, gamma, compressor):
     table, sent_of = (), lambda state: ()
   else:
     make, plain, table, _, _, (top, sizes) = compressor
-    coded = designs.coded_bits_of(d, top, sizes)
+    coded = counting.coded_bits_of(d, top, sizes)
 
     def algorithm(own):
       known = plain or mj.per_worker(make, table, AXIS, own)
@@ -105,7 +105,7 @@ def run(diagonal, gamma, compressor):
       return mj.dcgd(known, keep=lambda leaf: False, **slots)
 
     sent_of = lambda state: state[0].error
-    nonzeros = designs.nonzeros_of(d, top)
+    nonzeros = counting.nonzeros_of(d, top)
     count = lambda sent: jnp.array(
       [nonzeros(sent), coded(sent), 8.0 * sent.size]
     )

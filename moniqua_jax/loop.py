@@ -4,6 +4,7 @@ The step of a worker has no collective but the algorithm's; its metrics leave it
 per worker and are reduced on the host, one step late.
 """
 
+from collections.abc import Callable
 import contextlib
 import pathlib
 import time
@@ -105,6 +106,23 @@ def make_steps(experiment: experiment_lib.Experiment):
   return init, train_step, eval_step
 
 
+def train_program(experiment: experiment_lib.Experiment, config) -> Callable:
+  """The train step of all workers, compiled; or two at once where that pays.
+
+  Args:
+    experiment: as built from the config.
+    config: a ConfigDict.
+
+  Returns:
+    (state, batch, step) -> (state, metrics), on stacked workers; the state is
+    donated.
+  """
+  if overlap.pays(config):
+    return overlap.train_step(experiment, make_gradient(experiment))
+  train_step = make_steps(experiment)[1]
+  return experiment.run(train_step, (0, 0, None), donate_argnums=0)
+
+
 def make_gradient(experiment: experiment_lib.Experiment):
   """The loss of one worker and its gradient, on flat parameters.
 
@@ -176,14 +194,12 @@ def train_and_evaluate(
   processes.by_lead(lambda: workdir_lib.open_(workdir, config, resume))
   if lead:
     print(description.describe(config, experiment))
-  init, train_step, eval_step = make_steps(experiment)
+  init, _, eval_step = make_steps(experiment)
   pod, run = experiment.pod, experiment.run
   own = processes.own(pod.devices)
   own_workers = [device // pod.size for device in own]
   state = run(init, (0,))(processes.placed(experiment.held.rows(own)))
-  train = run(train_step, (0, 0, None), donate_argnums=0)
-  if overlap.pays(config):
-    train = overlap.train_step(experiment, make_gradient(experiment))
+  train = train_program(experiment, config)
   evaluate = evaluation.make(experiment, eval_step, config)
   checkpoints = checkpoint.manager(workdir)
   start, state = checkpoint.restore(checkpoints, state)

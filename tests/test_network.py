@@ -217,6 +217,9 @@ def test_collectives_in_branches_are_copied_where_they_stand():
   unequal = lambda x, k: jax.lax.switch(k, [send(1), lambda x: x], x)
   with pytest.raises(ValueError, match='branches with different collectives'):
     collectives.found(unequal, workers.AXIS, N, x, 0)
+  loop = lambda x: jax.lax.while_loop(lambda x: x[0] < 1, send(1), x)
+  with pytest.raises(ValueError, match='ppermute stands inside while'):
+    collectives.found(loop, workers.AXIS, N, x)
 
 
 @pytest.mark.parametrize('method', ['moniqua1', 'choco4', 'nuqsgd4', 'd2'])

@@ -108,18 +108,18 @@ def alone(equations: list, token: Array, n: int) -> Array:
 def _of(jaxpr) -> Iterator:
   for equation in jaxpr.eqns:
     each = [list(_of(sub)) for sub in _inside(equation)]
-    inner = each[0] if each else []
-    kinds = [list(map(_name, found)) for found in each]
+    inner = [found for branch in each for found in branch]
     if inner and _name(equation) not in ('jit', 'pjit', 'cond'):
       raise ValueError(
         f'{_name(inner[0])} stands inside {_name(equation)}; its copy would '
         'have to be made there, which is not written.'
       )
+    kinds = [list(map(_name, found)) for found in each]
     if any(other != kinds[0] for other in kinds):
       raise ValueError(
         'branches with different collectives; one must stand for all.'
       )
-    yield from inner
+    yield from each[0] if each else ()
     if _name(equation) in COPIES:
       yield equation
 

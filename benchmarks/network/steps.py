@@ -23,7 +23,6 @@ from moniqua_jax import (
   chain,
   data,
   loop,
-  overlap,
   processes,
   reduce,
   specs,
@@ -127,13 +126,14 @@ def make(config) -> Parts:
   batch = processes.placed(_batch(config, own))
   x = experiment.run(loop.make_steps(experiment)[0], (0,))(index).params
   used = _used(talk, x, n)
-  full = _stepping(experiment, index, batch)
-  if overlap.pays(config):
-    gradient = loop.make_gradient(experiment)
-    full = full._replace(step=overlap.train_step(experiment, gradient))
+  alone = experiment._replace(tx=local)
+  train, train_alone = (
+    loop.train_program(experiment, config),
+    alone.run(loop.make_steps(alone)[1], (0, 0, None), donate_argnums=0),
+  )
   parts = {
-    'full': full,
-    'compute': _stepping(experiment._replace(tx=local), index, batch),
+    'full': _stepping(experiment, train, index, batch),
+    'compute': _stepping(alone, train_alone, index, batch),
     'codec': _codec(experiment, talk, used, index, x),
     'empty': _empty(experiment, used, index),
   }
@@ -165,11 +165,10 @@ def _batch(config, own):
   )
 
 
-def _stepping(experiment, index, batch):
+def _stepping(experiment, train, index, batch):
   """One step after the other, on the same batch."""
-  init, train_step, _ = loop.make_steps(experiment)
-  train = experiment.run(train_step, (0, 0, None), donate_argnums=0)
-  return Part(train, experiment.run(init, (0,))(index), (batch,))
+  init = experiment.run(loop.make_steps(experiment)[0], (0,))
+  return Part(train, init(index), (batch,))
 
 
 def _codec(experiment, talk, used, index, x):

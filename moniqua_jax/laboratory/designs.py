@@ -8,7 +8,6 @@ with n blocks.
 """
 
 from collections.abc import Callable
-import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -16,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import coding, quantizers, wire
+from moniqua_jax import quantizers
+from moniqua_jax.laboratory import counting
 from moniqua_jax.laboratory.problems import Problem
 from moniqua_jax.quantizers import base, dithered, norm_formats, roots
 from moniqua_jax.theory import block_steps, smoothness
@@ -86,7 +86,7 @@ def standard(problem: Problem, norm: str = 'l2') -> Design:
     (),
     omega,
     omega * problem.L_max,
-    coded_bits_of(problem.d, s, (problem.d,)),
+    counting.coded_bits_of(problem.d, s, (problem.d,)),
     0.0,
   )
 
@@ -113,7 +113,7 @@ def standard_blocks(problem: Problem, norm: str = 'l2') -> Design:
     (),
     omega,
     omega * problem.L_max,
-    coded_bits_of(problem.d, s, sizes),
+    counting.coded_bits_of(problem.d, s, sizes),
     0.0,
   )
 
@@ -365,7 +365,9 @@ def _varying(problem, steps, norm, steps_sent=True, norm_bits=32):
     _rows(problem, steps),
     float(np.max(smoothness.omega(steps))),
     float(np.max(smoothness.calL(steps, problem.diagonals))),
-    coded_bits_of(problem.d, 2 ** (bits - 1) - 1, (problem.d,), norm_bits),
+    counting.coded_bits_of(
+      problem.d, 2 ** (bits - 1) - 1, (problem.d,), norm_bits
+    ),
     _upload(problem, steps if steps_sent else np.zeros(0)),
   )
 
@@ -382,7 +384,7 @@ def _block(problem, steps, sizes, norm, norm_bits=32, steps_sent=True):
     _rows(problem, steps),
     growth * float(np.max(smoothness.omega(each, sizes))),
     growth * float(np.max(smoothness.calL(each, problem.diagonals, sizes))),
-    coded_bits_of(problem.d, 2 ** (bits - 1) - 1, sizes, norm_bits),
+    counting.coded_bits_of(problem.d, 2 ** (bits - 1) - 1, sizes, norm_bits),
     _upload(problem, steps if steps_sent else np.zeros(0)),
   )
 
@@ -419,68 +421,3 @@ def _upload(problem, steps):
 def _values_sent(payload, d):
   planes = payload[: 4 * d].reshape(4, d)
   return jnp.sum((planes > 0).any(axis=0))
-
-
-def coded_bits_of(
-  d: int, top: int, sizes: tuple[int, ...], norm_bits: int = 32
-) -> Callable[[Array], Array]:
-  """Bits of a payload of dithering: norms, distances, signs and levels.
-
-    norm_bits B + sum over nonzeros of |omega(distance)| + 1 + |omega(level)|
-
-  A distance starts anew in each block; blocks of one size that stand together
-  are counted together.
-
-  Args:
-    d: values of a message.
-    top: the highest level of its quantizer.
-    sizes: of its blocks.
-    norm_bits: of a norm; those of 8 bits are relative to the largest, which
-      takes 32.
-
-  Returns:
-    payload u8[m] -> f32[].
-
-  >>> from moniqua_jax import dithering
-  >>> payload = dithering(1).encode(jnp.array([0.0, 2.0]), jax.random.key(0))
-  >>> coded_bits_of(2, 1, (2,))(payload)  # 32, omega(2), sign, omega(1)
-  Array(37., dtype=float32)
-  """
-  bits = (2 * top).bit_length()
-  runs = [(size, len([*same])) for size, same in itertools.groupby(sizes)]
-  ends = np.cumsum([size * count for size, count in runs])
-  abouts = [base.Codes(bits, 2 * top + 1, top, size) for size, _ in runs]
-  norms = norm_bits * len(sizes) + 32 * (norm_bits == 8)
-
-  def coded(payload):
-    codes = jnp.split(_codes(payload, d, bits), ends[:-1])
-    lengths = [
-      jnp.sum(coding.recursive().length(*pair))
-      for pair in zip(codes, abouts, strict=True)
-    ]
-    return sum(lengths).astype(jnp.float32) + norms
-
-  return coded
-
-
-def nonzeros_of(d: int, top: int) -> Callable[[Array], Array]:
-  """How many values of a payload of dithering are not zero.
-
-  Args:
-    d: values of a message.
-    top: the highest level of its quantizer.
-
-  Returns:
-    payload u8[m] -> i32[].
-
-  >>> from moniqua_jax import dithering
-  >>> payload = dithering(1).encode(jnp.array([0.0, 2.0]), jax.random.key(0))
-  >>> nonzeros_of(2, 1)(payload)
-  Array(1, dtype=int32)
-  """
-  bits = (2 * top).bit_length()
-  return lambda payload: jnp.sum(_codes(payload, d, bits) != top)
-
-
-def _codes(payload, d, bits):
-  return wire.unpack(payload[: wire.packed_size(d, bits)], bits, d)

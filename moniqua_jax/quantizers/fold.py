@@ -14,7 +14,7 @@ Array = jax.Array
 
 _LANES = 128
 _BLOCKS = 16
-_NO_PART = 1.5
+_NO_PART = 1.5  # 0.5 + 1
 
 
 def fold_turns(turns: Array) -> Array:
@@ -59,7 +59,8 @@ def packed(turns: Array, parts: Array) -> Array:
 
   Args:
     turns: f32 of any shape, integers.
-    parts: f32 of that shape, from 0 to below 1; to the nearest 2^-24.
+    parts: f32 of that shape, from 0 to below 1; to the nearest 2^-24 below one
+      half, 2^-23 above.
 
   Returns:
     u32 of that shape.

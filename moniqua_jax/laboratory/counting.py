@@ -1,0 +1,78 @@
+"""Bits and nonzeros of a message of dithering, as the paper counts them."""
+
+from collections.abc import Callable
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moniqua_jax import coding, wire
+from moniqua_jax.quantizers import base
+
+Array = jax.Array
+
+
+def coded_bits_of(
+  d: int, top: int, sizes: tuple[int, ...], norm_bits: int = 32
+) -> Callable[[Array], Array]:
+  """Bits of a payload of dithering: norms, distances, signs and levels.
+
+    norm_bits B + sum over nonzeros of |omega(distance)| + 1 + |omega(level)|
+
+  A distance starts anew in each block; blocks of one size that stand together
+  are counted together.
+
+  Args:
+    d: values of a message.
+    top: the highest level of its quantizer.
+    sizes: of its blocks.
+    norm_bits: of a norm; those of 8 bits are relative to the largest, which
+      takes 32.
+
+  Returns:
+    payload u8[m] -> f32[].
+
+  >>> from moniqua_jax import dithering
+  >>> payload = dithering(1).encode(jnp.array([0.0, 2.0]), jax.random.key(0))
+  >>> coded_bits_of(2, 1, (2,))(payload)  # 32, omega(2), sign, omega(1)
+  Array(37., dtype=float32)
+  """
+  bits = (2 * top).bit_length()
+  runs = [(size, len([*same])) for size, same in itertools.groupby(sizes)]
+  ends = np.cumsum([size * count for size, count in runs])
+  abouts = [base.Codes(bits, 2 * top + 1, top, size) for size, _ in runs]
+  norms = norm_bits * len(sizes) + 32 * (norm_bits == 8)
+
+  def coded(payload):
+    codes = jnp.split(_codes(payload, d, bits), ends[:-1])
+    lengths = [
+      jnp.sum(coding.recursive().length(*pair))
+      for pair in zip(codes, abouts, strict=True)
+    ]
+    return sum(lengths).astype(jnp.float32) + norms
+
+  return coded
+
+
+def nonzeros_of(d: int, top: int) -> Callable[[Array], Array]:
+  """How many values of a payload of dithering are not zero.
+
+  Args:
+    d: values of a message.
+    top: the highest level of its quantizer.
+
+  Returns:
+    payload u8[m] -> i32[].
+
+  >>> from moniqua_jax import dithering
+  >>> payload = dithering(1).encode(jnp.array([0.0, 2.0]), jax.random.key(0))
+  >>> nonzeros_of(2, 1)(payload)
+  Array(1, dtype=int32)
+  """
+  bits = (2 * top).bit_length()
+  return lambda payload: jnp.sum(_codes(payload, d, bits) != top)
+
+
+def _codes(payload, d, bits):
+  return wire.unpack(payload[: wire.packed_size(d, bits)], bits, d)
