@@ -170,26 +170,6 @@ def test_mistakes_are_one_line(tmp_path, capsys):
   assert len(lines) == 2 and all(line.startswith('error: ') for line in lines)
 
 
-def test_a_cell_is_tried_twice_when_a_process_fails():
-  ends = [running.Failed('one was late'), {'size': 1}]
-
-  def run(name):
-    calls.append(name)
-    end = ends[len(calls) - 1]
-    if isinstance(end, Exception):
-      raise end
-    return end
-
-  calls = []
-  assert laboratory.twice(run, 'cell') == {'size': 1}
-  assert calls == ['cell', 'cell']
-  for failure in (running.Failed('no'), running.TimeUp('late')):
-    calls, ends = [], [failure, running.Failed('again'), {}]
-    with pytest.raises(type(failure)):
-      laboratory.twice(run, 'cell')
-    assert len(calls) == 1 + (type(failure) is running.Failed)
-
-
 def test_without_rights_or_tools_one_line_says_so(monkeypatch):
   monkeypatch.setattr(os, 'geteuid', lambda: 1000)
   with pytest.raises(namespaces.NetworkError, match=r"root|no 'ip'|no 'tc'"):

@@ -10,7 +10,6 @@ JAX_COMPILATION_CACHE_DIR set, a method compiles once for all rates.
 """
 
 import argparse
-from collections.abc import Callable
 import json
 import os
 import pathlib
@@ -86,8 +85,7 @@ def measure(rate, link, args) -> list[str]:
     with namespaces.network(args.n, link) as network:
       for method, path in missing.items():
         try:
-          measured = twice(run, method, network, link, args)
-          cell = {'rate': rate, **measured}
+          cell = {'rate': rate, **run(method, network, link, args)}
         except running.Failed as failed:
           print(f'{rate}, {method}: {failed}', flush=True)
           failures.append(method)
@@ -100,20 +98,6 @@ def measure(rate, link, args) -> list[str]:
     (args.out / f'{series}.md').write_text(report.table(cells))
     figures.bars(cells, args.out / series)
   return failures
-
-
-def twice(run: Callable[..., dict], *args) -> dict:
-  """What `run` returns, the second time if a process fails the first.
-
-  On a busy host one may come later to the first collective than Gloo's 30 s.
-  """
-  try:
-    return run(*args)
-  except running.TimeUp:
-    raise
-  except running.Failed as failed:
-    print(f'{failed}\nonce more:', flush=True)
-    return run(*args)
 
 
 def run(method, network, link, args) -> dict:
