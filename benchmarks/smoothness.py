@@ -3,10 +3,13 @@
   python -m benchmarks.smoothness results/smoothness/* --out=results/smoothness
 
 Collects runs of `train.py --config=configs/smoothness.py`: a table of bits to
-1e-6 and to 1e-10, and one of iterations. Draws nothing: each run has a figure.
+1e-6 and to 1e-10, and one of iterations. Runs of other methods on the same
+problem share a column; one that ran twice is taken from the last folder. Draws
+nothing: each run has a figure.
 """
 
 import argparse
+from collections.abc import Sequence
 import json
 import pathlib
 
@@ -25,11 +28,7 @@ def main():
   parser.add_argument('runs', nargs='+', type=pathlib.Path)
   parser.add_argument('--out', type=pathlib.Path, required=True)
   args = parser.parse_args()
-  runs = {
-    folder.name: json.loads((folder / 'results.json').read_text())
-    for folder in args.runs
-    if (folder / 'results.json').exists()
-  }
+  runs = collected(args.runs)
   text = '\n'.join(
     f'{title}\n\n{table(runs, of)}'
     for title, of in (
@@ -55,6 +54,18 @@ within 60,000 iterations (or without hope, or a floor: see the table of the
 run); empty: not run there. **Bold**: the fewest of a column. Coded and packed:
 see the tables of the runs, `results/smoothness/*/table.md`.
 """
+
+
+def collected(folders: Sequence[pathlib.Path]) -> dict[str, dict]:
+  """{data set and workers: {method: what it reached}} of finished runs."""
+  runs = {}
+  for folder in folders:
+    if (folder / 'results.json').exists():
+      config = json.loads((folder / 'config.json').read_text())
+      data = pathlib.Path(config['data']['path'] or config['data']['name']).name
+      column = runs.setdefault(f'{data}, {config["workers"]}', {})
+      column |= json.loads((folder / 'results.json').read_text())
+  return runs
 
 
 def coded(entry, target, upload=True):

@@ -32,6 +32,7 @@ from moniqua_jax import workers
 from tests import hlo
 
 N = 8
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 # ------------------------------------------------------------------- pure parts
@@ -168,6 +169,29 @@ def test_mistakes_are_one_line(tmp_path, capsys):
   assert laboratory.main([f'--out={tmp_path}', '--rates=fast']) == 2
   lines = capsys.readouterr().err.splitlines()
   assert len(lines) == 2 and all(line.startswith('error: ') for line in lines)
+
+
+CHURN = """
+import threading
+from benchmarks.network import worker
+
+ended = threading.Event()
+
+def churn():
+  while not ended.is_set():
+    threading.Thread(target=lambda: None).start()
+
+threading.Thread(target=churn).start()
+try:
+  for _ in range(300):
+    worker.stay_on(0)
+finally:
+  ended.set()
+"""
+
+
+def test_a_process_is_kept_on_a_core_while_its_threads_end():
+  subprocess.run([sys.executable, '-c', CHURN], cwd=ROOT, check=True)
 
 
 def test_without_rights_or_tools_one_line_says_so(monkeypatch):

@@ -12,6 +12,7 @@ on one core: eight with threads for two would only be in each other's way.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -28,9 +29,9 @@ def main():
   joining.join(
     args.coordinator_address, args.n, args.process_id, workers=args.n
   )
-  stay_on(args.process_id % os.cpu_count())
-  config = steps.configured(args.method, args.model, args.n, args.batch_size)
   with joining.ended_together():
+    stay_on(args.process_id % os.cpu_count())
+    config = steps.configured(args.method, args.model, args.n, args.batch_size)
     # Gloo connects in the first collective and waits 30 s for the others, which
     # is too short where some still compile; this one has nothing to compile.
     processes.agreed(args.method, '--method')
@@ -61,7 +62,8 @@ def stay_on(core: int) -> None:
   that waits for messages would hold up the gradient beside it.
   """
   for task in pathlib.Path('/proc/self/task').iterdir():
-    os.sched_setaffinity(int(task.name), {core})
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+      os.sched_setaffinity(int(task.name), {core})
 
 
 def measured(parts: steps.Parts, interface, count, rounds) -> dict:
