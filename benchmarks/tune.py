@@ -4,7 +4,9 @@
 
 Runs all CHOICES of every method of a config on one seed, writes each result to
 DIR/tuning.jsonl as it comes, and then prints the choice for each method: the
-best mean of the accuracies of the mean model and of the worst worker.
+best mean of the accuracies of the mean model and of the worst worker, or with
+--loss the fewest steps until the training loss, as the mean of five rows, is at
+most so much.
 """
 
 import argparse
@@ -16,8 +18,10 @@ import runpy
 import tempfile
 
 import jax
+import numpy as np
 
-from moniqua_jax import guard, loop
+from benchmarks.network import curves
+from moniqua_jax import guard, loop, metrics
 
 SEED = 100  # not among the seeds that are reported
 
@@ -29,6 +33,7 @@ def main():
   parser.add_argument('--methods', help='a comma list; all if not given')
   parser.add_argument('--data_dir')
   parser.add_argument('--epochs', type=float, help='instead of the config')
+  parser.add_argument('--loss', type=float, help='a training loss to reach')
   args = parser.parse_args()
   config = runpy.run_path(args.config)
   names = args.methods.split(',') if args.methods else config['CHOICES']
@@ -41,7 +46,7 @@ def main():
         if (name, choice) in [(row['method'], row['choice']) for row in done]:
           continue
         row = {'method': name, 'choice': choice}
-        row |= trial(configured(config, name, choice, args))
+        row |= trial(configured(config, name, choice, args), args.loss)
         done.append(row)
         file.write(json.dumps(row) + '\n')
         file.flush()
@@ -64,8 +69,8 @@ def configured(config, name, choice, args):
   return built
 
 
-def trial(config) -> dict:
-  """The last accuracies of one run, or why it stopped."""
+def trial(config, loss=None) -> dict:
+  """The last accuracies of one run, or why it stopped; steps to a loss."""
   quiet = io.StringIO()
   with (
     tempfile.TemporaryDirectory() as folder,
@@ -76,12 +81,22 @@ def trial(config) -> dict:
       row = loop.train_and_evaluate(config, f'{folder}/run')
     except guard.Stopped as stopped:
       return {'stopped': str(stopped).split('.')[0], 'score': 0.0}
+    rows = metrics.read(pathlib.Path(folder) / 'run')
   accuracies = row['test/accuracy'], row['test/worst_worker']
-  return {
+  found = {
     'test': float(accuracies[0]),
     'worst': float(accuracies[1]),
     'score': float(sum(accuracies) / 2),
   }
+  if loss is not None:
+    there = np.flatnonzero(curves.curve(rows).loss <= loss)
+    steps = rows[there[0]]['step'] if there.size else None
+    found |= {
+      'loss': loss,
+      'steps': steps,
+      'score': 1 / steps if steps else 0.0,
+    }
+  return found
 
 
 def read(path) -> list[dict]:

@@ -9,7 +9,10 @@ runs all METHODS in network namespaces, or one of them in a single process:
 
 DATA is a TFDS directory with cifar10/3.0.2. A perceptron of 394,634 parameters,
 which two cores compute quickly enough for eight: the links are what is slow.
-One epoch at most, images dealt out at random, a ring of 8.
+One epoch at most, images dealt out at random, a ring of 8. Rows with `leaf`
+take a theta of each parameter leaf from results/network/probe, a full-precision
+run on a seed of its own, for the first layer's weights stay seven times nearer
+to each other than the last one's; start them in the project's folder.
 """
 
 import ml_collections
@@ -62,6 +65,11 @@ def fixed(bits, theta, gamma=1.0):
   )
 
 
+def leaf(bits, theta, gamma=1.0):
+  """The same with a theta for each leaf, in distances that a run measured."""
+  return fixed(bits, theta, gamma) | dict(scales_from='results/network/probe')
+
+
 PEER = dict(topology=dict(name='one_peer_exponential'))
 METHODS = {
   'allreduce': dict(reduce=dict(name='allreduce'), gossip=dict(name='none')),
@@ -80,6 +88,11 @@ METHODS = {
   # One message a step instead of the ring's two; exact means in three steps.
   'dpsgd_peer': PEER,
   'moniqua4fixed_peer': fixed(4, 0.1) | PEER,
+  'moniqua4leaf': leaf(4, 2.0),
+  'moniqua4leaf_peer': leaf(4, 2.0) | PEER,
+  'moniqua2leaf': leaf(2, 2.0, 0.5),
+  'moniqua2leaf_peer': leaf(2, 2.0, 0.5) | PEER,
+  'moniqua1leaf': leaf(1, 3.0, 0.2),
   # Messages travel while the gradient is computed; see algorithms/stale.py.
   'dpsgd_overlap': dict(overlap=True),
   'moniqua4fixed_overlap': fixed(4, 0.1) | dict(overlap=True),
@@ -97,7 +110,12 @@ def choices(spec: dict) -> list[dict]:
     'choco': dict(gossip__gamma=(0.6, 0.9)),
     'deepsqueeze': dict(gossip__eta=(0.6, 0.9)),
   }.get(spec.get('gossip', {}).get('name'))
-  if 'theta' in spec.get('quantizer', {}):
+  if 'scales_from' in spec:
+    # Who meets each other in every third step only is further apart.
+    own = dict(
+      quantizer__theta=(3.0, 4.5) if 'topology' in spec else (2.0, 3.0)
+    )
+  elif 'theta' in spec.get('quantizer', {}):
     own = dict(quantizer__theta=(0.1, 0.2))
   if own:
     return digits_sorted.grid(learning_rate__peak=(0.02, 0.04), **own)
@@ -105,13 +123,16 @@ def choices(spec: dict) -> list[dict]:
 
 
 CHOICES = {name: choices(spec) for name, spec in METHODS.items()}
+# By the fewest steps to a training loss of 2.
 CHOSEN = {
   'choco4': {'gossip.gamma': 0.9},
   'choco4_overlap': {'gossip.gamma': 0.9},
   'deepsqueeze4': {'gossip.eta': 0.9},  # as the digits chose it
-  'dpsgd': {'learning_rate.peak': 0.04},
-  'dpsgd_peer': {'learning_rate.peak': 0.04},
-  'moniqua4fixed': {'quantizer.theta': 0.2},
-  'moniqua4fixed_overlap': {'quantizer.theta': 0.2},
-  'moniqua4fixed_peer': {'learning_rate.peak': 0.04, 'quantizer.theta': 0.2},
+  'dpsgd': {'learning_rate.peak': 0.01},
+  'dpsgd_peer': {'learning_rate.peak': 0.01},
+  'moniqua4fixed_overlap': {'quantizer.theta': 0.2},  # for two steps
+  'moniqua4leaf': {'quantizer.theta': 3.0},
+  'moniqua4leaf_peer': {'quantizer.theta': 3.0},
+  'moniqua2leaf_peer': {'quantizer.theta': 4.5},
+  'nuqsgd4': {'learning_rate.peak': 0.01},
 }

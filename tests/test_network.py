@@ -450,7 +450,7 @@ def _owner(tmp_path):
     stdout=subprocess.PIPE,
     stderr=subprocess.DEVNULL,
     text=True,
-    cwd=pathlib.Path(__file__).parent.parent,
+    cwd=ROOT,
     start_new_session=True,
   )
   names = owner.stdout.readline().split()
