@@ -243,6 +243,52 @@ print(f'at 1 Mbit/s 1 bit is {fastest:.1f} times as fast as full precision')
 assert 16 < fastest < 32  # it cannot be more
 
 # %% [markdown]
-# Whether fewer bits also reach an accuracy sooner depends on what the slack costs:
-# see [01_moniqua](01_moniqua.ipynb). `python -m moniqua_jax.plan` prints such a
-# plan for a config.
+# ## Sooner to a loss?
+#
+# A quicker step is no use if more of them are needed. `train.py` ran on the same
+# links, eight processes and a perceptron on CIFAR-10, every method with the best
+# of four runs on another seed. Seconds count from the first row, without
+# evaluations; the loss is the mean of five rows.
+
+# %%
+def curve(rows):
+  """Seconds without evaluations, and the running mean of the loss."""
+  step, clock, loss = (
+    np.array([row[key] for row in rows])
+    for key in ('step', 'seconds', 'train/loss')
+  )
+  count, took = np.diff(step), np.diff(clock)
+  evaluated = np.array(['test/accuracy' in row for row in rows[1:]])
+  typical = np.median((took / count)[~evaluated])
+  took = np.where(evaluated, typical * count, took)
+  mean = [loss[max(0, i - 4) : i + 1].mean() for i in range(len(loss))]
+  return np.append(0, np.cumsum(took)), np.array(mean)
+
+
+LOSS = 2.0
+curves, first = {}, {}
+for path in sorted(pathlib.Path('../results/network/training').glob('*/network.json')):
+  note = json.loads(path.read_text())
+  rate, method = note['rate'], note['method']
+  rows = (path.parent / 'metrics.jsonl').read_text().splitlines()
+  clock, loss = curve([json.loads(row) for row in rows])
+  curves.setdefault(method, []).extend(
+    {f'{rate}: seconds': x, f'{rate}: training loss': y}
+    for x, y in zip(clock, loss)
+  )
+  if (there := np.flatnonzero(loss <= LOSS)).size:
+    first.setdefault(rate, {})[method] = clock[there[0]]
+plots.compare(
+  curves, [(f'{rate}: seconds', f'{rate}: training loss') for rate in first]
+)
+
+# %%
+for rate, seconds_of in first.items():
+  order = sorted(seconds_of, key=seconds_of.get)
+  print(f'{rate}, seconds to {LOSS}:',
+        ', '.join(f'{m} {seconds_of[m]:.1f}' for m in order))
+  assert order[0].startswith('moniqua')
+
+# %% [markdown]
+# How much slack costs in accuracy is in [01_moniqua](01_moniqua.ipynb).
+# `python -m moniqua_jax.plan` prints such a plan for a config.

@@ -79,7 +79,8 @@ METHODS = {
   'moniqua2': moniqua(2, 0.5),
   'moniqua1': moniqua(1, 0.2),
   'moniqua4fixed': fixed(4, 0.1),
-  # For its time: on this net its own noise outgrows every theta that was tried.
+  # For its time: on this net its own noise outgrows every theta that was tried,
+  # also one for each leaf, of 2 and 3 distances.
   'moniqua1fixed': fixed(1, 0.2, 0.2),
   'd2': digits_sorted.d2(),
   'd2moniqua4': digits_sorted.d2(4),
@@ -92,7 +93,6 @@ METHODS = {
   'moniqua4leaf_peer': leaf(4, 2.0) | PEER,
   'moniqua2leaf': leaf(2, 2.0, 0.5),
   'moniqua2leaf_peer': leaf(2, 2.0, 0.5) | PEER,
-  'moniqua1leaf': leaf(1, 3.0, 0.2),
   # Messages travel while the gradient is computed; see algorithms/stale.py.
   'dpsgd_overlap': dict(overlap=True),
   'moniqua4fixed_overlap': fixed(4, 0.1) | dict(overlap=True),
