@@ -31,6 +31,8 @@ KINDS = [
   'top_k',
   'random_k',
 ]
+REST = sorted(set(helpers.QUANTIZERS) - set(KINDS))
+OTHERS = [REST[i : i + 8] for i in range(0, len(REST), 8)]
 TRAIN = [
   'train.py',
   '--config=configs/digits.py:moniqua4',
@@ -77,13 +79,8 @@ def answer(n, task, names) -> dict:
 
 @pytest.mark.parametrize(
   'names',
-  [
-    KINDS,
-    pytest.param(
-      sorted(set(helpers.QUANTIZERS) - set(KINDS)), marks=pytest.mark.slow
-    ),
-  ],
-  ids=['kinds', 'others'],
+  [KINDS, *(pytest.param(names, marks=pytest.mark.slow) for names in OTHERS)],
+  ids=lambda names: f'{names[0]} to {names[-1]}',
 )
 def test_a_round_has_the_same_bits_in_one_process_and_in_two(names):
   one, two = (answer(n, 'round', names) for n in (1, 2))
