@@ -134,6 +134,14 @@ def test_a_table_compares_with_full_precision_at_the_same_rate():
   assert loopback['times less'] == report.DASH  # nothing to compare with
 
 
+def test_steps_in_turns_are_compared_block_against_block():
+  cell = _cell('loopback', 'moniqua4', 2.0) | {'beside': 'dpsgd'}
+  cell['parts']['full']['seconds_of_blocks'] = [1.1, 4.8, 2.0]
+  cell['parts']['beside'] = {'seconds_of_blocks': [1.0, 4.0, 2.0]}
+  line = report.table([cell]).splitlines()[-1]
+  assert line.endswith('moniqua4 takes 1.10 times as long.')
+
+
 def test_counters_of_ip():
   one = {'ifname': 'eth0', 'stats64': {'rx': {'bytes': 5}, 'tx': {'bytes': 7}}}
   assert namespaces.parse_counters(json.dumps([one])) == {'tx': 7, 'rx': 5}

@@ -26,7 +26,7 @@ RATES = 'loopback,1gbit,100mbit,10mbit'
 def main(argv=None) -> int:
   args = parsed(argv)
   try:
-    for method in args.methods.split(','):
+    for method in (*args.methods.split(','), args.beside or 'dpsgd'):
       if method not in steps.METHODS:
         raise ValueError(f'method {method!r}; choose from {steps.METHODS}.')
     links = {rate: linked(rate, args) for rate in args.rates.split(',')}
@@ -49,6 +49,7 @@ def parsed(argv):
   add = parser.add_argument
   add('--rates', default=RATES, help=f'a comma list; {RATES}')
   add('--methods', default=','.join(steps.METHODS), help='a comma list')
+  add('--beside', help='a method whose step takes turns with those of each')
   add('--model', choices=steps.MODELS, default='resnet20')
   add('--n', type=int, default=8, help='workers')
   add('--batch_size', type=int, default=16, help='images per worker')
@@ -115,6 +116,7 @@ def run(method, network, link, args) -> dict:
   return {
     'method': method,
     'title': tables.method(json.loads(config.to_json())),
+    'beside': args.beside,
     **{name: getattr(args, name) for name in settings},
     'link': {**link._asdict(), 'bucket': namespaces.bucket(link)},
     **report.merged(reports, shared=network.interface == 'lo'),
@@ -137,6 +139,8 @@ def worker(method, i, network, folder, args) -> list[str]:
     'batch_size': args.batch_size,
     'out': folder,
   }
+  if args.beside:
+    flags['beside'] = args.beside
   given = [f'--{name}={value}' for name, value in flags.items()]
   return [sys.executable, '-m', 'benchmarks.network.worker', *given]
 

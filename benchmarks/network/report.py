@@ -132,7 +132,7 @@ def table(cells: Sequence[dict]) -> str:
   return text + (
     f'\nLoad of the machine {min(loads):.1f} to {max(loads):.1f}, of which the '
     f'processes themselves are up to {cells[0]["n"]}; {cells[0]["machine"]}.\n'
-    f'\n{_links(cells)}'
+    f'\n{_links(cells)}{_turns(cells)}'
   )
 
 
@@ -158,3 +158,20 @@ def _links(cells):
     f'{1e3 * link["delay"]:g} ms.\n'
     for rate, link in made.items()
   )
+
+
+def _turns(cells):
+  """Steps that took turns in the same processes, block against block."""
+  text = ''
+  for cell in cells:
+    if beside := cell.get('beside'):
+      mine, other = (
+        np.array(cell['parts'][name]['seconds_of_blocks'])
+        for name in ('full', 'beside')
+      )
+      times = np.median(mine / other)
+      text += (
+        f'{cell["rate"]}: in turns with a step of {beside} in the same '
+        f'processes {cell["method"]} takes {times:.2f} times as long.\n'
+      )
+  return text

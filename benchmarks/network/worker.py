@@ -7,8 +7,9 @@
 is what benchmarks.network starts in each namespace; it writes
 DIR/process_id.json. A block is so many steps of one part, from one meeting of
 all processes to the next, so that the slowest counts; blocks of all parts take
-turns, so that a load on the machine falls on all of them alike. A process stays
-on one core: eight with threads for two would only be in each other's way.
+turns, so that a load on the machine falls on all of them alike, and the whole
+step of another method, if --beside names one, takes turns with them. A process
+stays on one core: eight with threads for two would only be in each other's way.
 """
 
 import argparse
@@ -36,6 +37,11 @@ def main():
     # is too short where some still compile; this one has nothing to compile.
     processes.agreed(args.method, '--method')
     parts = steps.make(config)
+    if args.beside:
+      config = steps.configured(
+        args.beside, args.model, args.n, args.batch_size
+      )
+      parts.of_step['beside'] = steps.make(config).of_step['full']
     report = measured(parts, args.interface, args.steps, args.rounds)
     path = pathlib.Path(args.out) / f'{args.process_id}.json'
     path.write_text(json.dumps(report))
@@ -47,6 +53,7 @@ def parsed():
   )
   parser.add_argument('--method', choices=steps.METHODS, required=True)
   parser.add_argument('--model', choices=steps.MODELS, required=True)
+  parser.add_argument('--beside', choices=steps.METHODS)
   parser.add_argument('--coordinator_address', required=True)
   parser.add_argument('--interface', required=True)
   parser.add_argument('--out', required=True)
