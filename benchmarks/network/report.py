@@ -17,7 +17,7 @@ HEAD = (
 )
 NOTES = """
 {n} processes, a worker each, on a ring; {model}, {size:,} parameters, batches
-of {batch_size}; medians of {blocks} steps, a block from one
+of {batches}; medians of {blocks} steps, a block from one
 meeting of all processes to the next. Step: as train.py takes it. Compute: the
 same without gossip and reduction, in the same run. Codec: encode, decode and
 mix with every collective a copy. Communication: the rest. Times less, times
@@ -128,7 +128,10 @@ def table(cells: Sequence[dict]) -> str:
   loads = [cell['largest_load'] for cell in cells]
   taken = sorted({(cell['rounds'], cell['steps']) for cell in cells})
   blocks = ' or '.join(f'{rounds} blocks of {steps}' for rounds, steps in taken)
-  text += NOTES.format(header=HEADER, blocks=blocks, **cells[0])
+  batches = ' or '.join(map(str, sorted({c['batch_size'] for c in cells})))
+  text += NOTES.format(
+    header=HEADER, blocks=blocks, batches=batches, **cells[0]
+  )
   return text + (
     f'\nLoad of the machine {min(loads):.1f} to {max(loads):.1f}, of which the '
     f'processes themselves are up to {cells[0]["n"]}; {cells[0]["machine"]}.\n'
