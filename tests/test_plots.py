@@ -252,6 +252,22 @@ def test_figure_is_the_same_twice_and_opens(tmp_path, baseline, moniqua):
   assert [matplotlib.rcParams[name] for name in names] == before
 
 
+def test_a_long_legend_stands_below_and_leaves_the_panels_their_height(
+  tmp_path,
+):
+  heights = []
+  for count in (3, 20):
+    runs = [
+      write(tmp_path / f'{count}_{i}', [row(1), row(2)], gamma=0.01 + 0.02 * i)
+      for i in range(count)
+    ]
+    plots.figure(runs, tmp_path / f'of_{count}')
+    with Image.open(tmp_path / f'of_{count}.png') as image:
+      heights.append(image.height / 200)  # inches
+  assert heights[0] == 5.4
+  assert heights[1] > 5.4 + 20 * 0.2 / 3
+
+
 def test_panels_of_ones_own(tmp_path, capsys, baseline, moniqua):
   out = ['--out', str(tmp_path)]
   runs = [str(baseline), str(moniqua)]

@@ -23,6 +23,7 @@ import matplotlib.style
 from moniqua_jax import tables
 from moniqua_jax.plots import look, panels
 
+FREE_LINES = 14  # of a legend that fits into a panel
 PANELS = [
   ('epoch', 'train/loss'),
   ('epoch', 'test/accuracy'),
@@ -50,8 +51,12 @@ def figure(runs: Sequence, path) -> None:
   ValueError: there are no runs; give their work directories.
   """
   groups, path = tables.by_seed(tables.loaded(runs)), pathlib.Path(path)
+  labels = list(_labels(groups))
+  lines = sum(label.count('\n') + 1 for label in labels)
+  below = lines > FREE_LINES
+  size = 9, 5.4 + below * (0.5 + 0.2 * lines / 3)
   with matplotlib.style.context(['default', look.STYLE]):
-    fig = matplotlib.figure.Figure(figsize=(9, 5.4), layout='constrained')
+    fig = matplotlib.figure.Figure(figsize=size, layout='constrained')
     *grid, free = fig.subplots(2, 3, sharex='row', sharey='col').flat
     for axes, pair in zip(grid, PANELS, strict=True):
       x, y = map(panels.quantity, pair)
@@ -64,9 +69,15 @@ def figure(runs: Sequence, path) -> None:
     grid[0].locator_params(axis='x', nbins=5)
     for axis in (axis for axes in grid for axis in (axes.xaxis, axes.yaxis)):
       look.number_log(axis)
-    handles = panels.legend_handles(_labels(groups))
-    free.legend(handles=handles, loc='center', frameon=False, handlelength=4)
+    handles = panels.legend_handles(labels)
     free.axis('off')
+    where = dict(loc='outside lower center', ncols=3) if below else {}
+    (fig if below else free).legend(
+      handles=handles,
+      frameon=False,
+      handlelength=4,
+      **({'loc': 'center'} | where),
+    )
     fig.savefig(path.with_suffix('.svg'), metadata={'Date': None})
     fig.set_layout_engine('none')  # keep it: to lay out takes half the time
     fig.savefig(path.with_suffix('.png'), dpi=200)
