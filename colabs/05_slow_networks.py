@@ -37,6 +37,7 @@ except ImportError:
 # %matplotlib inline
 import json
 import pathlib
+import sys
 
 import numpy as np
 
@@ -256,35 +257,23 @@ assert 16 < fastest < 32  # it cannot be more
 # evaluations; the loss is the mean of five rows.
 
 # %%
-def curve(rows):
-  """Seconds without evaluations, and the running mean of the loss."""
-  step, clock, loss = (
-    np.array([row[key] for row in rows])
-    for key in ('step', 'seconds', 'train/loss')
-  )
-  count, took = np.diff(step), np.diff(clock)
-  evaluated = np.array(['test/accuracy' in row for row in rows[1:]])
-  typical = np.median((took / count)[~evaluated])
-  took = np.where(evaluated, typical * count, took)
-  mean = [loss[max(0, i - 4) : i + 1].mean() for i in range(len(loss))]
-  return np.append(0, np.cumsum(took)), np.array(mean)
-
+sys.path.append('..')  # a checkout: benchmarks are not in the package
+from benchmarks.network import curves
+from configs import network_cifar10_cpu
 
 LOSS = 2.0
-curves, first = {}, {}
-for path in sorted(pathlib.Path('../results/network/training').glob('*/network.json')):
-  note = json.loads(path.read_text())
-  rate, method = note['rate'], note['method']
-  rows = (path.parent / 'metrics.jsonl').read_text().splitlines()
-  clock, loss = curve([json.loads(row) for row in rows])
-  curves.setdefault(method, []).extend(
-    {f'{rate}: seconds': x, f'{rate}: training loss': y}
-    for x, y in zip(clock, loss)
+lines, first = {}, {}
+runs = curves.loaded('../results/network/training', list(network_cifar10_cpu.METHODS))
+for run in runs:
+  line = curves.curve(run.rows)
+  lines.setdefault(run.title, []).extend(
+    {f'{run.rate}: seconds': x, f'{run.rate}: training loss': y}
+    for x, y in zip(*line)
   )
-  if (there := np.flatnonzero(loss <= LOSS)).size:
-    first.setdefault(rate, {})[method] = clock[there[0]]
+  if (seconds := curves.seconds_to(line, LOSS)) is not None:
+    first.setdefault(run.rate, {})[run.method] = seconds
 plots.compare(
-  curves, [(f'{rate}: seconds', f'{rate}: training loss') for rate in first]
+  lines, [(f'{rate}: seconds', f'{rate}: training loss') for rate in first]
 )
 
 # %%

@@ -71,13 +71,10 @@ def figure(runs: Sequence, path) -> None:
       look.number_log(axis)
     handles = panels.legend_handles(labels)
     free.axis('off')
-    where = dict(loc='outside lower center', ncols=3) if below else {}
-    (fig if below else free).legend(
-      handles=handles,
-      frameon=False,
-      handlelength=4,
-      **({'loc': 'center'} | where),
-    )
+    where, how = free, dict(loc='center')
+    if below:
+      where, how = fig, dict(loc='outside lower center', ncols=3)
+    where.legend(handles=handles, frameon=False, handlelength=4, **how)
     fig.savefig(path.with_suffix('.svg'), metadata={'Date': None})
     fig.set_layout_engine('none')  # keep it: to lay out takes half the time
     fig.savefig(path.with_suffix('.png'), dpi=200)
