@@ -796,6 +796,8 @@ def test_within_maps_the_reference_too(bits, rounding):
   # A whole turn is a quarter as long here.
   turn = circle(THETA, bits, rounding)[0] / 4
   assert not q.inspect(payload, x.at[0].add(turn)).readable
+  # Nobody said that 4 x + 1000 is as long as x.
+  assert q.codes is None and mj.scaled(inner, ((9, 2.0),)).codes == inner.codes
 
 
 @some

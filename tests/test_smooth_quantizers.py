@@ -236,6 +236,20 @@ def test_roots_are_roots(name):
   np.testing.assert_allclose(half @ inverse, np.eye(D), atol=1e-3)
 
 
+@pytest.mark.parametrize('name', SMOOTH)
+def test_codes_can_be_coded_outside_as_inside(name):
+  """L^{-1/2} x has a code for each of x: the payload begins as that of Q."""
+  inner, x = mj.varying_steps(STEPS, bits=5), vector()
+  outside = mj.coded(mj.smooth(inner, SMOOTH[name]), 4.5)
+  inside = mj.smooth(mj.coded(inner, 4.5), SMOOTH[name])
+  assert outside.codes == inner.codes
+  payload = outside.encode(x, KEY)
+  short, fits = outside.short.shorten(payload, D)
+  assert fits
+  np.testing.assert_array_equal(short, inside.short.shorten(payload, D)[0])
+  np.testing.assert_array_equal(outside.short.restore(short, D), payload)
+
+
 def test_a_low_rank_root_is_that_of_the_matrix():
   a = np.random.default_rng(1).standard_normal((7, D))
   matrix = 0.25 / 7 * a.T @ a + 1e-2 * np.eye(D)

@@ -20,6 +20,7 @@ def within(
   quantizer: base.Quantizer | base.Tuned,
   to: Callable[[Array], Array],
   back: Callable[[Array], Array],
+  same_size: bool = False,
 ) -> base.Quantizer | base.Tuned:
   """Quantizes to(x) instead of x: x_hat = back(q.decode(q.encode(to(x)))).
 
@@ -30,6 +31,7 @@ def within(
     quantizer: a `Quantizer` or a `Tuned`.
     to: f32[d] -> f32[d'], the same on all workers.
     back: f32[d'] -> f32[d], its inverse.
+    same_size: whether d' = d; then `codes` stay, and can be counted and coded.
 
   Returns:
     What was given: a `Quantizer` or a `Tuned`.
@@ -43,7 +45,9 @@ def within(
   if isinstance(quantizer, base.Tuned):
     return base.Tuned(
       quantizer.init,
-      lambda state, step: within(quantizer.quantizer(state, step), to, back),
+      lambda state, step: within(
+        quantizer.quantizer(state, step), to, back, same_size
+      ),
       lambda state, seen, x: quantizer.observe(state, seen, to(x)),
       quantizer.answered,
     )
@@ -54,6 +58,7 @@ def within(
     ),
     inspect=lambda payload, y: quantizer.inspect(payload, to(y)),
     shared=quantizer.shared,
+    codes=quantizer.codes if same_size else None,
     short=_within_short(quantizer.short, to) if quantizer.short else None,
   )
 
@@ -125,6 +130,7 @@ def scaled(
     quantizer,
     lambda x: x * spread(inverses, x),
     lambda x: x * spread(originals, x),
+    same_size=True,
   )
 
 
@@ -164,4 +170,5 @@ def smooth(
     quantizer,
     lambda x: roots.times(inverse, x.astype(jnp.float32)),
     lambda y: roots.times(half, y.astype(jnp.float32)),
+    same_size=True,
   )
