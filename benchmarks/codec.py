@@ -104,10 +104,7 @@ def tasks(x):
     rows[name, 'decode'] = lambda f=decode, p=payload: f(p, device_x)
 
     def one_round(x, q=q):
-      moved, seen = gossip.correction(
-        x, key, topology=RING, quantizer=q, axis_name=AXIS
-      )
-      return x + moved, seen
+      return gossip.mixed(x, key, topology=RING, quantizer=q, axis_name=AXIS)
 
     mapped = mj.sharded(one_round, (0,))
     rows[name, 'round'] = lambda f=mapped: f(device_x[None])

@@ -125,9 +125,12 @@ def choices(spec: dict) -> list[dict]:
 CHOICES = {name: choices(spec) for name, spec in METHODS.items()}
 # By the fewest steps to a training loss of 2.
 CHOSEN = {
+  'allreduce': {'learning_rate.peak': 0.01},
   'choco4': {'gossip.gamma': 0.9},
   'choco4_overlap': {'gossip.gamma': 0.9},
-  'deepsqueeze4': {'gossip.eta': 0.9},  # as the digits chose it
+  'd2': {'learning_rate.peak': 0.01},
+  'd2moniqua4': {'learning_rate.peak': 0.01},
+  'deepsqueeze4': {'gossip.eta': 0.9},  # 0.6 takes as many, and ends lower
   'dpsgd': {'learning_rate.peak': 0.01},
   'dpsgd_peer': {'learning_rate.peak': 0.01},
   'moniqua4fixed_overlap': {'quantizer.theta': 0.2},  # for two steps
@@ -135,4 +138,5 @@ CHOSEN = {
   'moniqua4leaf_peer': {'quantizer.theta': 3.0},
   'moniqua2leaf_peer': {'quantizer.theta': 4.5},
   'nuqsgd4': {'learning_rate.peak': 0.01},
+  'qsgdinf4': {'learning_rate.peak': 0.01},
 }
