@@ -29,6 +29,8 @@ def main():
   parser.add_argument('--out', type=pathlib.Path, required=True)
   args = parser.parse_args()
   runs = collected(args.runs)
+  if not runs:
+    parser.error(f'no results.json in {", ".join(map(str, args.runs))}')
   text = '\n'.join(
     f'{title}\n\n{table(runs, of)}'
     for title, of in (

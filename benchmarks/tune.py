@@ -36,7 +36,10 @@ def main():
   parser.add_argument('--loss', type=float, help='a training loss to reach')
   args = parser.parse_args()
   config = runpy.run_path(args.config)
-  names = args.methods.split(',') if args.methods else config['CHOICES']
+  names = args.methods.split(',') if args.methods else list(config['CHOICES'])
+  if unknown := set(names) - set(config['CHOICES']):
+    there = ', '.join(config['CHOICES'])
+    parser.error(f'--methods: {sorted(unknown)} unknown; choose from {there}')
   args.out.mkdir(parents=True, exist_ok=True)
   path = args.out / 'tuning.jsonl'
   done = read(path)
