@@ -3,19 +3,23 @@
   python -m benchmarks.smoothness results/smoothness/* --out=results/smoothness
 
 Collects runs of `train.py --config=configs/smoothness.py`: a table of bits to
-1e-6 and to 1e-10, and one of iterations. Runs of other methods on the same
-problem share a column; one that ran twice is taken from the last folder. Draws
-nothing: each run has a figure.
+1e-6 and to 1e-10, one of iterations, and a figure for each problem. Runs of
+other methods on the same problem share a column and a figure; a method that
+ran twice is taken from the last folder. Seconds stay with the runs: what else
+a machine did differs between them.
 """
 
 import argparse
 from collections.abc import Sequence
+import functools
 import json
+import operator
 import pathlib
 
 import numpy as np
 
-from moniqua_jax.laboratory import methods
+from moniqua_jax import metrics
+from moniqua_jax.laboratory import figures, methods
 from moniqua_jax.laboratory.report import geometric
 
 TARGETS = ('1e-06', '1e-10')
@@ -47,6 +51,10 @@ def main():
     )
   )
   (args.out / 'table.md').write_text(text + NOTE)
+  for column, folders in columns(args.runs).items():
+    title = (folders[0] / 'table.md').read_text().splitlines()[0]
+    path = args.out / column.replace('.', '_').replace(', ', '_n')
+    figures.draw(curves(folders), title, path)
   print(text)
 
 
@@ -58,16 +66,35 @@ see the tables of the runs, `results/smoothness/*/table.md`.
 """
 
 
-def collected(folders: Sequence[pathlib.Path]) -> dict[str, dict]:
-  """{data set and workers: {method: what it reached}} of finished runs."""
-  runs = {}
+def columns(folders: Sequence[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
+  """{data set and workers: its finished runs}."""
+  found = {}
   for folder in folders:
     if (folder / 'results.json').exists():
       config = json.loads((folder / 'config.json').read_text())
       data = pathlib.Path(config['data']['path'] or config['data']['name']).name
-      column = runs.setdefault(f'{data}, {config["workers"]}', {})
-      column |= json.loads((folder / 'results.json').read_text())
-  return runs
+      found.setdefault(f'{data}, {config["workers"]}', []).append(folder)
+  return found
+
+
+def collected(folders: Sequence[pathlib.Path]) -> dict[str, dict]:
+  """{data set and workers: {method: what it reached}} of finished runs."""
+  entries = lambda run: json.loads((run / 'results.json').read_text())
+  return {
+    column: functools.reduce(operator.or_, map(entries, runs))
+    for column, runs in columns(folders).items()
+  }
+
+
+def curves(folders: Sequence[pathlib.Path]) -> dict[str, list[dict]]:
+  """{method: rows of metrics.jsonl} of one problem, without seconds."""
+  found = {}
+  for folder in folders:
+    rows = metrics.read(folder)
+    for method in {row['method'] for row in rows}:
+      own = [row for row in rows if row['method'] == method]
+      found[method] = [row | {'seconds': None} for row in own]
+  return {name: found[name] for name in methods.METHODS if name in found}
 
 
 def coded(entry, target, upload=True):

@@ -30,3 +30,18 @@ def test_runs_of_one_problem_share_a_column(tmp_path):
     'DCGD': reached(2),
     'DIANA': reached(3),
   }
+
+
+def test_a_figure_has_the_methods_of_all_runs_and_no_seconds(tmp_path):
+  runs = {'one': {'DIANA': 1.0, 'GD': 2.0}, 'two': {'DCGD': 3.0, 'GD': 4.0}}
+  for name, seconds in runs.items():
+    (tmp_path / name).mkdir()
+    rows = [{'method': m, 'step': 0, 'seconds': s} for m, s in seconds.items()]
+    lines = ''.join(json.dumps(row) + '\n' for row in rows)
+    (tmp_path / name / 'metrics.jsonl').write_text(lines)
+
+  curves = smoothness.curves([tmp_path / name for name in runs])
+
+  assert list(curves) == ['GD', 'DCGD', 'DIANA']  # as in METHODS
+  rows = [{'method': m, 'step': 0, 'seconds': None} for m in curves]
+  assert [[row] for row in rows] == list(curves.values())

@@ -9,6 +9,7 @@ import pathlib
 import matplotlib.figure
 import matplotlib.lines
 import matplotlib.style
+import matplotlib.ticker
 import numpy as np
 
 from moniqua_jax import plots
@@ -106,7 +107,9 @@ def _panel(axes, axis, curves, chosen):
     )
   axes.set_yscale('log')
   axes.set_ylim(bottom=3e-11, top=3)
-  if axis != 'iteration':
+  if axis == 'iteration':
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
+  else:
     axes.set_xscale('log')
     plots.number_log(axes.xaxis)
 
