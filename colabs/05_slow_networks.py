@@ -262,14 +262,17 @@ from benchmarks.network import curves
 from configs import network_cifar10_cpu
 
 LOSS = 2.0
+DRAWN = ('dpsgd', 'choco4', 'nuqsgd4', 'deepsqueeze4', 'moniqua4leaf',
+         'moniqua4leaf_peer', 'moniqua2leaf_peer')
 lines, first = {}, {}
 runs = curves.loaded('../results/network/training', list(network_cifar10_cpu.METHODS))
 for run in runs:
   line = curves.curve(run.rows)
-  lines.setdefault(run.title, []).extend(
-    {f'{run.rate}: seconds': x, f'{run.rate}: training loss': y}
-    for x, y in zip(*line)
-  )
+  if run.method in DRAWN:
+    lines.setdefault(run.title, []).extend(
+      {f'{run.rate}: seconds': x, f'{run.rate}: training loss': y}
+      for x, y in zip(*line)
+    )
   if (seconds := curves.seconds_to(line, LOSS)) is not None:
     first.setdefault(run.rate, {})[run.method] = seconds
 plots.compare(
