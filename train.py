@@ -9,17 +9,10 @@ from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
-from moniqua_jax import (
-  command_line,
-  description,
-  experiment,
-  guard,
-  joining,
-  loop,
-  pods,
-  processes,
-)
+from moniqua_jax import command_line, pods
 from moniqua_jax.laboratory import driver
+from moniqua_jax.launch import initialize, multihost
+from moniqua_jax.training import experiment, loop, monitor, summary
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'What to train, and how; configs/digits.py if not given.'
@@ -52,13 +45,13 @@ def main(argv):
   config = _CONFIG.value
   with command_line.one_line_errors():
     start(config)
-  with joining.ended_together(), command_line.one_line_errors():
+  with initialize.ended_together(), command_line.one_line_errors():
     if _DRY_RUN.value:
       print(described(config))
       return
     if _WORKDIR.value is None:
       raise ValueError('--workdir is not given; it takes a folder.')
-    processes.agreed(config.to_json(), '--config')
+    multihost.agreed(config.to_json(), '--config')
     try:
       if 'laboratory' in config:
         driver.run(config, _WORKDIR.value, _RESUME.value)
@@ -66,7 +59,7 @@ def main(argv):
         loop.train_and_evaluate(
           config, _WORKDIR.value, _RESUME.value, _START_FROM.value
         )
-    except guard.Stopped as error:
+    except monitor.Stopped as error:
       print(f'stopped: {error}', file=sys.stderr)
       sys.exit(1)
 
@@ -78,7 +71,7 @@ def start(config):
     jax.config.update('jax_enable_x64', True)
   three = _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
   devices = pods.of(config).devices
-  many = joining.join(*three, devices) > 1
+  many = initialize.join(*three, devices) > 1
   if many and convex:
     raise ValueError('a laboratory runs in one process.')
   config.runner = _RUNNER.value or ('sharded' if many else config.runner)
@@ -90,7 +83,7 @@ def start(config):
 def described(config) -> str:
   if 'laboratory' in config:
     return driver.describe(config)
-  return description.describe(config, experiment.from_config(config))
+  return summary.describe(config, experiment.from_config(config))
 
 
 if __name__ == '__main__':

@@ -23,7 +23,7 @@ import numpy as np
 
 import moniqua_jax as mj
 from moniqua_jax import coding, wire
-from moniqua_jax.workdir import provenance
+from moniqua_jax.training.workdir import provenance
 
 SIZE = 2**18
 QUANTIZERS = {

@@ -18,10 +18,10 @@ import time
 import jax
 import numpy as np
 
-from moniqua_jax import workdir
 from moniqua_jax.coding import elias
 from moniqua_jax.laboratory import libsvm, methods, problems, runs, splits
 from moniqua_jax.theory import gammas, smoothness, steps
+from moniqua_jax.training import workdir
 
 NAME = 'DIANA+ varying'
 TEN = (

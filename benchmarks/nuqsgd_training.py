@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks import seeds
 from configs import nuqsgd_cifar10_cpu
-from moniqua_jax import tables
+from moniqua_jax.plots import tables
 
 HEAD = (
   '| method | training loss | test loss | test accuracy % | bits per value, '

@@ -36,18 +36,16 @@ import optax
 
 from configs import nuqsgd_resnet110
 import moniqua_jax as mj
-from moniqua_jax import (
-  chain,
-  data,
-  experiment,
-  gossip,
-  gradient_probe,
-  loop,
-  plots,
-  workdir,
-)
+from moniqua_jax import data, gossip, plots
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import base
+from moniqua_jax.training import (
+  experiment,
+  gradient_noise,
+  loop,
+  optimizer,
+  workdir,
+)
 
 LOOKS = (0, 10, 20, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000)
 MARKS = (0, 100, 1000)  # of the table
@@ -76,7 +74,7 @@ def measured(tuned, state, gradients, key) -> dict:
   quantizer = tuned.quantizer(state, jnp.int32(0))
   flat = gradients.reshape(-1, gradients.shape[-1])
   x_hat, row = jax.lax.map(
-    lambda pair: gradient_probe.of_one(quantizer, *pair),
+    lambda pair: gradient_noise.of_one(quantizer, *pair),
     (flat, jax.random.split(key, len(flat))),
   )
   row = {name: values.mean() for name, values in row.items()}
@@ -116,7 +114,7 @@ def run(args, write):
   params, unravel = gossip.flatten(variables.pop('params'))
   grad, tx = (
     loop.make_gradient(built),
-    chain.local(config, built.learning_rate),
+    optimizer.local(config, built.learning_rate),
   )
   large = lambda grads: large_leaves.split(unravel(grads), KEEP[args.keep])[0]
   opt_state, stats = tx.init(params), variables
@@ -167,7 +165,7 @@ def run(args, write):
 
 
 def spread(estimates) -> dict:
-  return gradient_probe.spread(np.asarray(estimates, np.float64))
+  return gradient_noise.spread(np.asarray(estimates, np.float64))
 
 
 def table(rows, bits) -> str:

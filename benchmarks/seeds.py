@@ -18,7 +18,8 @@ import shutil
 import jax
 import numpy as np
 
-from moniqua_jax import guard, loop, tables, workdir
+from moniqua_jax.plots import tables
+from moniqua_jax.training import loop, monitor, workdir
 
 
 def main():
@@ -53,7 +54,7 @@ def run(config, folder) -> str:
   with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
     try:
       loop.train_and_evaluate(config, folder)
-    except guard.Stopped as stopped:
+    except monitor.Stopped as stopped:
       said = str(stopped).split('. The last good')[0]
       workdir.note(folder, stopped=said)
   shutil.rmtree(folder / 'checkpoints')

@@ -18,9 +18,9 @@ import pathlib
 
 import numpy as np
 
-from moniqua_jax import metrics
 from moniqua_jax.laboratory import figures, methods
 from moniqua_jax.laboratory.report import geometric
+from moniqua_jax.training import metrics
 
 TARGETS = ('1e-06', '1e-10')
 

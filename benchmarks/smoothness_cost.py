@@ -24,10 +24,10 @@ import numpy as np
 import optax
 
 import moniqua_jax as mj
-from moniqua_jax import workdir
 from moniqua_jax.laboratory import counting
 from moniqua_jax.quantizers import dithered, roots
 from moniqua_jax.theory import block_steps, gammas, smoothness, steps
+from moniqua_jax.training import workdir
 
 AXIS, CHUNK, MOST = 'workers', 500, 400_000
 SIZES = (

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import moniqua_jax as mj
-from moniqua_jax.workdir import provenance
+from moniqua_jax.training.workdir import provenance
 from moniqua_jax.workers import AXIS
 
 N, D, STEPS, RATE, NOISE = 8, 2_000, 1_500, 0.1, 0.5

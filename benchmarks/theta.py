@@ -23,8 +23,9 @@ import numpy as np
 
 from configs import digits_sorted
 import moniqua_jax as mj
-from moniqua_jax import data, evaluation, experiment, guard, loop
-from moniqua_jax.workdir import provenance
+from moniqua_jax import data
+from moniqua_jax.training import evaluation, experiment, loop, monitor
+from moniqua_jax.training.workdir import provenance
 from moniqua_jax.workers import AXIS
 
 STEPS, GRID = 2_000, 1.25 ** np.arange(-12, 16)
@@ -79,7 +80,7 @@ def noise(bits, gamma, seed, name, **quantizer) -> dict:
   x = jnp.zeros((n, d))
   state = mj.simulated(algorithm.init, (0,))(x)
   train = mj.simulated(train, (0, 0, 0, 0, None), donate_argnums=(0, 1))
-  watched = Watched(schedule, guard.PATIENCE if name == 'auto_theta' else 0)
+  watched = Watched(schedule, monitor.PATIENCE if name == 'auto_theta' else 0)
   for step in range(STEPS):
     kicks = 0.5 * rng.standard_normal((n, d), np.float32)
     x, state = train(x, state, centres, kicks, np.int32(step))
@@ -99,13 +100,13 @@ class Watched:
   """The thetas that were seen, and the guard of the training loop."""
 
   def __init__(self, schedule, patience):
-    self._guard = guard.Guard(schedule, patience, 1, 'DIR')
+    self._guard = monitor.Guard(schedule, patience, 1, 'DIR')
     self._thetas, self._wraps = [], 0
 
   def stopped(self, step, report) -> dict:
     try:
       seen = self._guard.check(step, report)['seen']
-    except guard.Stopped as stopped:
+    except monitor.Stopped as stopped:
       return {'stopped': step, 'why': str(stopped).split('. The last')[0]}
     self._thetas.append((seen.theta.min(), seen.theta.max()))
     self._wraps += int((~seen.readable).sum())

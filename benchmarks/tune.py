@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from benchmarks.network import curves
-from moniqua_jax import guard, loop, metrics
+from moniqua_jax.training import loop, metrics, monitor
 
 SEED = 100  # not among the seeds that are reported
 
@@ -82,7 +82,7 @@ def trial(config, loss=None) -> dict:
   ):
     try:
       row = loop.train_and_evaluate(config, f'{folder}/run')
-    except guard.Stopped as stopped:
+    except monitor.Stopped as stopped:
       return {'stopped': str(stopped).split('.')[0], 'score': 0.0}
     rows = metrics.read(pathlib.Path(folder) / 'run')
   accuracies = row['test/accuracy'], row['test/worst_worker']

@@ -42,7 +42,8 @@ import numpy as np
 import optax
 
 import moniqua_jax as mj
-from moniqua_jax import coding, data, plots, theory, traffic
+from moniqua_jax import (coding, data, plots, theory)
+from moniqua_jax import bytes_sent
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import base
 
@@ -249,8 +250,8 @@ def train(quantizer=None, strategy='exact'):
   opt_state = mj.simulated(tx.init, (0,))(params)
   step_fn = mj.simulated(one_step, (0, 0, 0, None))
   shards = data.iid(digits.train.labels, WORKERS, seed=0)
-  sent = traffic.of_exact(one, WORKERS) if quantizer is None else (
-    traffic.of_reduce(strategy, base.tuned(quantizer), one, WORKERS,
+  sent = bytes_sent.of_exact(one, WORKERS) if quantizer is None else (
+    bytes_sent.of_reduce(strategy, base.tuned(quantizer), one, WORKERS,
                       large_leaves.small)
   )
   rows = []
@@ -260,7 +261,7 @@ def train(quantizer=None, strategy='exact'):
     rows.append({
       'step': step + 1,
       'train/loss': float(loss.mean()),
-      'wire/bytes_sent': traffic.total(sent, steps=step + 1, rounds=0),
+      'wire/bytes_sent': bytes_sent.total(sent, steps=step + 1, rounds=0),
     })
     if (step + 1) % 20 == 0:
       own = jax.tree.map(lambda leaf: leaf[0], params)

@@ -1,7 +1,7 @@
 """One edge: what travels on it, whether it counts, and what it moves.
 
-The only file with `ppermute`. A worker is a pure function of its own arrays and
-the name of the axis over which the workers are laid out.
+A worker is a pure function of its own arrays and the name of the axis over
+which the workers are laid out.
 
 n workers, d parameters, E edges: messages that a worker sends in one round.
 """
@@ -10,7 +10,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from moniqua_jax import topologies
+from moniqua_jax import collectives, topologies
 
 Array = jax.Array
 
@@ -31,27 +31,6 @@ def sealed(payload: Array) -> Array:
   Array([1], dtype=uint8)
   """
   return lax.optimization_barrier(payload)
-
-
-def send(payload: Array, perm: tuple[int, ...], axis_name: str) -> Array:
-  """Sends the payload along one edge, and returns what came in on it.
-
-  Equivalent, all workers stacked: `received[perm[i]] = payload[i]`.
-
-  Args:
-    payload: u8[m] (or f32[d] of `full_precision`).
-    perm: perm[i] is the worker to which worker i sends.
-    axis_name: of the workers.
-
-  Returns:
-    An array like `payload`.
-
-  >>> from moniqua_jax.workers import AXIS, simulated
-  >>> pass_on = simulated(lambda x: send(x, (1, 2, 0), AXIS), (0,))
-  >>> pass_on(jnp.uint8([[1], [2], [3]])).ravel().tolist()
-  [3, 1, 2]
-  """
-  return lax.ppermute(payload, axis_name, tuple(enumerate(perm)))
 
 
 def pulled(own: Array, theirs: Array, weight, readable: Array) -> Array:
@@ -163,7 +142,7 @@ def alone(
   return readable, jnp.ones_like(readable)
 
 
-def answers(
+def acknowledged(
   readable: Array, topology: topologies.Topology, axis_name: str
 ) -> tuple[Array, Array]:
   """Which messages count: those between two workers that read each other.
@@ -183,16 +162,20 @@ def answers(
     ValueError: W is not symmetric.
 
   >>> from moniqua_jax.workers import AXIS, simulated
-  >>> agree = simulated(lambda r: answers(r, topologies.ring(2), AXIS)[0], (0,))
+  >>> ring = topologies.ring(2)
+  >>> agree = simulated(lambda r: acknowledged(r, ring, AXIS)[0], (0,))
   >>> agree(jnp.array([[True], [False]])).ravel().tolist()
   [False, False]
   """
-  topologies.require_symmetric((topology,), 'answers')
+  topologies.require_symmetric((topology,), 'answered')
   perms = [perm for _, perm in topology.edges]
   inverses = [topologies.sources(perm) for perm in perms]
   read = jnp.stack(
     [
-      send(readable[k : k + 1].astype(jnp.uint8), inverse, axis_name)[0] > 0
+      collectives.send(
+        readable[k : k + 1].astype(jnp.uint8), inverse, axis_name
+      )[0]
+      > 0
       for k, inverse in enumerate(inverses)
     ]
   )

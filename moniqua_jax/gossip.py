@@ -16,7 +16,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 
-from moniqua_jax import edge, reduce, topologies
+from moniqua_jax import collectives, edge, quantized_mean, topologies
 from moniqua_jax.quantizers import base
 
 Array = jax.Array
@@ -89,7 +89,7 @@ def neighbours(
   Array([ 1., -1.], dtype=float32)
   """
   quantizer = base.tuned(quantizer)
-  default = edge.answers if quantizer.answered else edge.alone
+  default = edge.acknowledged if quantizer.answered else edge.alone
   most, share = max_edges(schedule), share or edge.by_receiver
 
   def init():
@@ -152,7 +152,9 @@ def _one_round(
   """The messages of one round, and what those that count are used for."""
 
   def send_all(message):
-    return [edge.send(message, perm, axis_name) for _, perm in topology.edges]
+    return [
+      collectives.send(message, perm, axis_name) for _, perm in topology.edges
+    ]
 
   def pull(x_hats, came):
     own, *theirs = x_hats
@@ -162,7 +164,7 @@ def _one_round(
       total += share(own, theirs[k], weight, perm, counts, axis_name)
     return total
 
-  received, short = reduce.carried(
+  received, short = quantized_mean.carried(
     quantizer, reference.size, payload, send_all, axis_name
   )
   if quantizer.inspect_all:
@@ -395,6 +397,8 @@ def consensus(x: Array, axis_name: str) -> tuple[Array, Array]:
   >>> [each.tolist() for each in apart(jnp.array([[0.0], [4.0]]))]
   [[2.0, 2.0], [2.0, 2.0]]
   """
-  apart = x - reduce.exact(x, axis_name)
-  square = reduce.exact(jnp.mean(apart**2), axis_name)
-  return jnp.sqrt(square), reduce.largest(jnp.max(jnp.abs(apart)), axis_name)
+  apart = x - collectives.mean(x, axis_name)
+  square = collectives.mean(jnp.mean(apart**2), axis_name)
+  return jnp.sqrt(square), collectives.largest(
+    jnp.max(jnp.abs(apart)), axis_name
+  )

@@ -20,15 +20,9 @@ from ml_collections import config_flags
 import numpy as np
 import optax
 
-from moniqua_jax import (
-  command_line,
-  quantizers,
-  specs,
-  topologies,
-  traffic,
-  wire,
-)
+from moniqua_jax import bytes_sent, command_line, quantizers, topologies, wire
 from moniqua_jax.quantizers import base
+from moniqua_jax.training import registry
 
 BITS = (32, 8, 4, 2, 1)
 UTILISATION = 0.4
@@ -169,8 +163,8 @@ def schedule(config, workers: int) -> tuple[topologies.Topology, ...]:
     raise ValueError(
       "config.gossip.name='none': a plan compares the messages of gossip."
     )
-  topology = specs.build(
-    specs.TOPOLOGIES, 'topology', config.topology, n=workers
+  topology = registry.build(
+    registry.TOPOLOGIES, 'topology', config.topology, n=workers
   )
   rounds = topologies.schedule(topology)
   if rounds[0].n != workers:
@@ -215,7 +209,9 @@ def work(config) -> tuple[int, float]:
     program before it is compiled.
   """
   shape, classes = images(config)
-  model = specs.build(specs.MODELS, 'model', config.model, num_classes=classes)
+  model = registry.build(
+    registry.MODELS, 'model', config.model, num_classes=classes
+  )
   image = jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.float32)
   label = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
   init = functools.partial(model.init, train=False)
@@ -256,7 +252,7 @@ def rows(
   for bits in BITS:
     full = bits == max(BITS)
     q = quantizers.full_precision() if full else quantizers.moniqua(1.0, bits)
-    per_worker = traffic.of_gossip(rounds, base.tuned(q), d).gossip.mean()
+    per_worker = bytes_sent.of_gossip(rounds, base.tuned(q), d).gossip.mean()
     codec = 0 if full else 4 * d * (2 + (1 + edges) * bits / 32) / chip.memory
     message = jax.eval_shape(q.encode, x, jax.random.key(0))
     sent[bits] = wire.nbytes(message), float(per_worker), codec

@@ -15,7 +15,8 @@ import numpy as np
 import optax
 
 import moniqua_jax as mj
-from moniqua_jax import edge, gossip, joining, processes
+from moniqua_jax import edge, gossip
+from moniqua_jax.launch import initialize, multihost
 from moniqua_jax.workers import AXIS
 
 N, D = 4, 1_000_000
@@ -30,16 +31,16 @@ def main():
   parser.add_argument('--process_id', type=int)
   args = parser.parse_args()
   three = args.coordinator_address, args.num_processes, args.process_id
-  joining.join(*three, workers=N)
+  initialize.join(*three, workers=N)
   jax.config.update('jax_numpy_rank_promotion', 'raise')
   # Its table computes, which fixes the devices: not before we have joined.
   from tests import helpers
 
-  with joining.ended_together():
+  with initialize.ended_together():
     table = helpers.QUANTIZERS
     names = args.names.split(',')
     result = {name: TASKS[args.task](table[name][0]) for name in names}
-    if processes.lead():
+    if multihost.is_primary():
       print(json.dumps(result))
 
 
@@ -55,11 +56,11 @@ def one_round(quantizer) -> list[str]:
     return payload, quantizer.decode(payload, x), x + pull
 
   run = mj.sharded(worker, (0, None))
-  own = processes.own(N)
+  own = multihost.own(N)
   x = vectors()[own]
-  out = processes.local(run(processes.placed(x), jax.random.key(1)))
+  out = multihost.to_host(run(multihost.placed(x), jax.random.key(1)))
   digests = [digest([array[i] for array in out]) for i in range(len(own))]
-  every = processes.fetched(processes.placed(np.stack(digests)))
+  every = multihost.fetched(multihost.placed(np.stack(digests)))
   return [bytes(row).hex() for row in every]
 
 
@@ -87,15 +88,15 @@ def descend(quantizer) -> list:
     updates, state = tx.update(x - target, state, x, step=k)
     return optax.apply_updates(x, updates), state
 
-  run, own = mj.sharded(step, (0, 0, 0, None)), processes.own(N)
+  run, own = mj.sharded(step, (0, 0, 0, None)), multihost.own(N)
   target = np.random.default_rng(0).normal(size=(N, 50)).astype(np.float32)
-  target = processes.placed(0.2 * target[own])
-  x = processes.placed(np.zeros((len(own), 50), np.float32))
+  target = multihost.placed(0.2 * target[own])
+  x = multihost.placed(np.zeros((len(own), 50), np.float32))
   state = mj.sharded(tx.init, (0,))(x)
   for k in range(100):
     x, state = run(x, state, target, np.int32(k))
     jax.block_until_ready(x)
-  return processes.fetched(x).tolist()
+  return multihost.fetched(x).tolist()
 
 
 TASKS = {'round': one_round, 'quadratic': descend}

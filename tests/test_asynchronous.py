@@ -21,13 +21,13 @@ import pytest
 
 from configs import digits
 import moniqua_jax as mj
-from moniqua_jax import guard, metrics
 from moniqua_jax.asynchronous import report, training
 from moniqua_jax.asynchronous import worker as worker_lib
 from moniqua_jax.asynchronous.averaging import Averaging
 from moniqua_jax.asynchronous.network import Network
 from moniqua_jax.asynchronous.pair import ends
 from moniqua_jax.asynchronous.worker import Worker, WorkerState
+from moniqua_jax.training import metrics, monitor
 
 ROOT = pathlib.Path(__file__).parents[1]
 KEY = jax.random.key(0)
@@ -204,7 +204,7 @@ def test_what_cannot_be_read_is_left_out_by_both_and_stops_the_run():
   np.testing.assert_array_equal(other.state.x, vectors[1])
   assert [a.unreadable for _, a in group] == [1, 1]
   averaging.ask()
-  with pytest.raises(guard.Stopped, match='step 41 of worker 0') as stopped:
+  with pytest.raises(monitor.Stopped, match='step 41 of worker 0') as stopped:
     deliver(group, channels, rng)
   found = re.search(
     r'could not read the message of worker \d .* theta=1: try theta=([\d.]+)',
@@ -268,7 +268,9 @@ class Silence:
 def test_a_silent_worker_is_lost_after_the_timeout():
   quiet = Network(Silence(), timeout=2.0)
   began = time.monotonic()
-  with pytest.raises(guard.Stopped, match='lost worker 1 .process 17 on else'):
+  with pytest.raises(
+    monitor.Stopped, match='lost worker 1 .process 17 on else'
+  ):
     quiet.serve(lambda: False)
   assert 1.9 < time.monotonic() - began < 30
   assert quiet.speaks and len(quiet._mpi.sent) > 4  # it was not silent itself
@@ -277,7 +279,9 @@ def test_a_silent_worker_is_lost_after_the_timeout():
 def test_a_step_that_hangs_is_named():
   network = Network(Silence(), timeout=5.0)
   network.step_began = time.monotonic() - 6.0
-  with pytest.raises(guard.Stopped, match='worker 0 .* hangs: its step takes'):
+  with pytest.raises(
+    monitor.Stopped, match='worker 0 .* hangs: its step takes'
+  ):
     network.serve(lambda: False)
 
 
@@ -294,7 +298,7 @@ def test_a_signal_and_an_error_beside_the_messages_end_the_run():
   with pytest.raises(ZeroDivisionError):
     network.during(lambda: 1 / 0)
   network.stop('SIGTERM')
-  with pytest.raises(guard.Stopped, match='SIGTERM'):
+  with pytest.raises(monitor.Stopped, match='SIGTERM'):
     network.during(lambda: time.sleep(5))
   with pytest.raises(ValueError, match='--timeout=1.0; .* take 2.0 s or more'):
     Network(Silence(), timeout=1.0)

@@ -7,8 +7,9 @@ import optax
 import pytest
 
 import moniqua_jax as mj
-from moniqua_jax import edge, gossip, guard, theory, topologies
+from moniqua_jax import collectives, edge, gossip, theory, topologies
 from moniqua_jax.quantizers import base
+from moniqua_jax.training import monitor
 from moniqua_jax.workers import AXIS
 from tests import helpers
 
@@ -83,8 +84,8 @@ def test_no_wrap_goes_unseen():
     payload = edge.sealed(current.encode(x, key))
     errors = []
     for _, perm in mj.ring(N).edges:
-      sent = edge.send(x, perm, AXIS)
-      got = current.decode(edge.send(payload, perm, AXIS), x)
+      sent = collectives.send(x, perm, AXIS)
+      got = current.decode(collectives.send(payload, perm, AXIS), x)
       errors.append(jnp.abs(got - sent).max())
     _, pull, heard = neighbours.exchange(x, x, heard, k)
     return x + pull, heard, jnp.stack(errors)
@@ -140,7 +141,7 @@ def test_answers_reach_the_sender_on_any_symmetric_graph(name):
       pairs[i, perm[i]] &= read[perm[i], k]
   sources = [topologies.sources(perm) for _, perm in topology.edges]
   read = np.array([[pairs[s[i], i] for s in sources] for i in range(N)])
-  run = mj.simulated(lambda r: edge.answers(r, topology, AXIS), (0,))
+  run = mj.simulated(lambda r: edge.acknowledged(r, topology, AXIS), (0,))
   came, went = (np.asarray(counts) for counts in run(read))
   for i in range(N):
     for k, (_, perm) in enumerate(topology.edges):
@@ -201,12 +202,12 @@ def test_the_guard_waits_for_patience_and_names_the_edge():
       np.array([[ok, True]] * N), np.ones((N, 2)), np.full((N, 2), 0.5)
     ),
   }
-  watch = guard.Guard(
+  watch = monitor.Guard(
     (mj.ring(N),), patience=2, period=1, workdir='there', own=range(N)
   )
   for step, ok in enumerate([False, False, True, False, False]):
     watch.check(step, report(ok))
-  with pytest.raises(guard.Stopped) as stopped:
+  with pytest.raises(monitor.Stopped) as stopped:
     watch.check(5, report(False))
   text = str(stopped.value)
   assert 'step 5: worker 0 could not read the message of worker' in text

@@ -13,11 +13,12 @@ import pytest
 
 from configs import digits
 import moniqua_jax as mj
-from moniqua_jax import coding, data, experiment, gossip, loop, wire
+from moniqua_jax import coding, data, gossip, wire
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.coding import bits, elias, host, message, prefix
 from moniqua_jax.coding.huffman import codewords, from_bytes, to_bytes
 from moniqua_jax.quantizers import base, leveled, moniqua
+from moniqua_jax.training import experiment, loop
 
 OMEGA = dict(
   pair.split(':')

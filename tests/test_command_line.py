@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from configs import digits
-from moniqua_jax import command_line, experiment
+from moniqua_jax import command_line
+from moniqua_jax.training import experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import moniqua_jax as mj
-from moniqua_jax import curvature, shaped
+from moniqua_jax.curvature import moments, shaped
 from moniqua_jax.quantizers import roots
 
 IMAGES = jax.random.normal(jax.random.key(0), (6, 5))
@@ -38,13 +38,13 @@ def dense_case(net=None):
 
 def samples(logits_fn, params, count):
   """Leaves with a first axis of samples."""
-  one = lambda key: curvature.sampled(logits_fn, params, key)
+  one = lambda key: moments.sampled(logits_fn, params, key)
   keys = jax.random.split(jax.random.key(2), count)
   return jax.tree.leaves(jax.jit(jax.vmap(one))(keys))
 
 
 def averaged(kind, leaves):
-  moments = [jax.vmap(curvature.KINDS[kind])(leaf) for leaf in leaves]
+  moments = [jax.vmap(moments.KINDS[kind])(leaf) for leaf in leaves]
   return jax.tree.map(lambda v: np.mean(v, axis=0), moments)
 
 
@@ -105,7 +105,7 @@ def test_kronecker_of_a_net_keeps_the_trace_and_beats_the_diagonal():
     assert error < np.linalg.norm(np.diag(np.diag(block)) - block)
 
 
-@pytest.mark.parametrize('kind', curvature.KINDS)
+@pytest.mark.parametrize('kind', moments.KINDS)
 @pytest.mark.parametrize('floor', [0.01, 1.0])
 def test_positive_definite_after_one_draw(kind, floor):
   """Also where a leaf was not felt, and where nothing was."""
@@ -114,10 +114,10 @@ def test_positive_definite_after_one_draw(kind, floor):
   sizes = [leaf.size for leaf in leaves]
   for scale in ((1, 1, 1), (1, 0, 1), (1, 1, 0), (0, 0, 0)):
     moments = [
-      curvature.KINDS[kind](s * leaf)
+      moments.KINDS[kind](s * leaf)
       for s, leaf in zip(scale, leaves, strict=True)
     ]
-    D = curvature.positive(moments, sizes, floor)
+    D = moments.positive(moments, sizes, floor)
     for matrix in D:
       for side in matrix if isinstance(matrix, tuple) else (matrix,):
         values = np.linalg.eigvalsh(side) if side.ndim == 2 else side
@@ -137,7 +137,7 @@ def spread(root, sizes):
 def test_the_root_is_that_of_smooth(kind):
   """`powers` under jit, and `roots.root` in float64, but for the scale."""
   logits_fn, params, _ = dense_case()
-  D = curvature.estimate(kind, logits_fn, params, jax.random.key(3), draws=4)
+  D = moments.estimate(kind, logits_fn, params, jax.random.key(3), draws=4)
   sizes = [leaf.size for leaf in jax.tree.leaves(params)]
   x = jax.random.normal(jax.random.key(4), (sum(sizes),))
   ours = roots.times(jax.jit(shaped.powers)(D).half, x)
@@ -168,7 +168,7 @@ def test_mistakes():
   with pytest.raises(
     ValueError, match='kronecker: a leaf is 2000 x 2; .* 1024'
   ):
-    curvature.kronecker(jnp.ones((2000, 2)))
+    moments.kronecker(jnp.ones((2000, 2)))
   logits_fn, params, _ = dense_case()
   with pytest.raises(ValueError, match="kind='full'; choose from"):
-    curvature.estimate('full', logits_fn, params, jax.random.key(0))
+    moments.estimate('full', logits_fn, params, jax.random.key(0))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from moniqua_jax import loop, metrics
+from moniqua_jax.training import loop, metrics
 
 SEEDS = range(5)
 

@@ -8,8 +8,9 @@ import pytest
 
 from configs import digits
 import moniqua_jax as mj
-from moniqua_jax import experiment as experiment_lib
-from moniqua_jax import loop, wire
+from moniqua_jax import wire
+from moniqua_jax.training import experiment as experiment_lib
+from moniqua_jax.training import loop
 
 
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])

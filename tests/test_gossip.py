@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import moniqua_jax as mj
-from moniqua_jax import edge, gossip, topologies
+from moniqua_jax import collectives, edge, gossip, topologies
 from moniqua_jax.quantizers import base
 from moniqua_jax.workers import AXIS
 from tests import helpers
@@ -105,7 +105,7 @@ def test_all_ends_believe_the_same_bits(rounding):
     own = quantizer.decode(payload, x)
     seen, theirs = [], []
     for _, perm in mj.ring(N).edges:
-      received = edge.send(payload, perm, AXIS)
+      received = collectives.send(payload, perm, AXIS)
       theirs.append(quantizer.decode(received, x))
       seen.append(quantizer.inspect(received, x).readable)
     return own, jnp.stack(theirs), jnp.stack(seen)

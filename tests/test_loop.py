@@ -14,14 +14,14 @@ import pytest
 
 from configs import cifar10_cpu, digits
 import moniqua_jax as mj
-from moniqua_jax import (
+from moniqua_jax import data
+from moniqua_jax.training import (
   checkpoint,
-  data,
-  description,
   experiment,
-  guard,
   loop,
   metrics,
+  monitor,
+  summary,
 )
 from tests import hlo
 
@@ -116,17 +116,17 @@ def test_resuming_gives_the_same_bits(tmp_path, monkeypatch):
   model = dict(name='cnn', features=(8, 8), norm='batch')
   config = small(model=model, batch_size=8, epochs=0.6, checkpoint_every=0.2)
   loop.train_and_evaluate(config, tmp_path / 'whole')
-  real = guard.Guard.check
+  real = monitor.Guard.check
 
   def dies_at_step_8(self, step, report):
     if step == 8:
       raise Interrupted
     return real(self, step, report)
 
-  monkeypatch.setattr(guard.Guard, 'check', dies_at_step_8)
+  monkeypatch.setattr(monitor.Guard, 'check', dies_at_step_8)
   with pytest.raises(Interrupted):
     loop.train_and_evaluate(config, tmp_path / 'killed')
-  monkeypatch.setattr(guard.Guard, 'check', real)
+  monkeypatch.setattr(monitor.Guard, 'check', real)
   step, _ = last_state(tmp_path / 'killed', config)
   assert 0 < step < 9
   loop.train_and_evaluate(config, tmp_path / 'killed', resume=True)
@@ -191,7 +191,7 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
 def test_a_wrap_stops_the_run(tmp_path):
   config = small()
   config.quantizer.theta = 0.02
-  with pytest.raises(guard.Stopped) as stopped:
+  with pytest.raises(monitor.Stopped) as stopped:
     loop.train_and_evaluate(config, tmp_path)
   message = str(stopped.value)
   assert 'could not read the message of worker' in message
@@ -201,14 +201,14 @@ def test_a_wrap_stops_the_run(tmp_path):
 def test_a_theta_below_float32_stops_the_run(tmp_path):
   config = small()
   config.quantizer.theta = 1e-9
-  with pytest.raises(guard.Stopped, match='step 0: .* larger theta'):
+  with pytest.raises(monitor.Stopped, match='step 0: .* larger theta'):
     loop.train_and_evaluate(config, tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   config = small('dpsgd', checkpoint_every=0.1)
   config.learning_rate.peak = 1e20
-  with pytest.raises(guard.Stopped, match='loss of worker .* learning rate'):
+  with pytest.raises(monitor.Stopped, match='loss of worker .* learning rate'):
     loop.train_and_evaluate(config, tmp_path)
 
 
@@ -216,7 +216,7 @@ def test_the_last_checkpoint_is_a_good_one(tmp_path):
   """A step that ruins the parameters is not saved."""
   config = small('dpsgd', checkpoint_every=0.1, log_every=1)
   config.learning_rate.peak = 1e38
-  with pytest.raises(guard.Stopped):
+  with pytest.raises(monitor.Stopped):
     loop.train_and_evaluate(config, tmp_path)
   _, state = last_state(tmp_path, config)
   assert np.isfinite(state.params).all()
@@ -225,7 +225,7 @@ def test_the_last_checkpoint_is_a_good_one(tmp_path):
 def test_resume_with_another_theta(tmp_path):
   config = small()
   config.quantizer.theta = 0.02
-  with pytest.raises(guard.Stopped):
+  with pytest.raises(monitor.Stopped):
     loop.train_and_evaluate(config, tmp_path)
   config.quantizer.theta = 1.0
   row = loop.train_and_evaluate(config, tmp_path, resume=True)
@@ -285,5 +285,5 @@ def test_every_cifar_config_builds(method):
   config.data.update(
     num_train=400, num_test=40, shape=(32, 32, 3), num_classes=10, seed=0
   )
-  text = description.describe(config, experiment.from_config(config))
+  text = summary.describe(config, experiment.from_config(config))
   assert '269,722 parameters' in text and '8 workers' in text

@@ -16,8 +16,10 @@ from PIL import Image
 import pytest
 
 import moniqua_jax as mj
-from moniqua_jax import metrics, plots, tables, theory, wire
+from moniqua_jax import plots, theory, wire
 from moniqua_jax.plots import runs as runs_lib
+from moniqua_jax.plots import tables
+from moniqua_jax.training import metrics
 
 FILES = ['figure.png', 'figure.svg', 'table.md']
 MONIQUA = {'quantizer': {'name': 'moniqua', 'bits': 4, 'theta': 1.0}}

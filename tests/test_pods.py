@@ -17,20 +17,16 @@ import pytest
 from configs import digits
 import moniqua_jax as mj
 from moniqua_jax import (
-  checkpoint,
+  collectives,
   data,
-  description,
   edge,
-  experiment,
   gossip,
-  loop,
-  metrics,
   models,
   pods,
-  reduce,
   wire,
   workers,
 )
+from moniqua_jax.training import checkpoint, experiment, loop, metrics, summary
 from tests import hlo
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -139,7 +135,7 @@ def test_the_gradient_of_a_net_is_the_mean_of_its_pod():
   def step(x, batch):
     apply = lambda p: held.apply(loss, p, batch['image'], batch['label'])
     grads = jax.grad(apply)(held.pieces(x))
-    return reduce.exact(held.vector(grads), pods.DATA)
+    return collectives.mean(held.vector(grads), pods.DATA)
 
   batch = pods.split(pod, {'image': image, 'label': label}, ALL)
   found = runner(pod)(step, (0, 0))(held.rows(ALL), batch)
@@ -503,7 +499,7 @@ def test_a_mistake_has_one_line(name):
 
 def test_the_description_tells_both_kinds_of_bytes():
   config = config_of(LAYOUTS['fsdp'], 'moniqua4')
-  text = description.describe(config, experiment.from_config(config))
+  text = summary.describe(config, experiment.from_config(config))
   assert 'pod        1 (data) x 2 (fsdp) devices; each holds 0.02 MB' in text
   payload = (9610 // 2 + 1) // 2 + 12
   assert f'sends {2 * payload:,} bytes a step to other pods' in text

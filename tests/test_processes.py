@@ -13,7 +13,9 @@ import time
 import numpy as np
 import pytest
 
-from moniqua_jax import joining, launch, metrics
+from moniqua_jax.launch import __main__ as launch
+from moniqua_jax.launch import initialize
+from moniqua_jax.training import metrics
 from tests import helpers
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -223,7 +225,7 @@ def test_a_port_in_use_is_named():
     other.listen()
     port = other.getsockname()[1]
     with pytest.raises(ValueError, match='Address already in use'):
-      joining.join(f'localhost:{port}', 2, 0, workers=2)
+      initialize.join(f'localhost:{port}', 2, 0, workers=2)
 
 
 JOIN = (

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import moniqua_jax as mj
-from moniqua_jax import reduce, traffic
+from moniqua_jax import bytes_sent, quantized_mean
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import base
 from moniqua_jax.workers import AXIS
@@ -42,14 +42,14 @@ REDUCING = {
       quantizer, strategy, axis_name=AXIS, key=KEY
     )
     for name, quantizer in QUANTIZERS.items()
-    for strategy in reduce.STRATEGIES
+    for strategy in quantized_mean.STRATEGIES
   },
   **{
     f'error_feedback {strategy} {name}': mj.error_feedback(
       quantizer, strategy, axis_name=AXIS, key=KEY
     )
     for name, quantizer in BIASED.items()
-    for strategy in reduce.STRATEGIES
+    for strategy in quantized_mean.STRATEGIES
   },
   **{
     f'double_squeeze {name}': mj.double_squeeze(
@@ -64,7 +64,7 @@ UNBIASED = [
   if 'allreduce' in name and 'terngrad' not in name and 'alq' not in name
 ]
 algorithms = pytest.mark.parametrize('name', REDUCING)
-strategies = pytest.mark.parametrize('strategy', reduce.STRATEGIES)
+strategies = pytest.mark.parametrize('strategy', quantized_mean.STRATEGIES)
 
 
 def gradients(seed=0):
@@ -372,7 +372,7 @@ def test_scatter_reduce_sends_packed_bytes_and_no_float(bits):
   rest = [c for c in found if c[1] != 'u8']
   assert [c[1:] for c in rest] == [('f32', 4 * 5)]
   # 2 (n - 1) / n of the packed bytes leave each worker.
-  told = traffic.of_reduce(
+  told = bytes_sent.of_reduce(
     'scatter_reduce', base.tuned(quantizer), like(grads), N, large_leaves.small
   )
   assert told.whole.sum() == 2 * (N - 1) / N * N * message
@@ -408,10 +408,10 @@ def test_a_coded_message_has_two_collectives_and_counts_the_one_that_ran():
     same = mj.allreduce(plain, 'all_gather', axis_name=AXIS, key=KEY)
     expected = one_step(same, sparse(grads))
     jax.tree.map(np.testing.assert_array_equal, mean, expected)
-    told = traffic.of_reduce(
+    told = bytes_sent.of_reduce(
       'all_gather', base.tuned(quantizer), like(grads), N, large_leaves.small
     )
-    sent = traffic.total(told, 1, 0, np.array([fits]))
+    sent = bytes_sent.total(told, 1, 0, np.array([fits]))
     assert sent == told.exact + (N - 1) * (short if fits else whole)
 
 
@@ -459,7 +459,7 @@ def test_one_worker_alone():
   grads = jax.tree.map(lambda leaf: leaf[:1], gradients())
   tx = mj.allreduce(axis_name=AXIS)
   jax.tree.map(np.testing.assert_array_equal, one_step(tx, grads), grads)
-  for strategy in reduce.STRATEGIES:
+  for strategy in quantized_mean.STRATEGIES:
     tx = mj.allreduce(mj.nuqsgd(8), strategy, axis_name=AXIS, key=KEY)
     mean = one_step(tx, grads)
     assert np.isfinite(mean['kernel']).all()

@@ -6,7 +6,8 @@ import pytest
 
 from configs import nuqsgd_cifar10_cpu, nuqsgd_imagenet, nuqsgd_resnet110
 import moniqua_jax as mj
-from moniqua_jax import chain, data, description, experiment, loop, metrics
+from moniqua_jax import data
+from moniqua_jax.training import experiment, loop, metrics, optimizer, summary
 from tests.test_loop import assert_same_run, collectives_of_a_step, small
 
 LARGE, KEPT = 64 * 128 + 128 * 10, 128 + 10  # values of the digits' net
@@ -108,7 +109,7 @@ def test_local_momentum_is_that_of_each_worker():
       config.local_momentum, config.momentum = local, after
     before = optax.trace(local) if local else optax.identity()
     mean = mj.allreduce(axis_name='workers')
-    chains.append(optax.chain(before, mean, chain.local(config, 0.1)))
+    chains.append(optax.chain(before, mean, optimizer.local(config, 0.1)))
     assert (
       len(experiment.from_config(config).tx.init(np.zeros(9610, 'f4'))) == 4
     )
@@ -234,7 +235,7 @@ def test_every_config_builds(name):
       num_train=2400, num_test=40, shape=(32, 32, 3), num_classes=10, seed=0
     )
   built = experiment.from_config(config)
-  assert 'bytes per worker' in description.describe(config, built)
+  assert 'bytes per worker' in summary.describe(config, built)
 
 
 def test_paper_settings():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moniqua_jax import schedules
+from moniqua_jax.training import schedules
 
 PEAK, PER_EPOCH = 0.8, 10
 WARMUP = 20  # steps, of 2 epochs

@@ -5,17 +5,11 @@ import numpy as np
 import pytest
 
 from configs import smoothness_cifar10_cpu, smoothness_digits
-from moniqua_jax import (
-  data,
-  description,
-  experiment,
-  loop,
-  metrics,
-  shaped,
-  smoothness,
-)
+from moniqua_jax import data
 from moniqua_jax.asynchronous import training
+from moniqua_jax.curvature import refresh, shaped
 from moniqua_jax.quantizers import roots
+from moniqua_jax.training import experiment, loop, metrics, summary
 from tests import hlo
 from tests.test_loop import assert_same_run, last_state
 from tests.test_reduced_training import KEPT, LARGE, stop_after
@@ -131,7 +125,7 @@ def test_one_matrix_for_all_is_one_all_reduce():
 def collectives_of_an_exchange(config, built):
   init, _, _ = loop.make_steps(built)
   state = built.run(init, (0,))(np.arange(8))
-  sample, exchange = smoothness.make_functions(built, config)
+  sample, exchange = refresh.make_functions(built, config)
   batch = data.batch(built.dataset, built.shards, seed=0, step=0, batch_size=16)
   sample = built.run(sample, (0, 0, 0, None))
   args = state.params, state.model_state, batch, np.int32(0)
@@ -196,7 +190,7 @@ def test_an_estimate_depends_on_the_step_and_the_seed_alone():
   built = experiment.from_config(config)
   init, _, _ = loop.make_steps(built)
   state = built.run(init, (0,))(np.arange(8))
-  estimate = smoothness.make(built, config)
+  estimate = refresh.make(built, config)
   halves = [
     shapes_of(estimate(state, step)).own.half[0].left for step in (3, 3, 4)
   ]
@@ -364,7 +358,7 @@ def test_configs_build(method):
     config.data.update(
       num_train=400, num_test=40, shape=(32, 32, 3), num_classes=10, seed=0
     )
-  text = description.describe(config, experiment.from_config(config))
+  text = summary.describe(config, experiment.from_config(config))
   assert ('per worker and estimate' in text) == (
     config.smoothness.name != 'none'
   )

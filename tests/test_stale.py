@@ -9,7 +9,8 @@ import pytest
 
 from configs import digits
 import moniqua_jax as mj
-from moniqua_jax import data, experiment, loop, overlap, theory, topologies
+from moniqua_jax import data, theory, topologies
+from moniqua_jax.training import experiment, loop, overlap
 from tests import helpers, oracles
 from tests import test_decentralized as battery
 

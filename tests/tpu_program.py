@@ -16,8 +16,9 @@ import numpy as np
 
 from configs import digits
 import moniqua_jax as mj
-from moniqua_jax import experiment as experiment_lib
-from moniqua_jax import gossip, loop, models
+from moniqua_jax import gossip, models
+from moniqua_jax.training import experiment as experiment_lib
+from moniqua_jax.training import loop
 from moniqua_jax.workers import AXIS
 from tests import hlo
 

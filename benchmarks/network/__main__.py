@@ -17,7 +17,8 @@ import sys
 import tempfile
 
 from benchmarks.network import figures, namespaces, report, running, steps
-from moniqua_jax import tables, workdir
+from moniqua_jax.plots import tables
+from moniqua_jax.training import workdir
 
 PORT = 7000  # nobody else lives in the namespace
 RATES = 'loopback,1gbit,100mbit,10mbit'

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.network import namespaces
-from moniqua_jax import metrics, tables
+from moniqua_jax.plots import tables
+from moniqua_jax.training import metrics
 
 SMOOTH = 5  # rows of metrics.jsonl
 HEAD = (

@@ -19,17 +19,11 @@ import optax
 
 from benchmarks.network import collectives
 from configs import network_cifar10_cpu
-from moniqua_jax import (
-  chain,
-  data,
-  loop,
-  processes,
-  reduce,
-  specs,
-  traffic,
-  workers,
-)
-from moniqua_jax import experiment as experiment_lib
+from moniqua_jax import bytes_sent, data, workers
+from moniqua_jax.collectives import mean
+from moniqua_jax.launch import multihost
+from moniqua_jax.training import experiment as experiment_lib
+from moniqua_jax.training import loop, optimizer, registry
 
 MODELS = {
   'resnet20': dict(name='resnet20', norm='batch', hidden=None),
@@ -123,12 +117,12 @@ def make(config) -> Parts:
     `Parts`.
   """
   experiment, n = experiment_lib.from_config(config), config.workers
-  local = chain.local(config, experiment.learning_rate)
+  local = optimizer.local(config, experiment.learning_rate)
   # What talks, without what lies between.
   talk = optax.chain(experiment.reduce, experiment.gossip)
-  own = processes.own(n)
-  index = processes.placed(np.arange(n)[own])
-  batch = processes.placed(_batch(config, own))
+  own = multihost.own(n)
+  index = multihost.placed(np.arange(n)[own])
+  batch = multihost.placed(_batch(config, own))
   x = experiment.run(loop.make_steps(experiment)[0], (0,))(index).params
   used = _used(talk, x, n)
   alone = experiment._replace(tx=local)
@@ -143,9 +137,12 @@ def make(config) -> Parts:
     'empty': _empty(experiment, used, index),
   }
   everybody = collectives.found(
-    lambda x: reduce.exact(x, workers.AXIS), workers.AXIS, n, jnp.int32(0)
+    lambda x: mean(x, workers.AXIS),
+    workers.AXIS,
+    n,
+    jnp.int32(0),
   )
-  claimed = traffic.total(experiment.traffic, steps=1, rounds=1)
+  claimed = bytes_sent.total(experiment.traffic, steps=1, rounds=1)
   return Parts(parts, _empty(experiment, everybody, index), claimed, x.shape[1])
 
 
@@ -161,7 +158,7 @@ def _batch(config, own):
   """One batch of each of this process's workers."""
   rows = np.arange(config.workers * config.batch_size)
   return data.batch(
-    specs.build(specs.DATASETS, 'data', config.data),
+    registry.build(registry.DATASETS, 'data', config.data),
     np.split(rows, config.workers),
     seed=config.seed,
     step=0,

@@ -19,7 +19,7 @@ import sys
 
 from benchmarks.network import curves, figures, namespaces, running
 from configs import network_cifar10_cpu
-from moniqua_jax import metrics
+from moniqua_jax.training import metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 METHODS = tuple(network_cifar10_cpu.METHODS)

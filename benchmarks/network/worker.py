@@ -20,22 +20,22 @@ import pathlib
 import time
 
 from benchmarks.network import steps
-from moniqua_jax import joining, processes
+from moniqua_jax.launch import initialize, multihost
 
 COUNTERS = pathlib.Path('/sys/class/net')
 
 
 def main():
   args = parsed()
-  joining.join(
+  initialize.join(
     args.coordinator_address, args.n, args.process_id, workers=args.n
   )
-  with joining.ended_together():
+  with initialize.ended_together():
     stay_on(args.process_id % os.cpu_count())
     config = steps.configured(args.method, args.model, args.n, args.batch_size)
     # Gloo connects in the first collective and waits 30 s for the others, which
     # is too short where some still compile; this one has nothing to compile.
-    processes.agreed(args.method, '--method')
+    multihost.agreed(args.method, '--method')
     parts = steps.make(config)
     if args.beside:
       config = steps.configured(

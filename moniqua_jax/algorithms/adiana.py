@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import gossip, reduce
+from moniqua_jax import collectives, gossip, quantized_mean
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.algorithms.diana import Shifts
 from moniqua_jax.quantizers import base
@@ -90,7 +90,7 @@ def adiana(
 
   def init(params):
     x, _ = large_leaves.split(params, keep)
-    zeros, sent = jnp.zeros_like(x), reduce.first_sent(tuned, x)
+    zeros, sent = jnp.zeros_like(x), quantized_mean.first_sent(tuned, x)
     shifts = Shifts(zeros, zeros, jnp.stack([sent, sent]))
     short = jnp.zeros(2, jnp.int32)
     return AdianaState(tuned.init(), shifts, short, params, params, params)
@@ -101,10 +101,10 @@ def adiana(
     x, join = large_leaves.split(updates, keep)
     point, _ = large_leaves.split(at_w, keep)
     now, then = (
-      reduce.all_gathered(current, v - shifts.own, k, axis_name)
+      quantized_mean.all_gathered(current, v - shifts.own, k, axis_name)
       for v, k in zip((x, point), jax.random.split(key_), strict=True)
     )
-    kept = reduce.exact(join.kept, axis_name)
+    kept = collectives.mean(join.kept, axis_name)
     moved = Shifts(
       shifts.own + own.alpha * then.own,
       shifts.mean + own.alpha * then.mean,

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import jax
 import optax
 
-from moniqua_jax import reduce
+from moniqua_jax import collectives, quantized_mean
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import base
 
-STRATEGIES = sorted(['exact', *reduce.STRATEGIES])
+STRATEGIES = sorted(['exact', *quantized_mean.STRATEGIES])
 
 
 def allreduce(
@@ -79,12 +79,12 @@ def _exact(quantizer, axis_name):
   if quantizer not in (None, base.full_precision()):
     raise ValueError(
       "strategy='exact' sends full precision; it takes no other quantizer. "
-      f'For one, choose from {sorted(reduce.STRATEGIES)}.'
+      f'For one, choose from {sorted(quantized_mean.STRATEGIES)}.'
     )
 
   def update(updates, state, params=None, **extra_args):
     del params, extra_args
-    return reduce.exact(updates, axis_name), state
+    return collectives.mean(updates, axis_name), state
 
   return optax.GradientTransformationExtraArgs(
     lambda params: optax.EmptyState(), update

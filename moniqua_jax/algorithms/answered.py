@@ -33,7 +33,7 @@ def answered(
   """
 
   def update(updates, state, params=None, **extra_args):
-    extra_args = {'agree': edge.answers, **extra_args}
+    extra_args = {'agree': edge.acknowledged, **extra_args}
     return algorithm.update(updates, state, params, **extra_args)
 
   return optax.GradientTransformationExtraArgs(algorithm.init, update)

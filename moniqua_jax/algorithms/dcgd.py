@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import optax
 
-from moniqua_jax import reduce
+from moniqua_jax import quantized_mean
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import base
 
@@ -51,13 +51,13 @@ def dcgd(
 
   def mean(quantizer, x, sent, key, axis_name):
     del sent
-    reduced = reduce.all_gathered(quantizer, x, key, axis_name)
+    reduced = quantized_mean.all_gathered(quantizer, x, key, axis_name)
     return reduced, reduced.sent
 
   return large_leaves.on_large_leaves(
     quantizer,
     mean,
-    lambda x: reduce.first_sent(quantizer, x),
+    lambda x: quantized_mean.first_sent(quantizer, x),
     axis_name=axis_name,
     key=key,
     keep=keep,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import reduce
+from moniqua_jax import quantized_mean
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import base
 
@@ -76,7 +76,9 @@ def diana(
     raise ValueError(f'alpha={alpha!r}; diana needs it above 0 and at most 1.')
 
   def mean(quantizer, x, shifts, key, axis_name):
-    reduced = reduce.all_gathered(quantizer, x - shifts.own, key, axis_name)
+    reduced = quantized_mean.all_gathered(
+      quantizer, x - shifts.own, key, axis_name
+    )
     g = shifts.mean + reduced.mean  # with h before it moves
     moved = Shifts(
       shifts.own + alpha * reduced.own,
@@ -87,7 +89,7 @@ def diana(
 
   def start(x):
     zeros = jnp.zeros_like(x)
-    return Shifts(zeros, zeros, reduce.first_sent(quantizer, x))
+    return Shifts(zeros, zeros, quantized_mean.first_sent(quantizer, x))
 
   return large_leaves.on_large_leaves(
     quantizer,

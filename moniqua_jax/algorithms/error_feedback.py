@@ -12,7 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import reduce
+from moniqua_jax import quantized_mean
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import base
 
@@ -112,9 +112,9 @@ def double_squeeze(
     of_worker, of_mean = error
     first, second = jax.random.split(key)
     x = x + of_worker
-    scattered = reduce.scatter(quantizer, x, first, axis_name)
+    scattered = quantized_mean.scatter(quantizer, x, first, axis_name)
     chunk = scattered.mean + of_mean
-    reduced, sent, gathered = reduce.gather(
+    reduced, sent, gathered = quantized_mean.gather(
       quantizer, chunk, x, second, axis_name
     )
     short = jnp.stack([scattered.short, gathered])

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import gossip, reduce
+from moniqua_jax import collectives, gossip, quantized_mean
 from moniqua_jax.quantizers import base
 
 Array = jax.Array
@@ -85,7 +85,7 @@ def on_large_leaves(
     own_key = gossip.worker_key(key, step, axis_name, current.shared)
     reduced, left = mean(current, x, state.error, own_key, axis_name)
     observed = tuned.observe(state.tuned, gossip.no_news(1), x)
-    kept = reduce.exact(join.kept, axis_name)
+    kept = collectives.mean(join.kept, axis_name)
     short = state.short + reduced.short
     state = ReduceState(observed, left, short)
     return join.together(reduced.mean, kept), state
@@ -93,7 +93,7 @@ def on_large_leaves(
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def chosen(quantizer, strategy: str, key) -> reduce.Strategy:
+def chosen(quantizer, strategy: str, key) -> quantized_mean.Strategy:
   """The strategy by its name, if what it needs is there.
 
   Args:
@@ -107,14 +107,14 @@ def chosen(quantizer, strategy: str, key) -> reduce.Strategy:
   Raises:
     ValueError: unknown strategy, or no quantizer or key.
   """
-  if strategy not in reduce.STRATEGIES:
+  if strategy not in quantized_mean.STRATEGIES:
     raise ValueError(
-      f'strategy={strategy!r}; choose from {sorted(reduce.STRATEGIES)}.'
+      f'strategy={strategy!r}; choose from {sorted(quantized_mean.STRATEGIES)}.'
     )
   if quantizer is None or key is None:
     missing = 'quantizer' if quantizer is None else 'key'
     raise ValueError(f'strategy={strategy!r} needs a {missing}.')
-  return reduce.STRATEGIES[strategy]
+  return quantized_mean.STRATEGIES[strategy]
 
 
 class Join(NamedTuple):

@@ -19,12 +19,13 @@ from absl import app, flags
 import jax
 from ml_collections import config_flags
 
-from moniqua_jax import command_line, description, guard, wire, workdir
+from moniqua_jax import command_line, wire
 from moniqua_jax.asynchronous import report, training
 from moniqua_jax.asynchronous import worker as worker_lib
 from moniqua_jax.asynchronous.averaging import Averaging
 from moniqua_jax.asynchronous.log import Log
 from moniqua_jax.asynchronous.network import Network
+from moniqua_jax.training import monitor, summary, workdir
 
 COMMAND = (
   'mpiexec --with-ft ulfm --oversubscribe -n {} python -m '
@@ -126,7 +127,7 @@ def _describe(built, network):
     'neighbour per step, each worker at its own pace',
     'workers': '; '.join(network.names),
   }
-  print(description.describe(built.config, built.experiment))
+  print(summary.describe(built.config, built.experiment))
   print('\n'.join(f'{k:10s} {v}' for k, v in rows.items()), flush=True)
 
 
@@ -134,7 +135,7 @@ def stop(network, error):
   """Saves this worker, tells the others why, and leaves with status 1."""
   try:
     reason = str(error)
-    if not isinstance(error, guard.Stopped):
+    if not isinstance(error, monitor.Stopped):
       traceback.print_exception(error)
       reason = f'worker {network.rank}: {type(error).__name__}: {error}.'
     saved = network.save()

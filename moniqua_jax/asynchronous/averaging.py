@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from moniqua_jax import guard
 from moniqua_jax.asynchronous import network as network_lib
 from moniqua_jax.asynchronous import pair
 from moniqua_jax.asynchronous.network import Kind
 from moniqua_jax.quantizers import base
+from moniqua_jax.training import monitor
 
 
 class _Exchange(NamedTuple):
@@ -191,12 +191,12 @@ class Averaging:
     self._in_a_row[exchange.other] = in_a_row
     # Where only the other end could not read, it will say so.
     if in_a_row > self._patience and not seen.readable:
-      raise guard.Stopped(self._why(exchange))
+      raise monitor.Stopped(self._why(exchange))
 
   def _why(self, exchange) -> str:
     seen = exchange.seen
     return (
       f'worker {self._network.rank} could not read the message of worker '
       f'{exchange.other} (step {exchange.event} of worker {exchange.asker}). '
-      f'{guard.cure(float(seen.theta), float(seen.distance))}'
+      f'{monitor.cure(float(seen.theta), float(seen.distance))}'
     )

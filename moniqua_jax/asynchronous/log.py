@@ -5,7 +5,8 @@ import time
 
 import numpy as np
 
-from moniqua_jax import gossip, metrics
+from moniqua_jax import gossip
+from moniqua_jax.training import metrics
 
 
 class Log:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moniqua_jax import guard
+from moniqua_jax.training import monitor
 
 PING_EVERY = 0.25  # seconds
 POLL_EVERY = 1e-3  # seconds, while nothing is on its way
@@ -148,7 +148,7 @@ class Network:
         self._turn()
     except self._mpi.Exception as error:
       self._find_failed()  # by name, if this MPI knows it
-      raise guard.Stopped(f'worker {self.rank}: {error}.') from error
+      raise monitor.Stopped(f'worker {self.rank}: {error}.') from error
 
   def during(self, work: Callable[[], Any]) -> Any:
     """Runs `work` in a thread, serves meanwhile, and returns its result."""
@@ -234,7 +234,7 @@ class Network:
 
   def _turn(self):
     if self._stop:
-      raise guard.Stopped(self._stop)
+      raise monitor.Stopped(self._stop)
     self._receive()
     while self._inbox:
       message = self._inbox.popleft()
@@ -279,7 +279,7 @@ class Network:
       self._lose(silent.tolist(), f'silent for {self._timeout:g} s')
     began = self.step_began
     if began is not None and now - began > self._timeout:
-      raise guard.Stopped(
+      raise monitor.Stopped(
         f'worker {self.rank} ({self.names[self.rank]}) hangs: its step takes '
         f'longer than --timeout={self._timeout:g} s.'
       )
@@ -299,9 +299,9 @@ class Network:
   def _lose(self, ranks, why):
     self._lost |= set(ranks)
     who = ' and '.join(f'worker {r} ({self.names[r]})' for r in ranks)
-    raise guard.Stopped(f'lost {who}: {why}.')
+    raise monitor.Stopped(f'lost {who}: {why}.')
 
   def _on_halt(self, source, number, body):
     self._halted.add(source)
     self._lost |= {number - 1} if number else set()
-    raise guard.Stopped(body.tobytes().decode())
+    raise monitor.Stopped(body.tobytes().decode())

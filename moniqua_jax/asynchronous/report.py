@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pathlib
 import sys
 
-from moniqua_jax import metrics, tables
+from moniqua_jax.plots import tables
+from moniqua_jax.training import metrics
 
 # Column -> name in the last row of a worker's metrics, factor, format.
 COLUMNS = {

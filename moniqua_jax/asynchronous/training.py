@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from moniqua_jax import chain, data, guard, loop, metrics, workdir
-from moniqua_jax import experiment as experiment_lib
+from moniqua_jax import data
 from moniqua_jax.asynchronous import pair
 from moniqua_jax.asynchronous import worker as worker_lib
 from moniqua_jax.asynchronous.averaging import Averaging
 from moniqua_jax.asynchronous.log import Log
 from moniqua_jax.asynchronous.network import Network
 from moniqua_jax.models import norms
+from moniqua_jax.training import experiment as experiment_lib
+from moniqua_jax.training import loop, metrics, monitor, optimizer, workdir
 
 
 class Setup(NamedTuple):
@@ -64,7 +65,7 @@ def setup(config, rank: int, n: int) -> Setup:
   _check(config, n)
   experiment = experiment_lib.from_config(config)
   local = optax.chain(
-    chain.local(config, 1.0), by_clock(experiment.learning_rate)
+    optimizer.local(config, 1.0), by_clock(experiment.learning_rate)
   )
   init, train_step, eval_step = loop.make_steps(experiment._replace(tx=local))
   state = worker_lib.WorkerState(*init(rank), experiment.quantizer.init())
@@ -295,7 +296,7 @@ def train(process: Process, pace: worker_lib.Pace) -> None:
 
 def _checked(report, rank, step):
   if not report['finite']:
-    raise guard.Stopped(
+    raise monitor.Stopped(
       f'step {step} of worker {rank}: the loss is {report["loss"]}, or the '
       'update is not finite; try a smaller learning rate.'
     )

@@ -14,8 +14,6 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from moniqua_jax import checkpoint, specs
-from moniqua_jax import workdir as workdir_lib
 from moniqua_jax.laboratory import (
   libsvm,
   methods,
@@ -25,6 +23,8 @@ from moniqua_jax.laboratory import (
   splits,
   stopping,
 )
+from moniqua_jax.training import checkpoint, registry
+from moniqua_jax.training import workdir as workdir_lib
 
 CHUNK = 250  # iterations in one call of the compiled function
 MINUTES = 3  # between two checkpoints
@@ -69,10 +69,10 @@ def problem_of(config) -> problems.Problem:
   Raises:
     ValueError: a name is unknown, or the data does not fit, in one line.
   """
-  features, labels = specs.build(DATA, 'data', config.data)
+  features, labels = registry.build(DATA, 'data', config.data)
   if config.row_scaled:
     features = splits.row_scaled(features)
-  parts = specs.build(
+  parts = registry.build(
     PARTITIONS,
     'partition',
     config.partition,
@@ -83,7 +83,7 @@ def problem_of(config) -> problems.Problem:
   )
   features, targets = parts
   name = pathlib.Path(config.data.path or config.data.name).name
-  return specs.build(
+  return registry.build(
     PROBLEMS,
     'problem',
     config.problem,

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.figure
 import numpy as np
 
-from moniqua_jax import tables
-from moniqua_jax.plots import look
+from moniqua_jax.plots import look, tables
 
 
 def margin(runs: Mapping[str, Sequence[dict]]) -> matplotlib.figure.Figure:

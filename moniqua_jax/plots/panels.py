@@ -7,8 +7,7 @@ import matplotlib.figure
 import matplotlib.lines
 import numpy as np
 
-from moniqua_jax import tables
-from moniqua_jax.plots import look
+from moniqua_jax.plots import look, tables
 
 # Label with the unit, factor and scale of an axis.
 QUANTITIES = {

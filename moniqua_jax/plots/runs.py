@@ -20,8 +20,7 @@ import textwrap
 import matplotlib.figure
 import matplotlib.style
 
-from moniqua_jax import tables
-from moniqua_jax.plots import look, panels
+from moniqua_jax.plots import look, panels, tables
 
 FREE_LINES = 14  # of a legend that fits into a panel
 PANELS = [

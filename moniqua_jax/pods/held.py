@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import gossip, reduce
+from moniqua_jax import collectives, gossip
 from moniqua_jax.pods.gathering import late
 from moniqua_jax.pods.pod import FSDP, Pod
 
@@ -135,7 +135,7 @@ def cut(params, pod: Pod) -> Held:
     return piece.reshape(-1)[: leaf.size].reshape(leaf.shape)
 
   def gathered(number, piece):
-    return unpadded(number, reduce.whole(piece.reshape(-1), FSDP))
+    return unpadded(number, collectives.whole(piece.reshape(-1), FSDP))
 
   part = tree.unflatten(
     jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes

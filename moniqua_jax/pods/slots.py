@@ -6,7 +6,7 @@ import jax
 from jax import lax
 import optax
 
-from moniqua_jax import reduce
+from moniqua_jax import collectives
 from moniqua_jax.pods.pod import DATA, INSIDE, Pod
 
 
@@ -71,7 +71,7 @@ def on_own_part(
     part, state = algorithm.update(
       own(updates), state, own(params), **extra_args
     )
-    return reduce.gathered(part, DATA).reshape(-1), state
+    return collectives.gathered(part, DATA).reshape(-1), state
 
   init = lambda params: algorithm.init(own(params))
   return optax.GradientTransformationExtraArgs(init, update)

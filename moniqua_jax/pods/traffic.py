@@ -2,7 +2,7 @@
 
 import jax
 
-from moniqua_jax import traffic as traffic_lib
+from moniqua_jax import bytes_sent as traffic_lib
 from moniqua_jax.pods.pod import Pod
 
 

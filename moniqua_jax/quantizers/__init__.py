@@ -13,14 +13,14 @@ from moniqua_jax.quantizers.base import (
 )
 from moniqua_jax.quantizers.dithered import block, dithering, varying_steps
 from moniqua_jax.quantizers.leveled import leveled
-from moniqua_jax.quantizers.modulo import moniqua
+from moniqua_jax.quantizers.moniqua import moniqua
 from moniqua_jax.quantizers.nuqsgd import natural, nuqsgd
 from moniqua_jax.quantizers.per_worker import per_worker
 from moniqua_jax.quantizers.qsgd import qsgd, terngrad
 from moniqua_jax.quantizers.sign import one_bit, sign
 from moniqua_jax.quantizers.sparse import random_k, random_tau, top_k
+from moniqua_jax.quantizers.transformed import scaled, smooth, within
 from moniqua_jax.quantizers.uniform import uniform
-from moniqua_jax.quantizers.within import scaled, smooth, within
 
 __all__ = [
   'Codes',

@@ -16,7 +16,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from moniqua_jax import reduce
+from moniqua_jax import collectives
 from moniqua_jax.quantizers import base, densities, least_variance
 from moniqua_jax.quantizers.leveled import leveled
 
@@ -233,7 +233,7 @@ def _adaptive(
 
 def _agreed(value, axis_name):
   """It is the same on all workers; this tells `vmap` so."""
-  return value if axis_name is None else reduce.largest(value, axis_name)
+  return value if axis_name is None else collectives.largest(value, axis_name)
 
 
 def _check(bits: int, components: int, first: Sequence[int], every: int):

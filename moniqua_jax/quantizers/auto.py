@@ -7,7 +7,8 @@ header of its messages, so the thetas need not agree.
 import jax
 import jax.numpy as jnp
 
-from moniqua_jax.quantizers import base, modulo
+from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers.moniqua import moniqua
 
 Array = jax.Array
 
@@ -58,7 +59,7 @@ def auto_theta(
   Source: ours; the rule and its numbers are measured in results/theta.
   """
   limit = 1000 * start if limit is None else limit
-  modulo.moniqua(start, bits, rounding)  # checks them
+  moniqua(start, bits, rounding)  # checks them
   for name, value, valid, range_ in (
     ('safety', safety, safety > 1, 'above 1'),
     ('shrink', shrink, 0 < shrink < 1, 'between 0 and 1'),
@@ -73,7 +74,7 @@ def auto_theta(
   def quantizer(theta: Array, step: Array) -> base.Quantizer:
     del step
     theta = jnp.where(theta <= limit, theta, jnp.nan)
-    return modulo.moniqua(theta, bits, rounding)
+    return moniqua(theta, bits, rounding)
 
   def observe(theta: Array, seen: base.Seen, x: Array) -> Array:
     del x

@@ -11,7 +11,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from moniqua_jax import reduce
+from moniqua_jax import collectives
 from moniqua_jax.quantizers import buckets
 from moniqua_jax.quantizers import truncated_normal as tn
 
@@ -84,7 +84,7 @@ def together(own: Statistics, axis_name: str | None) -> Statistics:
   if axis_name is None:
     return own
   three = jnp.stack([own.mean, own.variance, own.norm])
-  of_all = jnp.moveaxis(reduce.gathered(three, axis_name), 1, 0)
+  of_all = jnp.moveaxis(collectives.gathered(three, axis_name), 1, 0)
   return Statistics(*of_all.reshape(3, -1), own.size)
 
 

@@ -6,10 +6,11 @@ python -m moniqua_jax.theory --topology=ring:8 --algorithm=dpsgd
 import argparse
 import inspect
 
-from moniqua_jax import command_line, specs
+from moniqua_jax import command_line
 from moniqua_jax.theory import laws
 from moniqua_jax.theory.summary import report
 from moniqua_jax.theory.text import table
+from moniqua_jax.training import registry
 
 _WORKERS = ('n', 'rows', 'cols')
 
@@ -35,12 +36,13 @@ def topology(spec: str):
   ((0.5, (1, 0)),)
   """
   name, *texts = spec.split(':')
-  if name not in specs.TOPOLOGIES:
+  if name not in registry.TOPOLOGIES:
     raise ValueError(
       f'--topology={spec}: {name!r} is no topology; choose from '
-      f'{sorted(specs.TOPOLOGIES)}, with its arguments after colons, as ring:8.'
+      f'{sorted(registry.TOPOLOGIES)}, with its arguments after colons, as '
+      'ring:8.'
     )
-  accepted = inspect.signature(specs.TOPOLOGIES[name]).parameters.values()
+  accepted = inspect.signature(registry.TOPOLOGIES[name]).parameters.values()
   needed = [p for p in accepted if p.default is p.empty]
   if not len(needed) <= len(texts) <= len(accepted):
     form = ':'.join([name, *(p.name for p in accepted)])
@@ -52,7 +54,7 @@ def topology(spec: str):
     _number(spec, p, text) for p, text in zip(accepted, texts, strict=False)
   ]
   try:
-    return specs.TOPOLOGIES[name](*numbers)
+    return registry.TOPOLOGIES[name](*numbers)
   except ValueError as error:
     raise ValueError(f'--topology={spec}: {error}') from error
 

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import algorithms, checks, pods, smoothness, specs, workers
+from moniqua_jax import algorithms, pods, workers
+from moniqua_jax.curvature import refresh
 from moniqua_jax.quantizers import base
+from moniqua_jax.training import registry, validation
 
 
 def make(config, learning_rate, schedule, quantizer, given, held, pod) -> tuple:
@@ -33,7 +35,7 @@ def make(config, learning_rate, schedule, quantizer, given, held, pod) -> tuple:
       "config.reduce.name and config.gossip.name are both 'none'; the "
       'workers would never talk.'
     )
-  checks.reduce(config, quantized='quantizer' in given)
+  validation.reduce(config, quantized='quantizer' in given)
   key = jax.random.key(config.seed)
   gossip = functools.partial(_gossip, config, schedule, quantizer)
   reduce = functools.partial(_reduce, config, given, held)
@@ -69,9 +71,9 @@ def of_gradients(config, schedule, quantizer, held, pod) -> dict:
 def _inside_quantizer(config, held, pod) -> dict:
   if config.reduce_quantizer.name == 'full_precision':
     return {}
-  leaves = smoothness.quantized(pieces(held, pod), schedule=())
-  quantizer = specs.build(
-    specs.QUANTIZERS,
+  leaves = refresh.quantized(pieces(held, pod), schedule=())
+  quantizer = registry.build(
+    registry.QUANTIZERS,
     'reduce_quantizer',
     config.reduce_quantizer,
     axis_name=pods.DATA,
@@ -96,8 +98,8 @@ def pieces(held, pod):
 
 
 def _gossip(config, schedule, quantizer, key):
-  gossip = specs.build(
-    {'none': optax.identity} | specs.GOSSIP,
+  gossip = registry.build(
+    {'none': optax.identity} | registry.GOSSIP,
     'gossip',
     config.gossip,
     topology=schedule,
@@ -112,8 +114,8 @@ def _gossip(config, schedule, quantizer, key):
 
 def _reduce(config, given, held, key):
   spec = dict(config.reduce) | {'name': reduce_name(config)}
-  choices = {'none': optax.identity} | specs.REDUCE
-  reduce = specs.build(choices, 'reduce', spec, key=key, **given)
+  choices = {'none': optax.identity} | registry.REDUCE
+  reduce = registry.build(choices, 'reduce', spec, key=key, **given)
   return reduce if spec['name'] == 'none' else _on_leaves(reduce, held)
 
 

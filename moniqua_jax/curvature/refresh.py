@@ -16,16 +16,10 @@ from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import (
-  curvature,
-  data,
-  gossip,
-  processes,
-  reduce,
-  shaped,
-  workers,
-)
+from moniqua_jax import collectives, data, gossip, workers
 from moniqua_jax.algorithms import large_leaves
+from moniqua_jax.curvature import moments, shaped
+from moniqua_jax.launch import multihost
 from moniqua_jax.quantizers import base
 
 Array = jax.Array
@@ -237,20 +231,20 @@ def make_functions(experiment, config) -> tuple[Callable, Callable]:
       )[0]
 
     own_key = gossip.worker_key(key, draw, workers.AXIS, shared=False)
-    g = curvature.sampled(logits_fn, unravel(params), own_key)
-    return [curvature.KINDS[spec.kind](leaf) for leaf in taken(g)]
+    g = moments.sampled(logits_fn, unravel(params), own_key)
+    return [moments.KINDS[spec.kind](leaf) for leaf in taken(g)]
 
   def exchange(opt_state, moments):
     moments = jax.tree.map(lambda v: v / spec.draws, moments)
     if not spec.per_worker:
       flat, back = ravel_pytree(moments)  # one collective
-      moments = back(reduce.exact(flat, workers.AXIS))
-    D = curvature.positive(moments, sizes, spec.floor)
+      moments = back(collectives.mean(flat, workers.AXIS))
+    D = moments.positive(moments, sizes, spec.floor)
     own = shaped.powers(D, spec.power)
     tables = ()
     if spec.per_worker:
       flat, back = ravel_pytree(own.half)
-      tables = jax.vmap(back)(reduce.gathered(flat, workers.AXIS))
+      tables = jax.vmap(back)(collectives.gathered(flat, workers.AXIS))
     return shaped.replaced(opt_state, own, tables)
 
   return sample, exchange
@@ -281,9 +275,9 @@ def make(experiment, config) -> Callable:
       start=step * draws,
       stop=(step + 1) * draws,
       batch_size=config.batch_size,
-      workers=processes.own(config.workers),
+      workers=multihost.own(config.workers),
     ):
-      batch = processes.placed(batch)
+      batch = multihost.placed(batch)
       one = sample(state.params, state.model_state, batch, np.int32(draw))
       add = lambda *pair: jax.tree.map(jnp.add, *pair)
       total = one if total is None else add(total, one)

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import coding, data, edge, gossip, processes, wire
+from moniqua_jax import coding, data, edge, gossip, wire
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.algorithms.diana import Shifts
+from moniqua_jax.launch import multihost
 
 Array = jax.Array
 
@@ -76,7 +77,7 @@ def make(experiment, gradient: Callable, config) -> Callable:
       start=step * draws,
       stop=(step + 1) * draws,
       batch_size=config.batch_size,
-      workers=processes.own(config.workers),
+      workers=multihost.own(config.workers),
     )
     means, rows = [], []
     for draw, (_, batch) in enumerate(batches):
@@ -84,11 +85,11 @@ def make(experiment, gradient: Callable, config) -> Callable:
         state.params,
         state.model_state,
         state.opt_state[1],
-        processes.placed(batch),
+        multihost.placed(batch),
         np.int32(step + draw),
       )
-      means.append(processes.local(mean)[0].astype(np.float64))
-      row = processes.fetched(row)
+      means.append(multihost.to_host(mean)[0].astype(np.float64))
+      row = multihost.fetched(row)
       rows.append({k: float(np.mean(v)) for k, v in row.items()})
     row = {k: np.mean([row[k] for row in rows]) for k in rows[0]}
     row |= spread(np.stack(means))

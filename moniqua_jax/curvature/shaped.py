@@ -13,7 +13,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from moniqua_jax import curvature
+from moniqua_jax.curvature import moments
 from moniqua_jax.quantizers import base, per_worker, roots, smooth
 
 Array = jax.Array
@@ -126,7 +126,7 @@ def blank(kind: str, leaves: list) -> roots.Root:
   >>> blank('diagonal', [jnp.ones((1, 2))]).half
   [Array([1., 1.], dtype=float32)]
   """
-  estimate = lambda: [curvature.KINDS[kind](jnp.ones(v.shape)) for v in leaves]
+  estimate = lambda: [moments.KINDS[kind](jnp.ones(v.shape)) for v in leaves]
 
   def one(form):
     if isinstance(form, tuple):

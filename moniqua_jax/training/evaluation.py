@@ -6,16 +6,10 @@ import jax
 from jax import lax
 import numpy as np
 
-from moniqua_jax import (
-  data,
-  gossip,
-  pods,
-  processes,
-  quantizer_spec,
-  reduce,
-  workers,
-)
+from moniqua_jax import collectives, data, gossip, pods, workers
+from moniqua_jax.launch import multihost
 from moniqua_jax.models import norms
+from moniqua_jax.training import quantizer_spec
 
 
 def make(experiment, eval_step, config):
@@ -27,9 +21,9 @@ def make(experiment, eval_step, config):
   that fill up the leaves.
   """
   n, run, pod = config.workers, experiment.run, experiment.pod
-  own, alone = processes.own(pod.devices), pod.size == 1
+  own, alone = multihost.own(pod.devices), pod.size == 1
   mean = run(eval_step, (None if alone else 0, None, 0))
-  mean_of = run(lambda x: reduce.exact(x, workers.AXIS), (0,))
+  mean_of = run(lambda x: collectives.mean(x, workers.AXIS), (0,))
   each = run(eval_step if alone else _shared(eval_step, pod), (0, 0, None))
   apart = run(lambda x: gossip.consensus(x, workers.AXIS), (0,))
   batch_size = 8 * config.batch_size
@@ -37,18 +31,18 @@ def make(experiment, eval_step, config):
   def split(batch):
     shape = pod.devices, n * batch_size // pod.devices
     rows = {k: v.reshape(*shape, *v.shape[1:])[own] for k, v in batch.items()}
-    return processes.placed(rows)
+    return multihost.placed(rows)
 
   def evaluate(state, last):
-    rms, largest = processes.fetched(apart(state.params))
+    rms, largest = multihost.fetched(apart(state.params))
     params = mean_of(state.params)
-    params = processes.local(params)[0] if alone else params
-    pooled = norms.combine(processes.fetched(state.model_state))
+    params = multihost.to_host(params)[0] if alone else params
+    pooled = norms.combine(multihost.fetched(state.model_state))
     sums = sum(
       mean(params, pooled, split(batch))
       for batch in data.test_batches(experiment.dataset, n * batch_size)
     )
-    sums = processes.fetched(sums).sum(axis=0)
+    sums = multihost.fetched(sums).sum(axis=0)
     row = {
       'test/loss': sums[0] / sums[2],
       'test/accuracy': sums[1] / sums[2],
@@ -68,7 +62,7 @@ def make(experiment, eval_step, config):
       if index * batch_size >= config.worker_test_images:
         break
       sums += each(state.params, state.model_state, batch)
-    sums = processes.fetched(sums).reshape(n, pod.size, 3).sum(axis=1)
+    sums = multihost.fetched(sums).reshape(n, pod.size, 3).sum(axis=1)
     return sums[:, 1] / sums[:, 2]
 
   return evaluate
@@ -79,7 +73,7 @@ def _shared(eval_step, pod):
 
   def step(params, model_state, batch):
     every = jax.tree.map(
-      lambda leaf: reduce.gathered(leaf, pods.INSIDE), model_state
+      lambda leaf: collectives.gathered(leaf, pods.INSIDE), model_state
     )
     me = lax.axis_index(pods.INSIDE)
     mine = jax.tree.map(
@@ -112,11 +106,11 @@ class Probe:
 
   def look(self, params: jax.Array) -> None:
     """Takes the state of the workers into account, and writes the file."""
-    x = processes.fetched(params).reshape(self._shape)
+    x = multihost.fetched(params).reshape(self._shape)
     for perm in self._edges:
       gap = np.abs(x - x[list(perm)]).max(axis=(0, 1))
       leaves = np.maximum.reduceat(gap, self._starts)
       self._largest = np.maximum(self._largest, leaves)
     rows = dict(zip(self._names, self._largest.tolist(), strict=True))
-    if processes.lead():
+    if multihost.is_primary():
       self._path.write_text(json.dumps(rows, indent=1))

@@ -4,11 +4,12 @@ import inspect
 
 import jax
 
-from moniqua_jax import chain, pods, specs, traffic
+from moniqua_jax import bytes_sent, pods
 from moniqua_jax.algorithms import large_leaves
+from moniqua_jax.training import optimizer, registry
 
 
-def of_workers(config, schedule, quantizer, held, pod) -> traffic.Traffic:
+def of_workers(config, schedule, quantizer, held, pod) -> bytes_sent.Traffic:
   """Bytes that a worker sends to others: in its gossip, its means, or both.
 
   Args:
@@ -21,18 +22,18 @@ def of_workers(config, schedule, quantizer, held, pod) -> traffic.Traffic:
   Returns:
     `Traffic`.
   """
-  sent = traffic.NOTHING
+  sent = bytes_sent.NOTHING
   if pod.size == 1:
     sent = _of_means(config, quantizer, held.part, config.workers)
   if schedule:
     size = sum(leaf.size for leaf in jax.tree.leaves(held.part))
-    gossip = traffic.of_gossip(schedule, quantizer, size)
+    gossip = bytes_sent.of_gossip(schedule, quantizer, size)
     gossip = pods.of_links(gossip, pod)
     sent = sent._replace(gossip=gossip.gossip, gossip_short=gossip.gossip_short)
   return sent
 
 
-def within_pods(config, given, held, pod) -> traffic.Traffic:
+def within_pods(config, given, held, pod) -> bytes_sent.Traffic:
   """Bytes that a device sends to others of its pod.
 
   Args:
@@ -45,30 +46,30 @@ def within_pods(config, given, held, pod) -> traffic.Traffic:
     `Traffic`; nothing if a worker is one device.
   """
   if pod.size == 1:
-    return traffic.NOTHING
+    return bytes_sent.NOTHING
   quantizer = given.get('quantizer')
-  mean = _of_means(config, quantizer, chain.pieces(held, pod), pod.data)
+  mean = _of_means(config, quantizer, optimizer.pieces(held, pod), pod.data)
   return pods.of_pod(held.part, mean, pod)
 
 
-def _of_means(config, quantizer, tree, n) -> traffic.Traffic:
+def _of_means(config, quantizer, tree, n) -> bytes_sent.Traffic:
   """Bytes of each of n in the reduce slot, whose gradients are this tree."""
   strategy, means = _strategy(config), 1 + (config.reduce.name == 'adiana')
   if strategy is None:
-    return traffic.NOTHING
+    return bytes_sent.NOTHING
   if strategy == 'exact':
-    return traffic.of_exact(tree, n)
-  return traffic.of_reduce(
+    return bytes_sent.of_exact(tree, n)
+  return bytes_sent.of_reduce(
     strategy, quantizer, tree, n, large_leaves.small, means
   )
 
 
 def _strategy(config) -> str | None:
   """How the mean of the gradients is taken; None if it is not."""
-  name = chain.reduce_name(config)
+  name = optimizer.reduce_name(config)
   if name == 'none':
     return None
-  parameters = inspect.signature(specs.REDUCE[name]).parameters
+  parameters = inspect.signature(registry.REDUCE[name]).parameters
   if 'strategy' not in parameters:
     return 'scatter_reduce' if name == 'double_squeeze' else 'all_gather'
   return config.reduce.strategy or parameters['strategy'].default

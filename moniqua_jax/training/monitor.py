@@ -5,7 +5,8 @@ import pathlib
 
 import numpy as np
 
-from moniqua_jax import processes, topologies
+from moniqua_jax import topologies
+from moniqua_jax.launch import multihost
 
 PATIENCE = 20  # times in a row, where edges are answered
 
@@ -56,7 +57,7 @@ class Guard:
     Raises:
       Stopped: a loss is not finite, or an edge was of no use too often.
     """
-    report = processes.local(report)
+    report = multihost.to_host(report)
     self._check_loss(step, report['loss'])
     if self._schedule and (step + 1) % self._period == 0:
       self._check_messages(step, report['seen'])

@@ -53,7 +53,7 @@ def smoothness(config, shape, schedule: tuple) -> None:
     ValueError: they cannot, or would change nothing.
 
   >>> import types
-  >>> from moniqua_jax.smoothness import estimated
+  >>> from moniqua_jax.curvature.refresh import estimated
   >>> config = types.SimpleNamespace(
   ...   quantizer=types.SimpleNamespace(name='qsgd'), scales_from='')
   >>> smoothness(config, estimated('layer'), schedule=())

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import reduce, topologies, wire, workers
+from moniqua_jax import quantized_mean, topologies, wire, workers
 from moniqua_jax.quantizers import base
 
 
@@ -114,7 +114,7 @@ def of_reduce(
   leaves = jax.tree.leaves(params)
   d = sum(leaf.size for leaf in leaves if not keep(leaf))
   whole, short = _sizes(quantizer.quantizer(quantizer.init(), jnp.int32(0)))
-  by = reduce.STRATEGIES[strategy]
+  by = quantized_mean.STRATEGIES[strategy]
   count, size = by.messages(n, d)
   return of_exact([leaf for leaf in leaves if keep(leaf)], n)._replace(
     whole=np.full(means * by.rounds, float(count * whole(size))),

@@ -17,19 +17,19 @@ import numpy as np
 from moniqua_jax import workers
 
 
-def lead() -> bool:
+def is_primary() -> bool:
   """Whether this process is the one that writes and prints.
 
   Returns:
     True on process 0.
 
-  >>> lead()
+  >>> is_primary()
   True
   """
   return jax.process_index() == 0
 
 
-def by_lead(fn: Callable[[], None]) -> None:
+def by_primary(fn: Callable[[], None]) -> None:
   """Calls a function on process 0 while the others wait for it.
 
   Args:
@@ -38,18 +38,18 @@ def by_lead(fn: Callable[[], None]) -> None:
   Raises:
     Exception: what `fn` raises, on process 0; SystemExit on the others.
 
-  >>> by_lead(lambda: print('once'))
+  >>> by_primary(lambda: print('once'))
   once
   """
   failed = None
-  if lead():
+  if is_primary():
     try:
       fn()
     except Exception as error:
       failed = error
   if jax.process_count() > 1:
     fine = multihost_utils.broadcast_one_to_all(np.int32(failed is None))
-    if not fine and not lead():
+    if not fine and not is_primary():
       sys.exit(2)
   if failed is not None:
     raise failed
@@ -120,7 +120,7 @@ def placed(tree):
   return jax.tree.map(lambda rows: place(_rows(), np.asarray(rows)), tree)
 
 
-def local(tree):
+def to_host(tree):
   """This process's rows of global arrays, on the host.
 
   Args:
@@ -129,7 +129,7 @@ def local(tree):
   Returns:
     Leaves [own, ...], NumPy.
 
-  >>> local(jax.numpy.ones((2, 1)))
+  >>> to_host(jax.numpy.ones((2, 1)))
   array([[1.],
          [1.]], dtype=float32)
   """

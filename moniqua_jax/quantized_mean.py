@@ -1,4 +1,4 @@
-"""Means over all workers. The only file with `psum` and its kin.
+"""Quantized means over all workers, by packed messages.
 
 n workers, d values; a chunk is ceil(d / n) values, one chunk for each worker to
 sum up. `psum_scatter` is not used: over Gloo it gives wrong values. A quantizer
@@ -13,86 +13,9 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from moniqua_jax import collectives
+
 Array = jax.Array
-
-
-def exact(tree, axis_name: str):
-  """The mean over all workers in full precision: (1/n) sum_i tree_i.
-
-  Args:
-    tree: a pytree of f32 arrays, this worker's own.
-    axis_name: of the workers.
-
-  Returns:
-    The mean, the same on all workers.
-
-  >>> from moniqua_jax.workers import AXIS, simulated
-  >>> simulated(lambda x: exact(x, AXIS), (0,))(jnp.array([0.0, 2.0]))
-  Array([1., 1.], dtype=float32)
-  """
-  return jax.tree.map(lambda leaf: lax.pmean(leaf, axis_name), tree)
-
-
-def largest(x: Array, axis_name: str) -> Array:
-  """The largest over all workers: max_i x_i.
-
-  Args:
-    x: f32[...], this worker's own.
-    axis_name: of the workers.
-
-  Returns:
-    f32[...], the same on all workers.
-
-  >>> from moniqua_jax.workers import AXIS, simulated
-  >>> simulated(lambda x: largest(x, AXIS), (0,))(jnp.array([0.0, 2.0]))
-  Array([2., 2.], dtype=float32)
-  """
-  return lax.pmax(x, axis_name)
-
-
-def gathered(x: Array, axis_name: str) -> Array:
-  """What all workers have, side by side: x_1, ..., x_n.
-
-  Args:
-    x: this worker's own.
-    axis_name: of the workers.
-
-  Returns:
-    An array with a first axis of n, the same on all workers.
-
-  >>> from moniqua_jax.workers import AXIS, simulated
-  >>> simulated(lambda x: gathered(x, AXIS), (0,))(jnp.array([0, 2])).tolist()
-  [[0, 2], [0, 2]]
-  """
-  return lax.all_gather(x, axis_name)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def whole(piece: Array, axis_name: str) -> Array:
-  """All pieces side by side; its gradient is the mean gradient of the piece.
-
-    whole = x_1, ..., x_n        dx_i = (1/n) sum_j (dwhole_j)_i
-
-  Args:
-    piece: f32[...], this worker's own.
-    axis_name: over which the pieces are cut.
-
-  Returns:
-    f32[n, ...], the same on all workers.
-
-  >>> from moniqua_jax.workers import AXIS, simulated
-  >>> simulated(lambda x: whole(x, AXIS), (0,))(jnp.array([0, 2])).tolist()
-  [[0, 2], [0, 2]]
-  """
-  return gathered(piece, axis_name)
-
-
-def _mean_of_piece(axis_name, _, gradient):
-  theirs = lax.all_to_all(gradient, axis_name, split_axis=0, concat_axis=0)
-  return (jnp.mean(theirs, axis=0),)
-
-
-whole.defvjp(lambda piece, axis: (gathered(piece, axis), None), _mean_of_piece)
 
 
 class Mean(NamedTuple):
@@ -149,7 +72,7 @@ def all_gathered(quantizer, x: Array, key, axis_name: str) -> Mean:
   Array([1., 1.], dtype=float32)
   """
   payload = lax.optimization_barrier(quantizer.encode(x, key))
-  take = lambda message: gathered(message, axis_name)
+  take = lambda message: collectives.gathered(message, axis_name)
   payloads, short = carried(quantizer, x.size, payload, take, axis_name)
   if quantizer.decode_all is None:
     total = summed(quantizer, payloads, x)
@@ -214,9 +137,7 @@ def scatter(quantizer, x: Array, key, axis_name: str):
   size = chunks.shape[1]
   payloads = jax.vmap(quantizer.encode)(chunks, jax.random.split(key, n))
   payloads = lax.optimization_barrier(payloads)
-  swap = functools.partial(
-    lax.all_to_all, axis_name=axis_name, split_axis=0, concat_axis=0
-  )
+  swap = lambda rows: collectives.swap(rows, axis_name)
   received, short = carried(quantizer, size, payloads, swap, axis_name)
   total = summed(quantizer, received, chunks[me], besides=me) + chunks[me]
   own = jax.vmap(functools.partial(read, quantizer))(payloads, chunks)
@@ -247,7 +168,7 @@ def gather(quantizer, chunk: Array, x: Array, key, axis_name: str):
   """
   n, me = lax.axis_size(axis_name), lax.axis_index(axis_name)
   payload = lax.optimization_barrier(quantizer.encode(chunk, key))
-  take = lambda message: gathered(message, axis_name)
+  take = lambda message: collectives.gathered(message, axis_name)
   payloads, short = carried(quantizer, chunk.size, payload, take, axis_name)
   # Our own part, too, comes from the bytes.
   chunks = jax.vmap(functools.partial(read, quantizer))(payloads, _chunks(x, n))
@@ -287,7 +208,7 @@ def carried(
   form = quantizer.short
   each = lambda fn, rows: jax.vmap(fn)(rows) if rows.ndim > 1 else fn(rows)
   short, fits = each(lambda payload: form.shorten(payload, size), payloads)
-  fits = largest((~fits.all()).astype(jnp.int32), axis_name) == 0
+  fits = collectives.largest((~fits.all()).astype(jnp.int32), axis_name) == 0
 
   def shortly(payloads, short):
     del payloads

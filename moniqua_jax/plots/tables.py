@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moniqua_jax import metrics
+from moniqua_jax.training import metrics
 
 DASH = '–'  # what was not measured
 

@@ -8,7 +8,7 @@ import pathlib
 import platform
 import sys
 
-from moniqua_jax import metrics
+from moniqua_jax.training import metrics
 
 PACKAGES = ['jax', 'jaxlib', 'flax', 'optax', 'numpy', 'moniqua_jax']
 

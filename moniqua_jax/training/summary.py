@@ -2,10 +2,11 @@
 
 import jax
 
-from moniqua_jax import claims, topologies
-from moniqua_jax import experiment as experiment_lib
-from moniqua_jax import traffic as traffic_lib
+from moniqua_jax import bytes_sent as traffic_lib
+from moniqua_jax import topologies
 from moniqua_jax.quantizers import base
+from moniqua_jax.training import claims
+from moniqua_jax.training import experiment as experiment_lib
 
 
 def describe(config, experiment: experiment_lib.Experiment) -> str:

@@ -11,16 +11,15 @@ import inspect
 
 from moniqua_jax import (
   algorithms,
-  curvature,
   data,
   models,
   quantizers,
-  schedules,
-  smoothness,
   topologies,
   workers,
 )
+from moniqua_jax.curvature import moments, refresh
 from moniqua_jax.theory import gammas
+from moniqua_jax.training import schedules
 
 
 def _named(namespace, names):
@@ -126,9 +125,8 @@ GOSSIP = _named(
   algorithms,
   ['adpsgd', 'choco', 'd2', 'dcd', 'deepsqueeze', 'dpsgd', 'ecd', 'push_sum'],
 )
-SMOOTHNESS = {'none': smoothness.none} | {
-  kind: functools.partial(smoothness.estimated, kind)
-  for kind in curvature.KINDS
+SMOOTHNESS = {'none': refresh.none} | {
+  kind: functools.partial(refresh.estimated, kind) for kind in moments.KINDS
 }
 RUNNERS = _named(workers, ['pmapped', 'sharded', 'simulated'])
 

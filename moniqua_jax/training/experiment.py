@@ -15,21 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from moniqua_jax import (
-  chain,
-  checks,
-  claims,
-  data,
-  guard,
-  pods,
-  quantizer_spec,
-  smoothness,
-  specs,
-  topologies,
-  workers,
-)
-from moniqua_jax import traffic as traffic_lib
+from moniqua_jax import bytes_sent as traffic_lib
+from moniqua_jax import data, pods, topologies, workers
+from moniqua_jax.curvature import refresh
 from moniqua_jax.quantizers import base
+from moniqua_jax.training import (
+  claims,
+  monitor,
+  optimizer,
+  quantizer_spec,
+  registry,
+  validation,
+)
 
 
 class Experiment(NamedTuple):
@@ -73,7 +70,7 @@ class Experiment(NamedTuple):
   gossip: optax.GradientTransformationExtraArgs
   schedule: tuple[topologies.Topology, ...]
   quantizer: base.Tuned
-  smoothness: smoothness.Smoothness | None
+  smoothness: refresh.Smoothness | None
   traffic: traffic_lib.Traffic
   inside: traffic_lib.Traffic
   learning_rate: Callable
@@ -101,12 +98,12 @@ def from_config(config) -> Experiment:
   pod, schedule = pods.of(config), _schedule(config)
   run, spec = _runner(config, pod), quantizer_spec.with_limit(config, schedule)
   quantizer_spec.build(config, spec, leaf_sizes=(1,))
-  checks.pods(config, pod)
+  validation.pods(config, pod)
   shape = _smoothness(config, schedule)
-  dataset = specs.build(specs.DATASETS, 'data', config.data)
+  dataset = registry.build(registry.DATASETS, 'data', config.data)
   labels = np.asarray(dataset.train.labels)
-  shards = specs.build(
-    specs.PARTITIONS,
+  shards = registry.build(
+    registry.PARTITIONS,
     'partition',
     config.partition,
     labels=labels,
@@ -116,15 +113,15 @@ def from_config(config) -> Experiment:
   _check_batch(config.batch_size, shards)
   steps_per_epoch = max(1, len(labels) // (config.workers * config.batch_size))
   steps = round(config.epochs * steps_per_epoch)
-  learning_rate = specs.build(
-    specs.LEARNING_RATES,
+  learning_rate = registry.build(
+    registry.LEARNING_RATES,
     'learning_rate',
     config.learning_rate,
     steps=steps,
     steps_per_epoch=steps_per_epoch,
   )
-  model = specs.build(
-    specs.MODELS, 'model', config.model, num_classes=dataset.num_classes
+  model = registry.build(
+    registry.MODELS, 'model', config.model, num_classes=dataset.num_classes
   )
   variables = _initialise(model, dataset, config.seed)
   held = pods.hold(variables['params'], pod)
@@ -134,15 +131,15 @@ def from_config(config) -> Experiment:
   quantizer, theta = quantizer_spec.make(
     config, spec, shape, schedule, learning_rate, steps, held.part
   )
-  given = chain.of_gradients(config, schedule, quantizer, held, pod)
-  slots = chain.make(
+  given = optimizer.of_gradients(config, schedule, quantizer, held, pod)
+  slots = optimizer.make(
     config, learning_rate, schedule, quantizer, given, held, pod
   )
   traffic = claims.of_workers(config, schedule, quantizer, held, pod)
   inside = claims.within_pods(config, given, held, pod)
   if shape is not None:
-    leaves = smoothness.quantized(held.part, schedule)
-    each = smoothness.refresh_bytes(shape, leaves, config.workers)
+    leaves = refresh.quantized(held.part, schedule)
+    each = refresh.refresh_bytes(shape, leaves, config.workers)
     traffic = traffic._replace(estimate=each)
   return Experiment(
     dataset,
@@ -187,8 +184,8 @@ def _initialise(model, dataset, seed):
 def _schedule(config):
   if config.gossip.name == 'none':
     return ()
-  topology = specs.build(
-    specs.TOPOLOGIES, 'topology', config.topology, n=config.workers
+  topology = registry.build(
+    registry.TOPOLOGIES, 'topology', config.topology, n=config.workers
   )
   schedule = topologies.schedule(topologies.lazy(topology, config.gamma))
   if schedule[0].n != config.workers:
@@ -207,21 +204,22 @@ def _patience(config, quantizer) -> int:
       'out moves the mean of the workers; set config.answered, or patience 0.'
     )
   if config.patience is None:
-    return guard.PATIENCE if answered else 0
+    return monitor.PATIENCE if answered else 0
   return config.patience
 
 
-def _smoothness(config, schedule) -> smoothness.Smoothness | None:
-  shape = specs.build(specs.SMOOTHNESS, 'smoothness', config.smoothness)
+def _smoothness(config, schedule) -> refresh.Smoothness | None:
+  shape = registry.build(registry.SMOOTHNESS, 'smoothness', config.smoothness)
   if shape is not None:
-    checks.smoothness(config, shape, schedule)
+    validation.smoothness(config, shape, schedule)
   return shape
 
 
 def _runner(config, pod):
-  if config.runner not in specs.RUNNERS:
+  if config.runner not in registry.RUNNERS:
     raise ValueError(
-      f'config.runner={config.runner!r}; choose from {sorted(specs.RUNNERS)}.'
+      f'config.runner={config.runner!r}; choose from '
+      f'{sorted(registry.RUNNERS)}.'
     )
   if jax.process_count() > 1 and config.runner != 'sharded':
     raise ValueError(
@@ -237,4 +235,4 @@ def _runner(config, pod):
     return functools.partial(workers.sharded, mesh=pods.mesh(pod))
   if config.runner != 'simulated':
     workers.device_mesh(config.workers)
-  return specs.RUNNERS[config.runner]
+  return registry.RUNNERS[config.runner]

@@ -16,24 +16,20 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from moniqua_jax import (
+from moniqua_jax import bytes_sent, data, gossip, plots, pods
+from moniqua_jax.curvature import refresh
+from moniqua_jax.launch import multihost
+from moniqua_jax.training import (
   checkpoint,
-  data,
-  description,
   evaluation,
-  gossip,
-  gradient_probe,
-  guard,
+  gradient_noise,
+  monitor,
   overlap,
-  plots,
-  pods,
-  processes,
-  smoothness,
-  traffic,
+  summary,
 )
-from moniqua_jax import experiment as experiment_lib
-from moniqua_jax import metrics as metrics_lib
-from moniqua_jax import workdir as workdir_lib
+from moniqua_jax.training import experiment as experiment_lib
+from moniqua_jax.training import metrics as metrics_lib
+from moniqua_jax.training import workdir as workdir_lib
 
 
 class TrainState(NamedTuple):
@@ -187,18 +183,18 @@ def train_and_evaluate(
     held = pods.hold(variables['params'], experiment.pod)
     experiment = experiment._replace(variables=variables, held=held)
   if config.gradient_probe_every:
-    noise = gradient_probe.make(experiment, make_gradient(experiment), config)
+    noise = gradient_noise.make(experiment, make_gradient(experiment), config)
   shape = experiment.smoothness
-  estimate = smoothness.make(experiment, config) if shape else None
-  workdir, lead = pathlib.Path(workdir), processes.lead()
-  processes.by_lead(lambda: workdir_lib.open_(workdir, config, resume))
+  estimate = refresh.make(experiment, config) if shape else None
+  workdir, lead = pathlib.Path(workdir), multihost.is_primary()
+  multihost.by_primary(lambda: workdir_lib.open_(workdir, config, resume))
   if lead:
-    print(description.describe(config, experiment))
+    print(summary.describe(config, experiment))
   init, _, eval_step = make_steps(experiment)
   pod, run = experiment.pod, experiment.run
-  own = processes.own(pod.devices)
+  own = multihost.own(pod.devices)
   own_workers = [device // pod.size for device in own]
-  state = run(init, (0,))(processes.placed(experiment.held.rows(own)))
+  state = run(init, (0,))(multihost.placed(experiment.held.rows(own)))
   train = train_program(experiment, config)
   evaluate = evaluation.make(experiment, eval_step, config)
   checkpoints = checkpoint.manager(workdir)
@@ -206,7 +202,7 @@ def train_and_evaluate(
   before = workdir_lib.rewind(workdir, start) if lead else 0.0
   writer = metrics_lib.Writer(workdir, config.tensorboard) if lead else None
   probe = evaluation.Probe(experiment, workdir)
-  watch = guard.Guard(
+  watch = monitor.Guard(
     experiment.schedule,
     experiment.patience,
     config.local_steps,
@@ -238,9 +234,9 @@ def train_and_evaluate(
       open_.enter_context(contextlib.closing(writer))
     open_.enter_context(progress)
     for step, batch in batches:
-      if shape and smoothness.due(shape, step):
+      if shape and refresh.due(shape, step):
         state = estimate(state, step)
-      batch = processes.placed(pods.split(pod, batch, own))
+      batch = multihost.placed(pods.split(pod, batch, own))
       state, report = train(state, batch, np.int32(step))
       if late is not None:
         recent.append(watch.check(*late))
@@ -293,22 +289,22 @@ def _bytes_sent(config, experiment, done, state) -> dict:
   short, gossip_short = _of_one(short), _of_one(gossip_short)
   row, inside = {}, experiment.pod.size > 1
   if inside:
-    within = traffic.total(experiment.inside, done, 0, short)
+    within = bytes_sent.total(experiment.inside, done, 0, short)
     row['wire/bytes_within_pod'] = within  # of a device
-  sent = traffic.total(
+  sent = bytes_sent.total(
     experiment.traffic,
     done,
     done // config.local_steps,
     0 if inside else short,
     gossip_short,
-    smoothness.estimates(shape, done) if shape else 0,
+    refresh.estimates(shape, done) if shape else 0,
   )
   return {'wire/bytes_sent': sent, **row}
 
 
 def _of_one(count):
   """Of any worker: all choose the short form together."""
-  return np.zeros(1) if count is None else processes.local(count)[0]
+  return np.zeros(1) if count is None else multihost.to_host(count)[0]
 
 
 def _steps(epochs, experiment) -> int:
@@ -328,7 +324,7 @@ def _one_line(row) -> str:
 def _save(checkpoints, done, state, workdir):
   """Saves the state, unless the last step made it worthless."""
   if not bool(jnp.isfinite(state.params).all()):
-    raise guard.Stopped(
+    raise monitor.Stopped(
       f'step {done - 1}: the parameters are not finite after it; try a smaller '
       f'learning rate. The last good checkpoint is in {workdir}.'
     )

@@ -5,16 +5,10 @@ import pathlib
 
 import jax
 
-from moniqua_jax import (
-  chain,
-  coding,
-  quantizers,
-  smoothness,
-  specs,
-  theory,
-  workers,
-)
+from moniqua_jax import coding, quantizers, theory, workers
+from moniqua_jax.curvature import refresh
 from moniqua_jax.quantizers import auto, base
+from moniqua_jax.training import optimizer, registry
 
 
 def with_limit(config, schedule) -> dict:
@@ -36,7 +30,7 @@ def with_limit(config, schedule) -> dict:
   update = config.learning_rate.peak * config.largest_gradient
   if spec['bits'] is None:
     raise ValueError('config.quantizer: auto_theta needs quantizer.bits.')
-  stale = 'stale_' if chain.waits(config) else ''
+  stale = 'stale_' if optimizer.waits(config) else ''
   try:
     limit = theory.auto_theta_limit(
       schedule,
@@ -69,13 +63,13 @@ def make(config, spec, shape, schedule, learning_rate, steps, params) -> tuple:
   Raises:
     ValueError: what the config names does not fit.
   """
-  leaves = smoothness.quantized(params, schedule)
+  leaves = refresh.quantized(params, schedule)
   sizes = tuple(leaf.size for leaf in leaves)
   quantizer = base.tuned(build(config, spec, sizes))
   theta = None
   if spec.get('theta') is not None:
-    relative = specs.build(
-      specs.THETAS,
+    relative = registry.build(
+      registry.THETAS,
       'theta',
       config.theta,
       learning_rate=learning_rate,
@@ -91,7 +85,7 @@ def make(config, spec, shape, schedule, learning_rate, steps, params) -> tuple:
     quantizer = quantizers.scaled(quantizer, scales)
   if shape is not None:
     try:
-      quantizer = smoothness.wrapped(shape, quantizer, leaves, config.workers)
+      quantizer = refresh.wrapped(shape, quantizer, leaves, config.workers)
     except ValueError as error:
       raise ValueError(f'config.smoothness: {error}') from error
   return quantizer, theta
@@ -112,7 +106,7 @@ def build(config, spec, leaf_sizes):
     ValueError: it is unknown, or refuses its arguments or the capacity.
   """
   context = {'axis_name': workers.AXIS, 'leaf_sizes': leaf_sizes}
-  quantizer = specs.build(specs.QUANTIZERS, 'quantizer', spec, **context)
+  quantizer = registry.build(registry.QUANTIZERS, 'quantizer', spec, **context)
   if config.coded is None:
     return quantizer
   try:

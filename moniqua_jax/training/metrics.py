@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import tensorboardX
 
-from moniqua_jax import processes
+from moniqua_jax.launch import multihost
 
 
 class Writer:
@@ -79,7 +79,7 @@ def of_all(steps: list[dict]) -> list[dict]:
   if jax.process_count() == 1:
     return steps
   stacked = jax.tree.map(lambda *rows: np.stack(rows, axis=1), *steps)
-  every = processes.fetched(processes.placed(stacked))
+  every = multihost.fetched(multihost.placed(stacked))
   at = lambda step: jax.tree.map(lambda rows: rows[:, step], every)
   return [at(step) for step in range(len(steps))]
 

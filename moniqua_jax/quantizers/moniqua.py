@@ -1,0 +1,341 @@
+"""Moniqua: the modulo quantizer.
+
+Lu and De Sa, "Moniqua: Modulo quantized communication in decentralized SGD",
+ICML 2020, arXiv:2002.11787: Section 4, Lemma 2 and Algorithm 1.
+
+Two workers whose vectors differ by less than theta in every coordinate need
+only exchange where on a circle of circumference B_theta each coordinate stands;
+the receiver finds the turn from its own vector. The codec works in integers: no
+float modulo, and codes wrap, they are never clipped.
+
+  s = B_theta / 2^b        n = rint(x / s - u)        code = n mod 2^b
+  k = rint((y / s - u - code) / 2^b)        x_hat = (code + 2^b k + u) s
+
+Payload: the packed codes, then theta (f32), the seed of u (u32), and a digest
+(u32) if asked for.
+"""
+
+from collections.abc import Callable
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from moniqua_jax import dither, wire
+from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import digest as digests
+
+Array = jax.Array
+
+# Beyond 2^22 steps float32 has no bits left for the fraction of a step.
+_REACH = 2.0**22
+_CODED_TOGETHER = 8192  # values, if the codes are to be entropy-coded
+
+
+class Rounding(NamedTuple):
+  """How a coordinate finds its grid point.
+
+  Attributes:
+    delta: bits -> worst error, as a fraction of B_theta.
+    sent: (seed, size, start) -> u of the places from start on, taken off before
+      rounding.
+    received: the same, put back after it.
+    shared: whether all workers must draw the same u.
+  """
+
+  delta: Callable[[int], float]
+  sent: Callable[[Array, int, int], Array]
+  received: Callable[[Array, int, int], Array]
+  shared: bool
+
+
+class Header(NamedTuple):
+  """What a message says of its codes.
+
+  Attributes:
+    bound: f32[], theta; NaN if the message is unreadable.
+    step: f32[], s.
+    inverse: f32[], 1 / s.
+    seed: u32[], of u.
+  """
+
+  bound: Array
+  step: Array
+  inverse: Array
+  seed: Array
+
+
+def _dither(seed, size, start):
+  return dither.uniform(seed, size, start) - 0.5
+
+
+def _nothing(seed, size, start):
+  del seed, start
+  return jnp.zeros(size, jnp.float32)
+
+
+class Grid(NamedTuple):
+  """The circle in 2^b steps, and how a value finds one of them.
+
+  Attributes:
+    bits: b, of a code.
+    delta: worst error of rounding, as a fraction of B_theta.
+    sent: u of some places, taken off before rounding; see `Rounding`.
+    received: u of some places, put back after it.
+    digest: whether messages end with one.
+  """
+
+  bits: int
+  delta: float
+  sent: Callable[[Array, int, int], Array]
+  received: Callable[[Array, int, int], Array]
+  digest: bool
+
+  @property
+  def levels(self) -> int:
+    """2^b."""
+    return 2**self.bits
+
+  @property
+  def per_theta(self) -> float:
+    """s / theta as one number, so that both ends compute the same step."""
+    return 2 / (1 - 2 * self.delta) / self.levels
+
+
+ROUNDINGS = {
+  # Subtractive: unbiased, and no further from x than the nearest point.
+  'dithered': Rounding(lambda b: 2.0 ** -(b + 1), _dither, _dither, True),
+  'nearest': Rounding(lambda b: 2.0 ** -(b + 1), _nothing, _nothing, False),
+  # floor(x / s + v) with v = 1/2 - u: unbiased, up to one step away.
+  'stochastic': Rounding(lambda b: 2.0**-b, _dither, _nothing, False),
+}
+
+
+def moniqua(
+  theta: float | Array,
+  bits: int,
+  rounding: str = 'dithered',
+  digest: bool = True,
+) -> base.Quantizer:
+  """Sends x modulo B_theta; the receiver resolves it with its own vector y.
+
+  |x - y| < theta in every coordinate implies |x_hat - x| <= delta B_theta, with
+  B_theta = 2 theta / (1 - 2 delta). In float32 the error may be 2 eps delta
+  B_theta + 4 eps max(|x|, |y|) more, and |x - y| must stay below theta by
+  eps (3.5 max(|x|, |y|) + 4 theta); nearer to it a wrong turn is possible, and
+  the digest sees it.
+
+  Args:
+    theta: bound on the distance of neighbours in any coordinate, > 0, in units
+      of x; may be traced.
+    bits: per coordinate, 1 to 8.
+    rounding: 'dithered' (shared subtractive dither, unbiased, delta =
+      2^-(b+1); the key is shared by all workers), 'nearest' (biased, same
+      delta) or 'stochastic' (unbiased, delta = 2^-b; the key is private).
+    digest: also send 4 bytes by which the receiver sees that it took a wrong
+      turn, because theta was too small.
+
+  Returns:
+    A `Quantizer`. A vector that is not finite, or too large for theta in
+    float32, becomes an unreadable message: it decodes to NaN.
+
+  Raises:
+    ValueError: theta <= 0, bits outside 1 to 8, unknown rounding, or
+      delta >= 1/2 (one bit with stochastic rounding).
+
+  >>> q = moniqua(theta=0.5, bits=8)
+  >>> x, y = jnp.array([10.0, -3.0]), jnp.array([10.4, -3.4])
+  >>> x_hat = q.decode(q.encode(x, jax.random.key(0)), y)
+  >>> bool((jnp.abs(x_hat - x) <= 0.5 / 255 + 1e-5).all())
+  True
+
+  Source: Algorithm 1 and Lemma 2; dither, digest and integers are ours.
+  """
+  _check(theta, bits, rounding)
+  rule = ROUNDINGS[rounding]
+  grid = Grid(bits, rule.delta(bits), rule.sent, rule.received, digest)
+  inspect_all = functools.partial(_inspect_all, grid)
+  return base.Quantizer(
+    functools.partial(_encode, grid, theta),
+    functools.partial(_decode, grid),
+    lambda payload, reference: inspect_all([payload], reference)[0],
+    rule.shared,
+    base.Codes(bits, grid.levels, None, _CODED_TOGETHER),
+    inspect_all=inspect_all,
+    mix=functools.partial(_mix, grid),
+  )
+
+
+def _described(grid, bound, seed):
+  step = bound * grid.per_theta
+  return Header(bound, step, 1 / step, seed)
+
+
+def _header(grid, payload, size):
+  at = wire.packed_size(size, grid.bits)
+  bound = wire.from_bytes(payload[at : at + 4], jnp.float32)
+  return _described(
+    grid, bound, wire.from_bytes(payload[at + 4 : at + 8], jnp.uint32)
+  )
+
+
+def _place(grid, about, y, start):
+  # y / s - u, to the bit the same in whichever fusion XLA computes it. So are
+  # n and k: what is sent, its digest, and what the sender believes that it
+  # sent agree without being computed together. (A division would not do: XLA
+  # makes it a product here and there.)
+  quotient = base.rounded(y * about.inverse, jnp.minimum(about.step, 0))
+  return quotient - grid.sent(about.seed, y.size, start).reshape(y.shape)
+
+
+def _valued(grid, about, n, start):
+  u = grid.received(about.seed, n.size, start)
+  zero = jnp.minimum(about.step, 0)  # a step is positive, or NaN
+  return base.rounded((n + u) * about.step, zero)
+
+
+def _resolved(grid, about, codes, y, start=0):
+  codes = codes.astype(jnp.float32)
+  k = jnp.rint((_place(grid, about, y, start) - codes) / grid.levels)
+  return k, _valued(grid, about, codes + grid.levels * k, start)
+
+
+def _written(grid, about, y, start):
+  y = digests.lanes(y)  # filled up with zeros, and n is 0 there
+  n = jnp.rint(_place(grid, about, y, start)).astype(jnp.int32)
+  codes = (n & (grid.levels - 1)).astype(jnp.uint8)
+  return codes, digests.low_byte(n >> grid.bits), _size(y)
+
+
+def _written_all(grid, about, x, parts, group):
+  """The bytes, turns and sizes of a group of parts, in lanes."""
+  each = {
+    part: _written(grid, about, x[slice(*part)], part[0]) for part in group
+  }
+  codes = [each[part][0] if part in each else None for part in parts]
+  _, turned, sizes = zip(*each.values(), strict=True)
+  limit = _size(_REACH * about.step)
+  beyond = lambda sizes: (sizes >= limit).astype(jnp.uint8)
+  return (
+    wire.pack_parts(codes, grid.bits, x.size),
+    digests.over_rows(lax.bitwise_xor, turned) if grid.digest else None,
+    digests.over_rows(lax.max, sizes, beyond),
+  )
+
+
+def _encode(grid, theta, x, key):
+  x = x.astype(jnp.float32)
+  # 0, but only a run can tell: `mix` takes theta from a header, and must find
+  # the same n.
+  zero = jnp.minimum(jnp.abs(x[0]), 0)
+  bound = jnp.asarray(theta, jnp.float32) + zero
+  about, shares = _described(grid, bound, dither.seed(key)), []
+  parts = wire.parts(x.size, grid.bits)
+  # One pass for all that is made of a part: XLA manages four, not eight.
+  for group in (parts[k : k + 4] for k in range(0, len(parts), 4)):
+    share = _written_all(grid, about, x, parts, group)
+    x, share = lax.optimization_barrier((x, share))
+    shares.append(share)
+  packed, turned, far = zip(*shares, strict=True)
+  within = (about.step > 0) & jnp.isfinite(about.inverse)
+  within &= jnp.isfinite(grid.levels * about.step)
+  far = functools.reduce(lax.bitwise_or, far)
+  fields = [jnp.where(within & ~far.any(), bound, jnp.nan), about.seed]
+  if grid.digest:
+    fields.append(digests.folded(functools.reduce(lax.bitwise_xor, turned)))
+  return jnp.concatenate([*wire.merged(packed), *map(wire.to_bytes, fields)])
+
+
+def _decode(grid, payload, reference):
+  codes = wire.unpack(payload, grid.bits, reference.size)
+  about, y = (
+    _header(grid, payload, reference.size),
+    reference.astype(jnp.float32),
+  )
+  return _resolved(grid, about, codes, y)[1].astype(reference.dtype)
+
+
+def _looked(grid, about, codes, y, start):
+  """In lanes: the largest distance, behind it a byte of no use; the turns."""
+  k, x_hat = _resolved(grid, about, codes, y, start)
+  gap = jnp.abs(x_hat - y)
+  if not grid.digest:
+    return (digests.over_rows(lax.max, [digests.lanes(_size(gap))]),)
+  part = gap * about.inverse / grid.levels  # of the circle; half of it at most
+  words = digests.made_once(digests.lanes(digests.packed(k, part)))
+  return [digests.over_rows(op, [words]) for op in (lax.max, lax.bitwise_xor)]
+
+
+def _concluded(grid, about, payload, seen):
+  largest, *turned = zip(*seen, strict=True)
+  largest = jnp.max(functools.reduce(lax.max, largest))
+  gap = lax.bitcast_convert_type(largest, jnp.float32)
+  readable = jnp.isfinite(about.bound)
+  if grid.digest:
+    gap = digests.unpacked(largest)[1] * grid.levels * about.step
+    # Who is not finite itself reads nothing.
+    readable &= jnp.isfinite(gap)
+    low = digests.unpacked(functools.reduce(lax.bitwise_xor, *turned))[0]
+    readable &= digests.folded(low) == wire.from_bytes(payload[-4:], jnp.uint32)
+  error = grid.delta * grid.levels * about.step
+  return base.Seen(readable, jnp.maximum(gap - error, 0), about.bound)
+
+
+def _inspect_all(grid, payloads, reference):
+  size, y = reference.size, reference.astype(jnp.float32)
+  headers, each = [_header(grid, payload, size) for payload in payloads], []
+  for start, stop in wire.parts(size, grid.bits):
+    seen = []
+    for about, payload in zip(headers, payloads, strict=True):
+      codes = wire.unpack_part(payload, grid.bits, size, start, stop)
+      seen.append(_looked(grid, about, codes, y[start:stop], start))
+    # One pass over each part, for all messages.
+    y, seen = lax.optimization_barrier((y, seen))
+    each.append(seen)
+  messages = zip(headers, payloads, zip(*each, strict=True), strict=True)
+  return [_concluded(grid, *message) for message in messages]
+
+
+def _mix(grid, x, payload, received, came, pull, onto=None):
+  own = _header(grid, payload, x.size)
+  theirs = [_header(grid, message, x.size) for message in received]
+
+  def change(start, stop, part):
+    y = (part if onto is None else x[start:stop]).astype(jnp.float32)
+    # n again, and not from the codes: a third of the traffic of 1 bit.
+    x_hats = [_valued(grid, own, jnp.rint(_place(grid, own, y, start)), start)]
+    for about, message in zip(theirs, received, strict=True):
+      codes = wire.unpack_part(message, grid.bits, x.size, start, stop)
+      x_hats.append(_resolved(grid, about, codes, y, start)[1])
+    return part + pull([x_hat.astype(x.dtype) for x_hat in x_hats], came)
+
+  mixed = x if onto is None else onto
+  parts = wire.parts(x.size, grid.bits) if grid.bits < 8 else ((0, x.size),)
+  for start, stop in parts:
+    part_of = functools.partial(change, start, stop)
+    mixed = base.replaced(mixed, start, stop, part_of)
+  return lax.optimization_barrier(mixed)  # as one vector; see gossip.py
+
+
+def _size(values):
+  """|values| as integers in the same order, where a NaN is the largest.
+
+  `jnp.max` of floats may lose it, see `base.largest`.
+  """
+  return lax.bitcast_convert_type(jnp.abs(values), jnp.uint32)
+
+
+def _check(theta, bits, rounding):
+  wire.planes(bits)
+  if rounding not in ROUNDINGS:
+    raise ValueError(f'rounding={rounding!r}; choose from {sorted(ROUNDINGS)}.')
+  if not isinstance(theta, jax.Array) and not 0 < theta < math.inf:
+    raise ValueError(f'theta={theta!r}; it must be positive and finite.')
+  if not ROUNDINGS[rounding].delta(bits) < 0.5:
+    raise ValueError(
+      f'rounding={rounding!r} with bits={bits} has delta = 1/2 and an '
+      "infinite B_theta; use 2 bits or more, or rounding='dithered'."
+    )
