@@ -70,13 +70,6 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
 def breast_cancer() -> tuple[np.ndarray, np.ndarray]:
   """The breast cancer data embedded in scikit-learn; +1 is benign.
 
-  Returns:
-    features f64[569, 30]; labels f64[569], each -1 or +1.
-
-  >>> features, labels = breast_cancer()
-  >>> features.shape, int((labels > 0).sum())
-  ((569, 30), 357)
-
   Source: Wolberg, Mangasarian, Street and Street, UCI Machine Learning
   Repository, 1995, as `sklearn.datasets.load_breast_cancer` has it.
   """

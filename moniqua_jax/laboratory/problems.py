@@ -94,23 +94,6 @@ def logistic_regression(
 
     f_i(x) = (1/m) sum_j log(1 + exp(-b_ij a_ij^T x)) + lam/2 |x|^2,  c = 1/4
 
-  Args:
-    features: [n, m, d], a row of the data per worker and sample.
-    targets: [n, m], each -1 or +1.
-    lam: of the regularizer, above 0.
-    name: of the problem.
-
-  Returns:
-    A `Problem`; its optimum is by Newton's method.
-
-  Raises:
-    ValueError: shapes that do not fit, numbers that are not finite, targets
-      beside -1 and +1, lam not above 0, or an optimum that float64 cannot find.
-
-  >>> problem = logistic_regression([[[1.0]], [[2.0]]], [[1], [1]], lam=0.5)
-  >>> problem.matrices.ravel().tolist(), problem.L
-  ([0.75, 1.5], 1.125)
-
   Source: the experiments of arXiv:2106.03524, as in the authors' code.
   """
   features, targets, lam = _checked(features, targets, lam)
@@ -138,23 +121,6 @@ def ridge_regression(
     f_i(x) = (1/2m) |A_i x - b_i|^2 + lam/2 |x|^2,  c = 1
 
   Here matrix smoothness is an equality.
-
-  Args:
-    features: [n, m, d], a row of the data per worker and sample.
-    targets: [n, m], any numbers.
-    lam: of the regularizer, above 0.
-    name: of the problem.
-
-  Returns:
-    A `Problem`; its optimum is by one linear solve.
-
-  Raises:
-    ValueError: shapes that do not fit, numbers that are not finite, lam not
-      above 0, or an optimum that float64 cannot find.
-
-  >>> problem = ridge_regression([[[1.0]], [[2.0]]], [[1], [1]], lam=0.5)
-  >>> problem.matrices.ravel().tolist(), problem.optimum.tolist()
-  ([1.5, 4.5], [0.5])
 
   Source: the definition of f_i in arXiv:2106.03524, with a square for phi.
   """
@@ -282,20 +248,6 @@ def gradients(problem: Problem, features: Array, targets: Array, x: Array):
 
   With the points in the rows XLA:CPU takes half the time that it takes when the
   gradient of one worker at one point is mapped over both.
-
-  Args:
-    problem: what is solved.
-    features: [n, m, d], its features as JAX arrays.
-    targets: [n, m], its targets.
-    x: [C, d], the points.
-
-  Returns:
-    [C, n, d].
-
-  >>> problem = ridge_regression([[[1.0]], [[2.0]]], [[1], [1]], lam=0.5)
-  >>> parts = jnp.asarray(problem.features), jnp.asarray(problem.targets)
-  >>> gradients(problem, *parts, jnp.array([[0.5]])).ravel().tolist()
-  [-0.25, 0.25]
   """
   n, m, d = features.shape
   z = (x @ features.reshape(n * m, d).T).reshape(-1, n, m)

@@ -9,15 +9,6 @@ import numpy as np
 def row_scaled(features: np.ndarray) -> np.ndarray:
   """Each row divided by its largest absolute entry; rows of zeros stay.
 
-  Args:
-    features: [N, d].
-
-  Returns:
-    f64[N, d], between -1 and 1.
-
-  >>> row_scaled(np.array([[1.0, -4.0], [0.0, 0.0]])).tolist()
-  [[0.25, -1.0], [0.0, 0.0]]
-
   Source: the preprocessing in the authors' code, `maxabs_scale(axis=1)`.
   """
   features = np.asarray(features, np.float64)
@@ -31,22 +22,6 @@ def by_norm(
   """Rows in order of their 2-norm, cut into n equal pieces: unlike workers.
 
     |a_1| <= |a_2| <= ... <= |a_N|;  worker i has a_{im+1}, ..., a_{im+m}
-
-  Args:
-    features: [N, d].
-    labels: [N].
-    n: workers.
-    seed: not used; partitions share a signature.
-
-  Returns:
-    f64[n, m, d] and f64[n, m] with m = floor(N / n); the N - nm longest rows
-    are dropped.
-
-  Raises:
-    ValueError: n is not 1 to N, or the shapes do not fit.
-
-  >>> by_norm(np.array([[3.0], [-1.0], [2.0]]), np.arange(3), n=2)[1].tolist()
-  [[1.0], [2.0]]
 
   Source: the experiments of arXiv:2106.03524, as in the authors' code.
   """
