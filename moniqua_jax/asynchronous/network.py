@@ -196,7 +196,7 @@ class Network:
     return self.rank == min(set(range(self.n)) - self._lost)
 
   def halt(self, reason: str) -> None:
-    """Tells all others that the run ends, and waits until they have saved too."""
+    """Tells all others that the run ends; returns when they have saved too."""
     others = set(range(self.n)) - self._lost - {self.rank}
     deadline = time.monotonic() + GRACE
     with contextlib.suppress(self._mpi.Exception):

@@ -22,6 +22,8 @@ def coded_bits_of(
 
   A distance starts anew in each block; blocks of one size that stand together
   are counted together.
+
+  Returns payload u8[m] -> f32[].
   """
   bits = (2 * top).bit_length()
   runs = [(size, len([*same])) for size, same in itertools.groupby(sizes)]
@@ -41,7 +43,10 @@ def coded_bits_of(
 
 
 def nonzeros_of(d: int, top: int) -> Callable[[Array], Array]:
-  """How many values of a payload of dithering are not zero."""
+  """How many values of a payload of dithering are not zero.
+
+  Returns payload u8[m] -> i32[].
+  """
   bits = (2 * top).bit_length()
   return lambda payload: jnp.sum(_codes(payload, d, bits) != top)
 

@@ -87,6 +87,20 @@ class Problem(NamedTuple):
     return np.diagonal(self.matrices, axis1=1, axis2=2)
 
 
+class Loss(NamedTuple):
+  """A convex loss of a linear model, as `Problem` takes it apart.
+
+  Attributes:
+    value: (features, targets, x) -> f64[].
+    residual: (z, targets) -> the derivative of each row's loss by z.
+    c: the largest second derivative of a row's loss.
+  """
+
+  value: Callable
+  residual: Callable
+  c: float
+
+
 def logistic_regression(
   features: np.ndarray, targets: np.ndarray, lam: float = 1e-3, name: str = ''
 ) -> Problem:
@@ -110,7 +124,8 @@ def logistic_regression(
     return jnp.mean(jax.nn.softplus(-targets * z)) + lam / 2 * (x @ x)
 
   optimum = _newton(features.reshape(targets.size, -1), targets.ravel(), lam)
-  return _problem(name, features, targets, lam, residual, loss, 1 / 4, optimum)
+  loss = Loss(loss, residual, 1 / 4)
+  return _problem(name, features, targets, lam, loss, optimum)
 
 
 def ridge_regression(
@@ -134,7 +149,8 @@ def ridge_regression(
     return r @ r / (2 * len(targets)) + lam / 2 * (x @ x)
 
   optimum = _least_squares(features.reshape(targets.size, -1), targets, lam)
-  return _problem(name, features, targets, lam, residual, loss, 1.0, optimum)
+  loss = Loss(loss, residual, 1.0)
+  return _problem(name, features, targets, lam, loss, optimum)
 
 
 def _checked(features, targets, lam):
@@ -164,23 +180,23 @@ def _checked(features, targets, lam):
   return features, targets, float(lam)
 
 
-def _problem(name, features, targets, lam, residual, loss, c, optimum):
+def _problem(name, features, targets, lam, loss, optimum):
   n, m, d = features.shape
 
   def gradient(features, targets, x):
-    r = residual(features @ x, targets)
+    r = loss.residual(features @ x, targets)
     return r @ features / len(targets) + lam * x
 
   gram = features.transpose(0, 2, 1) @ features
-  matrices = c / m * gram + lam * np.eye(d)
+  matrices = loss.c / m * gram + lam * np.eye(d)
   return Problem(
     name=name,
     features=features,
     targets=targets,
     lam=lam,
-    residual=residual,
+    residual=loss.residual,
     gradient=gradient,
-    loss=loss,
+    loss=loss.value,
     matrices=matrices,
     L=float(np.linalg.eigvalsh(matrices.mean(0))[-1]),
     L_workers=np.linalg.eigvalsh(matrices)[:, -1],

@@ -129,7 +129,7 @@ def curve(method, problem, distance, sent, seconds) -> list[dict]:
 
 
 def summary(method, problem, distance, sent, seconds, last) -> dict:
-  """What the table says of one method, as numbers: its entry in results.json."""
+  """The numbers of one method in the table: its entry in results.json."""
   design, reached = method.design, {}
   for target in stopping.TARGETS:
     at = stopping.hits(distance, target)

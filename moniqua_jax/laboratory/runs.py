@@ -52,7 +52,10 @@ def start(problem: Problem, methods: Sequence[Method], keys: Array):
 def advance(
   problem: Problem, methods: Sequence[Method], length: int
 ) -> Callable:
-  """The compiled function that does some iterations of all methods."""
+  """The compiled function that does some iterations of all methods.
+
+  Returns (carry, keys [S], first: i64[]) -> (carry, `Trace`).
+  """
 
   def step(features, targets, own, keys, carry, k):
     points, put_back = _points(methods, carry)

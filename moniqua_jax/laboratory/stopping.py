@@ -41,6 +41,9 @@ def _at(distance, last) -> float:
 
 
 def hits(distance: np.ndarray, target: float) -> np.ndarray:
-  """The first iterate of each seed that is within a target; -1 if none is."""
+  """The first iterate of each seed that is within a target; -1 if none is.
+
+  Returns i64[S].
+  """
   within = distance <= target
   return np.where(within.any(axis=1), within.argmax(axis=1), -1)

@@ -32,7 +32,9 @@ def make(norm: str, train: bool) -> Callable:
 def combine(batch_stats):
   """Running statistics of all workers as of one: the exact pooled moments.
 
-  mean = mean_i mean_i,  var = mean_i (var_i + mean_i^2) - mean^2
+    mean = mean_i mean_i,  var = mean_i (var_i + mean_i^2) - mean^2
+
+  Returns the same tree with leaves f32[C].
   """
   is_pair = lambda node: isinstance(node, dict) and 'var' in node
 
