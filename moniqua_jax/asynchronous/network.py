@@ -135,14 +135,7 @@ class Network:
     self.bytes_sent += content.nbytes
 
   def serve(self, until: Callable[[], bool]) -> None:
-    """Handles messages until a condition holds.
-
-    Args:
-      until: asked in each turn, about once in a millisecond.
-
-    Raises:
-      guard.Stopped: a worker is lost, or something else ends the run.
-    """
+    """Handles messages until a condition holds."""
     try:
       while not until():
         self._turn()
@@ -203,11 +196,7 @@ class Network:
     return self.rank == min(set(range(self.n)) - self._lost)
 
   def halt(self, reason: str) -> None:
-    """Tells all others that the run ends, and waits until they have saved too.
-
-    Args:
-      reason: for those who do not know it yet.
-    """
+    """Tells all others that the run ends; returns when they have saved too."""
     others = set(range(self.n)) - self._lost - {self.rank}
     deadline = time.monotonic() + GRACE
     with contextlib.suppress(self._mpi.Exception):

@@ -55,29 +55,6 @@ def ends(
 
     x_i <- x_i + w (x_hat_j - x_hat_i)        x_j <- x_j + w (x_hat_i - x_hat_j)
 
-  Args:
-    quantizer: a `Quantizer` or a `Tuned`.
-    key: of the run, the same on all workers. There is no common step here: the
-      message of an averaging is drawn with the asker's rank and the number of
-      its event folded in, so that both ends share their dither.
-    rank: of this worker, folded in too where `quantizer.shared` is false.
-    weight: w, 1/2 for the mean of the two; less is the slack of few bits.
-
-  Returns:
-    `Ends`.
-
-  >>> import jax.numpy as jnp
-  >>> from moniqua_jax import moniqua
-  >>> i, j = [ends(moniqua(theta=1.0, bits=8), key=jax.random.key(0), rank=r)
-  ...         for r in (0, 1)]
-  >>> x_i, x_j, at = jnp.array([0.0, 3.0]), jnp.array([0.5, 2.5]), ((), 0)
-  >>> q_i, own_i = i.speak(x_i, *at, asker=0, event=7)
-  >>> q_j, own_j = j.speak(x_j, *at, asker=0, event=7)
-  >>> seen_i, move_i = i.listen(q_j, x_i, own_i, *at)
-  >>> seen_j, move_j = j.listen(q_i, x_j, own_j, *at)
-  >>> bool((move_i == -move_j).all() & seen_i.readable & seen_j.readable)
-  True
-
   Source: arXiv:1710.06952, Algorithm 1; arXiv:2002.11787 for the messages.
   """
   quantizer = base.tuned(quantizer)

@@ -30,17 +30,7 @@ pings included. test %: of the worker's own model."""
 
 
 def workers_table(folder: pathlib.Path) -> str:
-  """A row for each worker of a run, in markdown.
-
-  Args:
-    folder: of the run.
-
-  Returns:
-    The table.
-
-  Raises:
-    ValueError: it holds no asynchronous run.
-  """
+  """A row for each worker of a run, in markdown."""
   folders = sorted(folder.glob('worker*'), key=lambda f: int(f.name[6:]))
   if not folders:
     raise ValueError(f'{folder} holds no asynchronous run: no worker0.')
@@ -56,18 +46,7 @@ def workers_table(folder: pathlib.Path) -> str:
 
 
 def write(runs: Sequence, out) -> str:
-  """Writes out/table.md of some runs.
-
-  Args:
-    runs: their work directories.
-    out: folder.
-
-  Returns:
-    The tables, without what explains them.
-
-  Raises:
-    ValueError: as `workers_table`.
-  """
+  """Writes out/table.md of some runs."""
   runs, out = [pathlib.Path(run) for run in runs], pathlib.Path(out)
   each = [f'{run.name}:\n\n{workers_table(run)}' for run in runs]
   text = '\n'.join([tables.table(runs), *each])
@@ -79,14 +58,7 @@ def write(runs: Sequence, out) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """The command line: prints the tables and writes them.
-
-  Args:
-    argv: arguments; those of the process if None.
-
-  Returns:
-    The exit status: 0, or 2 after an error.
-  """
+  """The command line: prints the tables and writes them."""
   parser = argparse.ArgumentParser(
     prog='python -m moniqua_jax.asynchronous.report',
     description='Prints tables of asynchronous runs, and writes them.',

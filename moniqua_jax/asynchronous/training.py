@@ -50,17 +50,6 @@ def setup(config, rank: int, n: int) -> Setup:
 
   Of the topology it takes who is next to whom; the weight of an averaging is
   1/2, times gamma, the slack.
-
-  Args:
-    config: a ConfigDict, see configs/digits.py for its entries.
-    rank: of this worker.
-    n: number of processes.
-
-  Returns:
-    A `Setup`.
-
-  Raises:
-    ValueError: something in the config does not fit.
   """
   _check(config, n)
   experiment = experiment_lib.from_config(config)
@@ -137,16 +126,6 @@ def by_clock(
 
   A worker's count of its own steps would leave a slow worker at the high rates
   of the beginning.
-
-  Args:
-    learning_rate: by step.
-
-  Returns:
-    A transformation whose `update` takes `step`, the time of the run.
-
-  >>> tx = by_clock(lambda step: 0.1 * step)
-  >>> tx.update({'w': jnp.float32(2.0)}, tx.init(None), step=3)[0]['w'].item()
-  0.6000000238418579
   """
 
   def update(updates, state, params=None, *, step, **extra_args):
@@ -160,22 +139,7 @@ def by_clock(
 
 
 def neighbours(schedule, rank: int) -> list[int]:
-  """Whom a worker may ask: its neighbours in any round, in either direction.
-
-  Args:
-    schedule: topologies.
-    rank: of the worker.
-
-  Returns:
-    Ranks, sorted.
-
-  Raises:
-    ValueError: there are none.
-
-  >>> from moniqua_jax import ring
-  >>> neighbours((ring(5),), rank=0)
-  [1, 4]
-  """
+  """Whom a worker may ask: its neighbours in any round, in either direction."""
   edges = [
     edge
     for topology in schedule
@@ -212,17 +176,6 @@ def resume(worker: worker_lib.Worker, network: Network, folder) -> dict:
   A worker that was lost has saved nothing, or something old; the mean needs
   none in particular, and at the mean no two are further apart than theta.
   Momentum is each worker's own, and zero for one that lost it.
-
-  Args:
-    worker: its state is replaced.
-    network: of this process.
-    folder: of this worker.
-
-  Returns:
-    The last row of its metrics up to there; {} if there is none.
-
-  Raises:
-    ValueError: no worker has saved anything.
   """
   saved = worker_lib.load(folder, worker.state)
   state, known = saved or (worker.state, np.zeros(network.n, np.uint32))
@@ -261,13 +214,6 @@ def train(process: Process, pace: worker_lib.Pace) -> None:
   One averaging is asked for in each step and goes on beside the gradient; the
   next step waits for its end, so that no worker runs ahead of its messages.
 
-  Args:
-    process: its worker is trained.
-    pace: of this worker.
-
-  Raises:
-    guard.Stopped: a loss or an update was not finite.
-
   Source: arXiv:1710.06952, Algorithm 1.
   """
   built, worker, averaging, network, log, folder = process
@@ -304,14 +250,7 @@ def _checked(report, rank, step):
 
 
 def finish(process: Process) -> dict | None:
-  """Waits for all workers, and evaluates each of them and their mean.
-
-  Args:
-    process: whose worker has finished training.
-
-  Returns:
-    On worker 0 the row of the whole run, which is also written; else None.
-  """
+  """Waits for all workers, and evaluates each of them and their mean."""
   built, worker, averaging, network, log, folder = process
   network.barrier(lambda: not averaging.busy)
   state = worker.state

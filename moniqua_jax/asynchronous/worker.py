@@ -88,15 +88,7 @@ class Worker:
       return late
 
   def save(self, folder: pathlib.Path, known: np.ndarray) -> bool:
-    """Writes state.npz, all but `tuned`, unless the state is worthless.
-
-    Args:
-      folder: of this worker.
-      known: u32[n], how many steps each worker is known to have taken.
-
-    Returns:
-      Whether x was finite and is written.
-    """
+    """Writes state.npz, all but `tuned`, unless the state is worthless."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.state[:3])]
     if not np.isfinite(leaves[0]).all():
       return False
@@ -108,15 +100,7 @@ class Worker:
 
 
 def load(folder: pathlib.Path, like: WorkerState):
-  """What `Worker.save` wrote.
-
-  Args:
-    folder: of this worker.
-    like: a state of the same shapes; its `tuned` is taken.
-
-  Returns:
-    The state and `known`; None if nothing was saved.
-  """
+  """What `Worker.save` wrote."""
   path = folder / 'state.npz'
   if not path.exists():
     return None
@@ -150,21 +134,7 @@ class Pace:
 
 
 def factors(texts: Iterable[str], n: int) -> list[float]:
-  """How slow each worker is made.
-
-  Args:
-    texts: each RANK:FACTOR.
-    n: number of workers.
-
-  Returns:
-    n factors, 1 for those that are not named.
-
-  Raises:
-    ValueError: a text is not of that form, or names no worker.
-
-  >>> factors(['2:4', '0:1.5'], n=3)
-  [1.5, 1.0, 4.0]
-  """
+  """How slow each worker is made."""
   found = [1.0] * n
   for text in texts:
     match = re.fullmatch(r'(\d+):(\d+(?:\.\d+)?)', text)

@@ -16,12 +16,6 @@ _RATIO = 4 / 3  # random crops are between 3:4 and 4:3
 def plain(preprocess: Callable) -> Callable:
   """An `augment` that draws nothing: `(rng, images) -> preprocess(images)`.
 
-  Args:
-    preprocess: `(images) -> f32[B, H, W, C]`.
-
-  Returns:
-    The same function with an unused generator in front.
-
   >>> plain(np.negative)(np.random.default_rng(0), np.ones(2))
   array([-1., -1.])
   """
@@ -38,13 +32,7 @@ def normalize(
 ) -> np.ndarray:
   """Per channel (image - mean) / std.
 
-  Args:
-    images: u8[..., W, C].
-    mean: C numbers on the scale of the pixels, 0 to 255.
-    std: C numbers, same scale.
-
-  Returns:
-    f32[..., W, C].
+  Returns f32[..., W, C].
 
   >>> normalize(np.full((1, 2, 1), 7, np.uint8), mean=[5], std=[2]).tolist()
   [[[1.0], [1.0]]]
@@ -64,14 +52,6 @@ def crop_and_flip(
 
   Called before `normalize`, as torchvision and most published code do, the
   zeros are black; called after it they are the mean pixel, as in the paper.
-
-  Args:
-    rng: generator; windows and mirrors are uniform and independent.
-    images: [B, H, W, C], any dtype.
-    pad: pixels added on each side.
-
-  Returns:
-    [B, H, W, C], same dtype.
 
   >>> rng, row = np.random.default_rng(0), np.arange(3).reshape(1, 1, 3, 1)
   >>> draws = [crop_and_flip(rng, row, pad=0) for _ in range(20)]
@@ -100,14 +80,6 @@ def random_box(
 
   Ten attempts; if no window fits, the largest centred one of allowed ratio.
 
-  Args:
-    rng: generator.
-    height: pixels.
-    width: pixels.
-
-  Returns:
-    (left, top, right, bottom), in pixels, right and bottom excluded.
-
   >>> left, top, right, bottom = random_box(np.random.default_rng(0), 30, 40)
   >>> 0 <= left < right <= 40 and 0 <= top < bottom <= 30
   True
@@ -134,13 +106,7 @@ def random_resized_crop(
 ) -> np.ndarray:
   """Scales a `random_box` of each image to size x size, mirrors half of them.
 
-  Args:
-    rng: generator; the draws for image i follow those for image i - 1.
-    images: B arrays u8[H_i, W_i, 3].
-    size: side of the result, in pixels.
-
-  Returns:
-    u8[B, size, size, 3].
+  Returns u8[B, size, size, 3].
 
   >>> shapes = [(30, 40, 3), (50, 20, 3)]
   >>> images = [np.zeros(shape, np.uint8) for shape in shapes]
@@ -164,13 +130,7 @@ def center_crop(
   The square's side is `fraction` of the short side: up to rounding the usual
   "short side to 256, central 224 x 224", in one interpolation.
 
-  Args:
-    images: B arrays u8[H_i, W_i, 3].
-    size: side of the result, in pixels.
-    fraction: of the short side, at most 1.
-
-  Returns:
-    u8[B, size, size, 3].
+  Returns u8[B, size, size, 3].
 
   >>> center_crop([np.full((30, 40, 3), 9, np.uint8)], 16).mean()
   np.float64(9.0)

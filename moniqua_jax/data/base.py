@@ -63,15 +63,7 @@ class Dataset(NamedTuple):
 def in_memory(images: np.ndarray, labels) -> Source:
   """A source of arrays: `read(indices) = images[indices], labels[indices]`.
 
-  Args:
-    images: u8[N, H, W, C], not copied.
-    labels: int[N].
-
-  Returns:
-    The source; its `labels` are i32[N].
-
-  Raises:
-    ValueError: the lengths differ.
+  Returns the source; its `labels` are i32[N].
 
   >>> in_memory(np.zeros((2, 8, 8, 1), np.uint8), [1, 0]).labels
   array([1, 0], dtype=int32)

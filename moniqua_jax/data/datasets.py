@@ -33,8 +33,7 @@ def digits() -> Dataset:
   A fixed stratified split, scaled to zero mean and unit variance over the
   training pixels, never augmented.
 
-  Returns:
-    Dataset of f32[8, 8, 1] images in 10 classes.
+  Returns a dataset of f32[8, 8, 1] images in 10 classes.
 
   >>> dataset = digits()
   >>> len(dataset.train.labels), len(dataset.test.labels), dataset.shape
@@ -76,16 +75,6 @@ def synthetic(
   image = clip(round(128 + 32 * mean[label] + 32 * noise), 0, 255) on the scale
   of uint8, mean and noise standard normal; (image - 128) / 32 for the model.
   A class mean is constant on 4 x 4 blocks, so that it survives pooling.
-
-  Args:
-    num_train: images to train on.
-    num_test: images to test on.
-    shape: (H, W, C).
-    num_classes: at least 1; label counts differ by at most one.
-    seed: not negative; decides every pixel.
-
-  Returns:
-    Dataset of f32 images, never augmented.
 
   >>> dataset = synthetic(60, 20, shape=(8, 8, 1), num_classes=3, seed=0)
   >>> np.bincount(dataset.train.labels), dataset.train.read([0])[0].dtype

@@ -17,17 +17,6 @@ def iid(labels, n: int, seed: int) -> Shards:
   No image is dropped: where n does not divide N the first N mod n workers have
   one image more.
 
-  Args:
-    labels: anything of length N; the labels themselves are not read.
-    n: workers.
-    seed: of the permutation, not negative.
-
-  Returns:
-    n arrays i64, lengths N // n or N // n + 1.
-
-  Raises:
-    ValueError: n < 1 or n > N.
-
   >>> shards = iid(range(5), n=2, seed=0)
   >>> [len(shard) for shard in shards], sorted(np.concatenate(shards).tolist())
   ([3, 2], [0, 1, 2, 3, 4])
@@ -42,16 +31,6 @@ def sorted_by_label(labels, n: int) -> Shards:
 
   The hardest split of the decentralized papers: with n equal to the number of
   classes each worker sees one class. Images of one label keep their order.
-
-  Args:
-    labels: int[N].
-    n: workers.
-
-  Returns:
-    n arrays i64, lengths N // n or N // n + 1.
-
-  Raises:
-    ValueError: n < 1 or n > N.
 
   >>> [shard.tolist() for shard in sorted_by_label([1, 0, 1, 0], n=2)]
   [[1, 3], [0, 2]]
@@ -68,19 +47,6 @@ def dirichlet(labels, n: int, alpha: float, seed: int) -> Shards:
   differ in length. This is the split per class of Yurochkin et al.; Hsu et al.
   (arXiv:1909.06335), often cited for it, draw a mixture of classes per worker
   and keep the shards equally long.
-
-  Args:
-    labels: int[N].
-    n: workers.
-    alpha: concentration, positive.
-    seed: not negative.
-
-  Returns:
-    n arrays i64, each in ascending order.
-
-  Raises:
-    ValueError: n < 1, n > N, alpha is not positive and finite, or a worker
-      would be left without images.
 
   >>> labels = np.arange(1000) % 2
   >>> shards = dirichlet(labels, n=2, alpha=1e6, seed=0)  # almost iid

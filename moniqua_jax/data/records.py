@@ -60,11 +60,7 @@ data_dir should be the TFDS directory that contains cifar10/3.0.2.
 def decode(encoded: bytes) -> np.ndarray:
   """Pixels of a JPEG or PNG file, grey and CMYK ones turned into RGB.
 
-  Args:
-    encoded: the bytes of the file.
-
-  Returns:
-    u8[H, W, 3].
+  Returns u8[H, W, 3].
 
   >>> file = io.BytesIO()
   >>> Image.new('L', (6, 4), color=9).save(file, 'PNG')
@@ -80,15 +76,7 @@ def preloaded(records, shape: tuple[int, int, int]) -> Source:
   One thread: small images spend their time in Python, and two threads took as
   long as one.
 
-  Args:
-    records: data source of {'image': bytes, 'label': int}, see `open_records`.
-    shape: (H, W, 3) of every image.
-
-  Returns:
-    A source over u8[N, H, W, 3].
-
-  Raises:
-    ValueError: an image has another shape.
+  Returns a source over u8[N, H, W, 3].
 
   >>> class Records(list):
   ...   def __getitems__(self, keys):
@@ -112,14 +100,6 @@ def preloaded(records, shape: tuple[int, int, int]) -> Source:
 
 def on_demand(records) -> Source:
   """Reads and decodes an image whenever it is asked for.
-
-  Args:
-    records: data source of {'image': bytes, 'label': int}, see `open_records`.
-
-  Returns:
-    A source whose images are a list of u8[H_i, W_i, 3] and whose labels are
-    read at the first `np.asarray(source.labels)`: a pass through all files,
-    which `iid` avoids.
 
   >>> class Records(list):
   ...   def __getitems__(self, keys):

@@ -34,20 +34,7 @@ def worker_batch(
 ) -> Batch:
   """The batch of one worker; `batch` stacks these over all workers.
 
-  Args:
-    dataset: where the images come from.
-    shards: n arrays int[N_w], indices into `dataset.train`.
-    worker: 0 to n - 1.
-    seed: of shuffling and augmentation, not negative.
-    step: not negative.
-    batch_size: B. A batch across the border of two passes may hold an image
-      twice.
-
-  Returns:
-    {'image': f32[B, H, W, C], 'label': i32[B]}.
-
-  Raises:
-    ValueError: B < 1 or a shard has fewer than B images.
+  Returns {'image': f32[B, H, W, C], 'label': i32[B]}.
 
   >>> from moniqua_jax.data import iid, synthetic
   >>> dataset = synthetic(60, 20, shape=(8, 8, 1), num_classes=3, seed=0)
@@ -71,19 +58,7 @@ def batch(
 ) -> Batch:
   """The batches of all workers at one step, a pure function of its arguments.
 
-  Args:
-    dataset: where the images come from.
-    shards: n arrays int[N_w], indices into `dataset.train`.
-    seed: of shuffling and augmentation, not negative.
-    step: not negative.
-    batch_size: B, images per worker.
-    workers: whose; n of them if not given.
-
-  Returns:
-    {'image': f32[n, B, H, W, C], 'label': i32[n, B]}.
-
-  Raises:
-    ValueError: B < 1 or a shard has fewer than B images.
+  Returns {'image': f32[n, B, H, W, C], 'label': i32[n, B]}.
 
   >>> from moniqua_jax.data import iid, synthetic
   >>> dataset = synthetic(60, 20, shape=(8, 8, 1), num_classes=3, seed=0)
@@ -111,23 +86,6 @@ def batches(
   workers: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Batch]]:
   """`(step, batch(..., step=step))` for start <= step < stop, made ahead.
-
-  Args:
-    dataset: where the images come from.
-    shards: n arrays int[N_w], indices into `dataset.train`.
-    seed: of shuffling and augmentation, not negative.
-    start: first step.
-    stop: one past the last step.
-    batch_size: B, images per worker.
-    threads: that prepare batches; they change no value.
-    workers: whose batches, for a process that feeds only some of them.
-
-  Returns:
-    An iterator; at most 2 * `threads` batches wait in memory.
-
-  Raises:
-    ValueError: B < 1 or a shard has fewer than B images; raised here, not at
-      the first `next`.
 
   >>> from moniqua_jax.data import iid, synthetic
   >>> dataset = synthetic(60, 20, shape=(8, 8, 1), num_classes=3, seed=0)
@@ -159,16 +117,8 @@ def test_batches(
   The last batch is filled up with copies of the last image under mask 0, so a
   mean over the split is sum(mask * x) / sum(mask).
 
-  Args:
-    dataset: of which `test` and `preprocess` are used.
-    batch_size: B.
-    threads: that prepare batches.
-
-  Returns:
-    Iterator of {'image': f32[B, H, W, C], 'label': i32[B], 'mask': f32[B]}.
-
-  Raises:
-    ValueError: B < 1.
+  Returns an iterator of {'image': f32[B, H, W, C], 'label': i32[B], 'mask':
+  f32[B]}.
 
   >>> from moniqua_jax.data import synthetic
   >>> dataset = synthetic(60, 20, shape=(8, 8, 1), num_classes=3, seed=0)
@@ -195,15 +145,6 @@ def prefetch(
   at: Callable[[int], Any], start: int, stop: int, threads: int = 4
 ) -> Iterator[Any]:
   """`map(at, range(start, stop))`, in order, made ahead in threads.
-
-  Args:
-    at: pure and thread-safe function of an integer.
-    start: first integer.
-    stop: one past the last.
-    threads: number of threads.
-
-  Returns:
-    An iterator; at most 2 * `threads` results wait in memory.
 
   >>> list(prefetch(lambda i: i * i, 2, 5))
   [4, 9, 16]

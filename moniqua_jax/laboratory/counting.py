@@ -23,20 +23,7 @@ def coded_bits_of(
   A distance starts anew in each block; blocks of one size that stand together
   are counted together.
 
-  Args:
-    d: values of a message.
-    top: the highest level of its quantizer.
-    sizes: of its blocks.
-    norm_bits: of a norm; those of 8 bits are relative to the largest, which
-      takes 32.
-
-  Returns:
-    payload u8[m] -> f32[].
-
-  >>> from moniqua_jax import dithering
-  >>> payload = dithering(1).encode(jnp.array([0.0, 2.0]), jax.random.key(0))
-  >>> coded_bits_of(2, 1, (2,))(payload)  # 32, omega(2), sign, omega(1)
-  Array(37., dtype=float32)
+  Returns payload u8[m] -> f32[].
   """
   bits = (2 * top).bit_length()
   runs = [(size, len([*same])) for size, same in itertools.groupby(sizes)]
@@ -58,17 +45,7 @@ def coded_bits_of(
 def nonzeros_of(d: int, top: int) -> Callable[[Array], Array]:
   """How many values of a payload of dithering are not zero.
 
-  Args:
-    d: values of a message.
-    top: the highest level of its quantizer.
-
-  Returns:
-    payload u8[m] -> i32[].
-
-  >>> from moniqua_jax import dithering
-  >>> payload = dithering(1).encode(jnp.array([0.0, 2.0]), jax.random.key(0))
-  >>> nonzeros_of(2, 1)(payload)
-  Array(1, dtype=int32)
+  Returns payload u8[m] -> i32[].
   """
   bits = (2 * top).bit_length()
   return lambda payload: jnp.sum(_codes(payload, d, bits) != top)

@@ -58,17 +58,7 @@ class Record(NamedTuple):
 
 
 def problem_of(config) -> problems.Problem:
-  """The problem that a config names.
-
-  Args:
-    config: a ConfigDict, see configs/smoothness.py.
-
-  Returns:
-    A `Problem`.
-
-  Raises:
-    ValueError: a name is unknown, or the data does not fit, in one line.
-  """
+  """The problem that a config names."""
   features, labels = registry.build(DATA, 'data', config.data)
   if config.row_scaled:
     features = splits.row_scaled(features)
@@ -94,11 +84,7 @@ def problem_of(config) -> problems.Problem:
 
 
 def methods_of(config, problem) -> dict[str, methods.Method]:
-  """The methods that a config names.
-
-  Raises:
-    ValueError: an unknown method or norm.
-  """
+  """The methods that a config names."""
   unknown = set(config.methods) - set(methods.METHODS)
   if unknown:
     raise ValueError(
@@ -133,19 +119,7 @@ def describe(config) -> str:
 
 
 def run(config, workdir: str, resume: bool = False) -> str:
-  """Runs all methods of a config until each is done, and writes the report.
-
-  Args:
-    config: a ConfigDict, see configs/smoothness.py.
-    workdir: an empty or new folder, or with `resume` that of a stopped run.
-    resume: go on from the last checkpoint.
-
-  Returns:
-    The table.
-
-  Raises:
-    ValueError: the config or the folder does not fit.
-  """
+  """Runs all methods of a config until each is done, and writes the report."""
   problem = problem_of(config)
   named = methods_of(config, problem)
   workdir = workdir_lib.open_(pathlib.Path(workdir), config, resume)

@@ -56,13 +56,7 @@ AXES = {
 
 
 def draw(curves: dict, title: str, path) -> None:
-  """Draws the comparisons of which there are two methods or more.
-
-  Args:
-    curves: rows of metrics.jsonl by method.
-    title: of the figure.
-    path: of the files; .svg and .png are added.
-  """
+  """Draws the comparisons of which there are two methods or more."""
   rows = {
     name: [method for method in chosen if method in curves]
     for name, chosen in COMPARISONS.items()

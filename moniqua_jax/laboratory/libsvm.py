@@ -70,12 +70,7 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
 def breast_cancer() -> tuple[np.ndarray, np.ndarray]:
   """The breast cancer data embedded in scikit-learn; +1 is benign.
 
-  Returns:
-    features f64[569, 30]; labels f64[569], each -1 or +1.
-
-  >>> features, labels = breast_cancer()
-  >>> features.shape, int((labels > 0).sum())
-  ((569, 30), 357)
+  Returns features f64[569, 30]; labels f64[569], each -1 or +1.
 
   Source: Wolberg, Mangasarian, Street and Street, UCI Machine Learning
   Repository, 1995, as `sklearn.datasets.load_breast_cancer` has it.
@@ -89,13 +84,8 @@ def breast_cancer() -> tuple[np.ndarray, np.ndarray]:
 def digits() -> tuple[np.ndarray, np.ndarray]:
   """The handwritten digits embedded in scikit-learn; +1 is an even digit.
 
-  Returns:
-    features f64[1797, 64], pixels from 0 to 16; labels f64[1797], each -1 or
-    +1.
-
-  >>> features, labels = digits()
-  >>> features.shape, labels[:4].tolist()
-  ((1797, 64), [1.0, -1.0, 1.0, -1.0])
+  Returns features f64[1797, 64], pixels from 0 to 16; labels f64[1797], each
+  -1 or +1.
 
   Source: Alpaydin and Kaynak, UCI Machine Learning Repository, 1998; its test
   part, as `sklearn.datasets.load_digits` has it.

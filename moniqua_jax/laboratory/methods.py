@@ -45,20 +45,7 @@ class Method(NamedTuple):
 
 
 def gd(problem: Problem) -> Method:
-  """Gradient descent in full precision, gamma = 1 / L.
-
-  Args:
-    problem: whose L decides.
-
-  Returns:
-    A `Method`.
-
-  >>> import numpy as np
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(gd(problem).gamma, 3)
-  7.937
-  """
+  """Gradient descent in full precision, gamma = 1 / L."""
   gamma = 1 / problem.L
   mean = lambda row, key: optax.chain(
     algorithms.allreduce(axis_name=AXIS), optax.sgd(gamma)
@@ -118,20 +105,7 @@ def diana(design: Callable) -> Callable:
 
 
 def diana_authors(design: Callable) -> Callable:
-  """DIANA with the step size of the authors' code, larger than the proven.
-
-  Args:
-    design: (problem, norm) -> `Design`.
-
-  Returns:
-    (problem, norm) -> `Method`.
-
-  >>> import numpy as np
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(diana_authors(designs.standard)(problem, 'l2').gamma, 3)
-  1.041
-  """
+  """DIANA with the step size of the authors' code, larger than the proven."""
 
   def method(problem, norm):
     made = design(problem, norm)
@@ -198,42 +172,14 @@ def _method(design, algorithm, gamma, sent):
 
 
 def quantizer_of(design: designs.Design, row=None) -> quantizers.Quantizer:
-  """What the workers send: their own design each, known to all.
-
-  Args:
-    design: with rows, or none.
-    row: this worker's, if only that is at hand; all rows are taken if None.
-
-  Returns:
-    A `Quantizer`.
-
-  >>> import numpy as np
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> quantizer_of(designs.standard(problem)).codes.bits
-  2
-  """
+  """What the workers send: their own design each, known to all."""
   if isinstance(design.rows, tuple):
     return design.make(())
   return quantizers.per_worker(design.make, design.rows, AXIS, row)
 
 
 def wire_bits(method: Method, problem: Problem) -> float:
-  """Bits of what one worker sends in one step, packed, or in its short form.
-
-  Args:
-    method: whose messages are counted.
-    problem: of d coordinates.
-
-  Returns:
-    Bits.
-
-  >>> import numpy as np
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> wire_bits(gd(problem), problem)
-  256.0
-  """
+  """Bits of what one worker sends in one step, packed, or in its short form."""
   if method.design is None:
     return 32.0 * problem.d
   quantizer = quantizer_of(method.design)

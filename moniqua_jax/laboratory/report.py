@@ -59,19 +59,7 @@ def one_line(name, method, problem) -> str:
 
 
 def write(workdir, config, problem, named, record, clock) -> str:
-  """Writes metrics.jsonl, results.json, table.md, figure.svg and figure.png.
-
-  Args:
-    workdir: of the run.
-    config: a ConfigDict.
-    problem: what was solved.
-    named: methods by name.
-    record: a `driver.Record`.
-    clock: seconds of an iteration of each method, or None.
-
-  Returns:
-    The table.
-  """
+  """Writes metrics.jsonl, results.json, table.md, figure.svg and figure.png."""
   workdir = pathlib.Path(workdir)
   clock = clock or [float('nan')] * len(named)
   entries, curves = {}, {}
@@ -120,19 +108,7 @@ def table(entries: dict[str, dict]) -> str:
 
 
 def curve(method, problem, distance, sent, seconds) -> list[dict]:
-  """The rows of one method in metrics.jsonl.
-
-  Args:
-    method: a `Method`.
-    problem: what was solved.
-    distance: f64[S, k], squared and relative, of each iterate.
-    sent: f64[S, k], bits of all workers before it, coded, without upload.
-    seconds: of an iteration.
-
-  Returns:
-    At most `POINTS` rows; geometric means over seeds, and the standard
-    deviation of the logarithm.
-  """
+  """The rows of one method in metrics.jsonl."""
   k = distance.shape[1]
   at = np.unique(np.linspace(0, k - 1, POINTS).astype(int))
   upload = method.design.upload if method.design else 0.0
@@ -153,16 +129,7 @@ def curve(method, problem, distance, sent, seconds) -> list[dict]:
 
 
 def summary(method, problem, distance, sent, seconds, last) -> dict:
-  """What the table says of one method, as numbers: its entry in results.json.
-
-  Args:
-    method, problem, distance, sent, seconds: as for `curve`.
-    last: iterations that a method may take.
-
-  Returns:
-    A dict; under `reached`, for each target, iterations and coded bits of every
-    seed (all workers, without the upload), or None if one did not get there.
-  """
+  """The numbers of one method in the table: its entry in results.json."""
   design, reached = method.design, {}
   for target in stopping.TARGETS:
     at = stopping.hits(distance, target)
@@ -184,11 +151,7 @@ def summary(method, problem, distance, sent, seconds, last) -> dict:
 
 
 def geometric(values) -> float:
-  """The geometric mean.
-
-  >>> round(geometric([1.0, 100.0]), 6)
-  10.0
-  """
+  """The geometric mean."""
   return float(np.exp(np.mean(np.log(np.maximum(values, 1e-300)))))
 
 

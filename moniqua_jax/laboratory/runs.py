@@ -36,25 +36,7 @@ class Trace(NamedTuple):
 
 
 def start(problem: Problem, methods: Sequence[Method], keys: Array):
-  """The carry of all methods before the first iteration, x_0 = 0.
-
-  Args:
-    problem: what is solved.
-    methods: M of them.
-    keys: [S], one a seed.
-
-  Returns:
-    A list of (x, state) whose leaves have axes [S, n, ...].
-
-  >>> from moniqua_jax.laboratory import methods
-  >>> problem = problems.ridge_regression(
-  ...   np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> gd, keys = [methods.gd(problem)], jax.random.split(jax.random.key(0), 3)
-  >>> with jax.enable_x64(True):
-  ...   ((x, _),) = start(problem, gd, keys)
-  >>> x.shape
-  (3, 2, 8)
-  """
+  """The carry of all methods before the first iteration, x_0 = 0."""
 
   def worker(own, key):
     carry = []
@@ -72,23 +54,7 @@ def advance(
 ) -> Callable:
   """The compiled function that does some iterations of all methods.
 
-  Args:
-    problem: what is solved.
-    methods: M of them.
-    length: K, iterations.
-
-  Returns:
-    (carry, keys [S], first: i64[]) -> (carry, `Trace`).
-
-  >>> from moniqua_jax.laboratory import methods
-  >>> problem = problems.ridge_regression(
-  ...   np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> gd, keys = [methods.gd(problem)], jax.random.split(jax.random.key(0), 3)
-  >>> with jax.enable_x64(True):
-  ...   carry = start(problem, gd, keys)
-  ...   _, trace = advance(problem, gd, 5)(carry, keys, jnp.int64(0))
-  >>> trace.distance.shape
-  (3, 1, 5)
+  Returns (carry, keys [S], first: i64[]) -> (carry, `Trace`).
   """
 
   def step(features, targets, own, keys, carry, k):

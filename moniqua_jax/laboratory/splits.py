@@ -9,14 +9,7 @@ import numpy as np
 def row_scaled(features: np.ndarray) -> np.ndarray:
   """Each row divided by its largest absolute entry; rows of zeros stay.
 
-  Args:
-    features: [N, d].
-
-  Returns:
-    f64[N, d], between -1 and 1.
-
-  >>> row_scaled(np.array([[1.0, -4.0], [0.0, 0.0]])).tolist()
-  [[0.25, -1.0], [0.0, 0.0]]
+  Returns f64[N, d], between -1 and 1.
 
   Source: the preprocessing in the authors' code, `maxabs_scale(axis=1)`.
   """
@@ -32,21 +25,8 @@ def by_norm(
 
     |a_1| <= |a_2| <= ... <= |a_N|;  worker i has a_{im+1}, ..., a_{im+m}
 
-  Args:
-    features: [N, d].
-    labels: [N].
-    n: workers.
-    seed: not used; partitions share a signature.
-
-  Returns:
-    f64[n, m, d] and f64[n, m] with m = floor(N / n); the N - nm longest rows
-    are dropped.
-
-  Raises:
-    ValueError: n is not 1 to N, or the shapes do not fit.
-
-  >>> by_norm(np.array([[3.0], [-1.0], [2.0]]), np.arange(3), n=2)[1].tolist()
-  [[1.0], [2.0]]
+  Returns f64[n, m, d] and f64[n, m] with m = floor(N / n); the N - nm longest
+  rows are dropped.
 
   Source: the experiments of arXiv:2106.03524, as in the authors' code.
   """
@@ -61,21 +41,8 @@ def iid(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Shuffled rows, cut into n equal pieces: workers that are alike.
 
-  Args:
-    features: [N, d].
-    labels: [N].
-    n: workers.
-    seed: of the shuffle.
-
-  Returns:
-    f64[n, m, d] and f64[n, m] with m = floor(N / n); the last N - nm rows of
-    the shuffle are dropped.
-
-  Raises:
-    ValueError: n is not 1 to N, or the shapes do not fit.
-
-  >>> [part.shape for part in iid(np.ones((7, 2)), np.ones(7), n=3, seed=1)]
-  [(3, 2, 2), (3, 2)]
+  Returns f64[n, m, d] and f64[n, m] with m = floor(N / n); the last N - nm
+  rows of the shuffle are dropped.
   """
   _require_rows(features, labels, n)
   order = np.random.default_rng(seed).permutation(len(features))

@@ -15,19 +15,6 @@ def reason(distance: np.ndarray, most: int | None, last: int) -> str | None:
   directions gone it only flattens. So a line through the last half of what was
   seen tells what cannot be reached: a method is given up once its line misses,
   by half a decade at the last iteration, the next target that it has not met.
-
-  Args:
-    distance: f64[S, k], relative and squared, of every seed.
-    most: iterations after which a method with a floor is stopped, or None.
-    last: iterations that a method may take.
-
-  Returns:
-    'target', 'diverged', 'floor', 'no hope' or 'end'.
-
-  >>> reason(np.array([[1.0, 1e-3, 1e-11]]), None, 100)
-  'target'
-  >>> reason(10.0 ** -np.linspace(0, 0.5, 10_000)[None], None, 20_000)
-  'no hope'
   """
   k = distance.shape[1]
   if not np.isfinite(distance[:, -1]).all() or distance[:, -1].max() > _LOST:
@@ -56,15 +43,7 @@ def _at(distance, last) -> float:
 def hits(distance: np.ndarray, target: float) -> np.ndarray:
   """The first iterate of each seed that is within a target; -1 if none is.
 
-  Args:
-    distance: f64[S, k].
-    target: of the relative squared distance.
-
-  Returns:
-    i64[S].
-
-  >>> hits(np.array([[1.0, 0.1, 0.01], [1.0, 0.9, 0.8]]), 0.1).tolist()
-  [1, -1]
+  Returns i64[S].
   """
   within = distance <= target
   return np.where(within.any(axis=1), within.argmax(axis=1), -1)

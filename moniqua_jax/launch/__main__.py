@@ -39,14 +39,7 @@ def main():
 
 
 def free_port() -> int:
-  """A port that nobody listens at now.
-
-  Returns:
-    Its number.
-
-  >>> 0 < free_port() < 2**16
-  True
-  """
+  """A port that nobody listens at now."""
   with socket.socket() as probe:
     probe.bind(('', 0))
     return probe.getsockname()[1]
@@ -79,18 +72,7 @@ def commands(command: list[str], n: int, port: int) -> list[list[str]]:
 
 
 def run(programs: list[list[str]]) -> int:
-  """Runs programs side by side until all are done or one fails.
-
-  Args:
-    programs: an argument list for each.
-
-  Returns:
-    0, or the exit status of the first that failed; 128 + s if a signal s ended
-    it, 130 if the user did.
-
-  >>> run([])
-  0
-  """
+  """Runs programs side by side until all are done or one fails."""
   started = [
     subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     for program in programs

@@ -32,26 +32,6 @@ def join(
   Before anything of JAX runs. Ends the process with one line where it cannot
   join in time, for JAX would end it with many.
 
-  Args:
-    coordinator_address: 'HOST:PORT' at which process 0 listens, for all the
-      same; 'auto' where JAX finds the processes itself (TPU pods).
-    num_processes: how many there are.
-    process_id: which of them this is, from 0.
-    workers: of all processes together; where there are CPUs only, each process
-      shows as many devices as it has workers.
-    timeout: seconds.
-    environment: in which to look for Slurm and OpenMPI.
-
-  Returns:
-    The number of processes, 1 if nothing describes more.
-
-  Raises:
-    ValueError: the three do not go together, the port is in use, or the
-      processes cannot share the workers equally.
-
-  >>> join(environment={})
-  1
-
   Source: jax.distributed.initialize.
   """
   three = (coordinator_address, num_processes, process_id)
@@ -171,12 +151,6 @@ def end(message: str, status: int) -> None:
   """Ends this process at once, so that the others see its connections close.
 
   A normal exit would wait for all processes, which wait for this one.
-
-  Args:
-    message: a line for stderr.
-    status: of the exit, not 0.
-
-  >>> end('error: the data set is not there.', 2)  # doctest: +SKIP
   """
   print(message, file=sys.stderr)
   sys.stdout.flush()
@@ -191,9 +165,6 @@ def ended_together():
   A failure of our own ends this process at once. When it is a collective that
   fails, another process is lost: the coordinator finds out which one within 20
   seconds, names it and ends us.
-
-  >>> with ended_together():
-  ...   pass
   """
   if jax.process_count() == 1:
     yield

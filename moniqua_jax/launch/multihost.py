@@ -18,29 +18,12 @@ from moniqua_jax import workers
 
 
 def is_primary() -> bool:
-  """Whether this process is the one that writes and prints.
-
-  Returns:
-    True on process 0.
-
-  >>> is_primary()
-  True
-  """
+  """Whether this process is the one that writes and prints."""
   return jax.process_index() == 0
 
 
 def by_primary(fn: Callable[[], None]) -> None:
-  """Calls a function on process 0 while the others wait for it.
-
-  Args:
-    fn: without arguments; its result is dropped.
-
-  Raises:
-    Exception: what `fn` raises, on process 0; SystemExit on the others.
-
-  >>> by_primary(lambda: print('once'))
-  once
-  """
+  """Calls a function on process 0 while the others wait for it."""
   failed = None
   if is_primary():
     try:
@@ -56,17 +39,7 @@ def by_primary(fn: Callable[[], None]) -> None:
 
 
 def agreed(text: str, what: str) -> None:
-  """Checks that all processes were given the same.
-
-  Args:
-    text: what is to be the same.
-    what: its name, for the message.
-
-  Raises:
-    ValueError: on the processes whose text is not that of process 0.
-
-  >>> agreed('a config', '--config')
-  """
+  """Checks that all processes were given the same."""
   if jax.process_count() == 1:
     return
   mine = np.frombuffer(_hash(text), np.uint8)
@@ -85,17 +58,7 @@ def _hash(text) -> bytes:
 
 
 def own(n: int) -> list[int]:
-  """The workers whose devices belong to this process.
-
-  Args:
-    n: number of workers.
-
-  Returns:
-    Their indices, in order.
-
-  >>> own(3)
-  [0, 1, 2]
-  """
+  """The workers whose devices belong to this process."""
   if jax.process_count() == 1:
     return list(range(n))
   where = _rows().addressable_devices_indices_map((n,))
@@ -103,17 +66,7 @@ def own(n: int) -> list[int]:
 
 
 def placed(tree):
-  """Global arrays of all workers, from this process's rows.
-
-  Args:
-    tree: leaves [own, ...], the rows of `own(n)`, on the host.
-
-  Returns:
-    Leaves [n, ...]; the tree itself if there is one process.
-
-  >>> placed(np.zeros((8, 2))).shape
-  (8, 2)
-  """
+  """Global arrays of all workers, from this process's rows."""
   if jax.process_count() == 1:
     return tree
   place = jax.make_array_from_process_local_data
@@ -121,18 +74,7 @@ def placed(tree):
 
 
 def to_host(tree):
-  """This process's rows of global arrays, on the host.
-
-  Args:
-    tree: leaves [n, ...].
-
-  Returns:
-    Leaves [own, ...], NumPy.
-
-  >>> to_host(jax.numpy.ones((2, 1)))
-  array([[1.],
-         [1.]], dtype=float32)
-  """
+  """This process's rows of global arrays, on the host."""
   if jax.process_count() == 1:
     return jax.device_get(tree)
   return jax.tree.map(_local, tree)
@@ -144,17 +86,7 @@ def _local(array):
 
 
 def fetched(tree):
-  """All rows of global arrays, on the host of every process. Collective.
-
-  Args:
-    tree: leaves [n, ...].
-
-  Returns:
-    Leaves [n, ...], NumPy.
-
-  >>> fetched(jax.numpy.ones(2))
-  array([1., 1.], dtype=float32)
-  """
+  """All rows of global arrays, on the host of every process. Collective."""
   if jax.process_count() == 1:
     return jax.device_get(tree)
   return multihost_utils.process_allgather(tree, tiled=True)

@@ -23,22 +23,7 @@ NORMS = {'group': _group, 'batch': _batch}
 
 
 def make(norm: str, train: bool) -> Callable:
-  """The layer class of a normalisation, ready to be called in a module.
-
-  Args:
-    norm: 'group' (8 groups, Wu and He 2018) or 'batch' (Ioffe and Szegedy
-      2015; running statistics per worker in the collection 'batch_stats').
-    train: whether batch normalisation uses the statistics of the batch.
-
-  Returns:
-    A factory of modules.
-
-  Raises:
-    ValueError: unknown norm.
-
-  >>> make('group', train=True)().num_groups
-  8
-  """
+  """The layer class of a normalisation, ready to be called in a module."""
   if norm not in NORMS:
     raise ValueError(f'norm={norm!r}; choose from {sorted(NORMS)}.')
   return NORMS[norm](train)
@@ -49,16 +34,7 @@ def combine(batch_stats):
 
     mean = mean_i mean_i,  var = mean_i (var_i + mean_i^2) - mean^2
 
-  Args:
-    batch_stats: the collection 'batch_stats', leaves f32[n, C], workers first;
-      {} for a model without.
-
-  Returns:
-    The same tree with leaves f32[C].
-
-  >>> stats = {'mean': jnp.array([[0.0], [2.0]]), 'var': jnp.ones((2, 1))}
-  >>> combine(stats)
-  {'mean': Array([1.], dtype=float32), 'var': Array([2.], dtype=float32)}
+  Returns the same tree with leaves f32[C].
   """
   is_pair = lambda node: isinstance(node, dict) and 'var' in node
 

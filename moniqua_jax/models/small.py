@@ -41,15 +41,7 @@ class CNN(nn.Module):
 def mlp(num_classes: int = 10, hidden: tuple[int, ...] = (128,)) -> MLP:
   """A multilayer perceptron.
 
-  Args:
-    num_classes: size of the output.
-    hidden: sizes of the hidden layers.
-
-  Returns:
-    A flax module of f32[B, H, W, C] -> f32[B, num_classes].
-
-  >>> mlp(hidden=(64, 64)).hidden
-  (64, 64)
+  Returns a flax module of f32[B, H, W, C] -> f32[B, num_classes].
   """
   return MLP(num_classes, tuple(hidden))
 
@@ -61,15 +53,6 @@ def cnn(
 ) -> CNN:
   """A small convolution net.
 
-  Args:
-    num_classes: size of the output.
-    features: channels of each convolution, multiples of 8 with norm='group'.
-    norm: 'group' or 'batch'.
-
-  Returns:
-    A flax module of f32[B, H, W, C] -> f32[B, num_classes].
-
-  >>> cnn(features=(8, 16)).norm
-  'group'
+  Returns a flax module of f32[B, H, W, C] -> f32[B, num_classes].
   """
   return CNN(num_classes, tuple(features), norm)

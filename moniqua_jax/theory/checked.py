@@ -10,17 +10,6 @@ import numpy as np
 def positive(name: str, value, axes: int = 0) -> np.ndarray:
   """The value in float64, refused unless all of it is positive and finite.
 
-  Args:
-    name: of the argument, for the message.
-    value: [...].
-    axes: how many axes it has at least.
-
-  Returns:
-    f64[...].
-
-  Raises:
-    ValueError: it names the first entry that is not.
-
   >>> positive('beta', 6)
   array(6.)
 
@@ -42,16 +31,6 @@ def positive(name: str, value, axes: int = 0) -> np.ndarray:
 def count(name: str, value: int) -> int:
   """The value, refused unless it is an integer of at least 1.
 
-  Args:
-    name: of the argument, for the message.
-    value: an integer of any kind.
-
-  Returns:
-    int.
-
-  Raises:
-    ValueError: it is not.
-
   >>> count('n', np.int32(8))
   8
 
@@ -68,16 +47,6 @@ def count(name: str, value: int) -> int:
 
 def blocks(sizes: Sequence[int] | None, d: int) -> tuple[int, ...]:
   """The sizes of the blocks, refused unless they make up d coordinates.
-
-  Args:
-    sizes: [B], or None for one block.
-    d: coordinates.
-
-  Returns:
-    A tuple of B numbers.
-
-  Raises:
-    ValueError: a size below 1, or another sum than d.
 
   >>> blocks(None, 4)
   (4,)
@@ -96,18 +65,6 @@ def pair(
   name: str, value: np.ndarray, diagonal: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """A value per coordinate and the diagonal of L_i, of one shape.
-
-  Args:
-    name: of the value, for the message.
-    value: [..., d].
-    diagonal: [..., d].
-
-  Returns:
-    Both, f64[..., d].
-
-  Raises:
-    ValueError: an entry that is not positive and finite; another d; leading
-      axes that do not broadcast.
 
   >>> [array.shape for array in pair('steps', np.ones(2), np.ones((3, 2)))]
   [(3, 2), (3, 2)]
@@ -130,16 +87,6 @@ def pair(
 
 def not_negative(name: str, value: float) -> float:
   """The value, refused unless it is finite and at least 0.
-
-  Args:
-    name: of the argument, for the message.
-    value: a number.
-
-  Returns:
-    float.
-
-  Raises:
-    ValueError: it is not.
 
   >>> not_negative('omega', 0)
   0.0

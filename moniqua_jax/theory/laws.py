@@ -194,17 +194,6 @@ def checked(
 ) -> tuple[tuple[Topology, ...], list[np.ndarray]]:
   """The rounds, and the weights of each, if the algorithm takes them.
 
-  Args:
-    topology: a Topology, or a tuple of them.
-    algorithm: a key of `LAWS`.
-
-  Returns:
-    Topologies, and float[n, n] for each.
-
-  Raises:
-    ValueError: the algorithm refuses them, they do not mix, or there are fewer
-      than 2 or more than 256 workers.
-
   >>> len(checked(topologies.one_peer_exponential(8), 'dpsgd')[1])
   3
   """

@@ -41,12 +41,6 @@ class Sums(NamedTuple):
 def neighbours(rounds: Sequence[Topology]) -> list[np.ndarray]:
   """The pairs that speak in each round, whose distance theta must bound.
 
-  Args:
-    rounds: of the schedule.
-
-  Returns:
-    For each round int[pairs, 2], i < j.
-
   >>> neighbours([topologies.ring(3)])[0].tolist()
   [[0, 1], [0, 2], [1, 2]]
 
@@ -88,16 +82,6 @@ def messages(
   rounding: Callable,
 ) -> Iterator[np.ndarray]:
   """Runs an algorithm, all workers stacked, and gives what they send.
-
-  Args:
-    algorithm: a key of `LAWS` with a recursion.
-    weights: float[n, n] per round, cycled.
-    x: float[n, d], the models at the start.
-    update: step -> u, float[n, d] or 0.
-    rounding: (step, message: float[n, d]) -> its error, float[n, d].
-
-  Yields:
-    float[n, d], the message of each step, without end.
 
   >>> w = [topologies.matrix(topologies.complete(2))]
   >>> run = messages('dpsgd', w, np.eye(2), lambda t: 0, lambda t, m: 0 * m)

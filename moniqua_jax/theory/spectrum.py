@@ -125,19 +125,7 @@ def limit(topology: Topology, least: Fraction) -> float:
 def require_above(
   least: Fraction, topology: Topology, algorithm: str, gamma: float = 1.0
 ) -> None:
-  """Refuses weights unless lambda_n(gamma W + (1 - gamma) I) > least.
-
-  Args:
-    least: below 1.
-    topology: one, symmetric and connected.
-    algorithm: who asks, for the message.
-    gamma: of `lazy`, within (0, 1]; 1 checks the topology as it is.
-
-  Raises:
-    ValueError: naming lambda_n and a gamma that works. Equality is refused too,
-      to within rounding. Or there are several topologies, or W is not
-      symmetric.
-  """
+  """Refuses weights unless lambda_n(gamma W + (1 - gamma) I) > least."""
   (topology,) = topologies.one_symmetric(topology, algorithm)
   slow = topologies.lazy(topology, gamma)
   lowest = eigenvalues(slow)[1]

@@ -14,78 +14,26 @@ from moniqua_jax.theory import block_steps, smoothness
 
 
 def block_dcgd_plus(problem: Problem, norm: str = 'l2') -> base.Design:
-  """Steps for n blocks that are best for DCGD+ (Section 4).
-
-  Args:
-    problem: whose sizes and L_i decide.
-    norm: 'l2' or 'linf', of what is sent.
-
-  Returns:
-    A `Design`.
-
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(block_dcgd_plus(problem).calL, 3)
-  0.407
-  """
+  """Steps for n blocks that are best for DCGD+ (Section 4)."""
   sizes, beta = base.blocks(problem)
   steps = block_steps.block_dcgd(problem.diagonals, beta, sizes)
   return _block(problem, steps, sizes, norm)
 
 
 def block_diana_plus(problem: Problem, norm: str = 'l2') -> base.Design:
-  """Steps for n blocks that are best for DIANA+ (Section 4).
-
-  Args:
-    problem: whose sizes and L_i decide.
-    norm: 'l2' or 'linf', of what is sent.
-
-  Returns:
-    A `Design`.
-
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(block_diana_plus(problem).calL, 3)
-  0.408
-  """
+  """Steps for n blocks that are best for DIANA+ (Section 4)."""
   return _block(problem, *_block_diana(problem), norm)
 
 
 def block_diana_plus_short_norms(
   problem: Problem, norm: str = 'l2'
 ) -> base.Design:
-  """The same with norms of 8 bits, ours.
-
-  Args:
-    problem: whose sizes and L_i decide.
-    norm: 'l2' or 'linf', of what is sent.
-
-  Returns:
-    A `Design`.
-
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(block_diana_plus_short_norms(problem).calL, 3)
-  0.459
-  """
+  """The same with norms of 8 bits, ours."""
   return _block(problem, *_block_diana(problem), norm, norm_bits=8)
 
 
 def block_uniform_plus(problem: Problem, norm: str = 'l2') -> base.Design:
-  """One step for all blocks, within L_i^{1/2}.
-
-  Args:
-    problem: whose sizes and L_i decide.
-    norm: 'l2' or 'linf', of what is sent.
-
-  Returns:
-    A `Design`.
-
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(block_uniform_plus(problem).omega, 3)
-  2.732
-  """
+  """One step for all blocks, within L_i^{1/2}."""
   sizes, beta = base.blocks(problem)
   step = block_steps.block_uniform(sizes, beta)
   steps = step * np.ones((problem.n, len(sizes)))

@@ -13,39 +13,12 @@ from moniqua_jax.theory import smoothness
 
 
 def levels_of_standard(problem: Problem) -> int:
-  """s = floor(sqrt(d) / n), at least 1: omega is about n then.
-
-  Args:
-    problem: of n workers and d coordinates.
-
-  Returns:
-    s.
-
-  >>> import numpy as np
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> levels_of_standard(problem)
-  1
-  """
+  """s = floor(sqrt(d) / n), at least 1: omega is about n then."""
   return max(1, int(math.sqrt(problem.d) // problem.n))
 
 
 def standard(problem: Problem, norm: str = 'l2') -> base.Design:
-  """Dithering with s levels, blind to L_i.
-
-  Args:
-    problem: whose sizes and L_i decide.
-    norm: 'l2' or 'linf', of what is sent.
-
-  Returns:
-    A `Design`.
-
-  >>> import numpy as np
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(standard(problem).omega, 3)
-  2.828
-  """
+  """Dithering with s levels, blind to L_i."""
   s = levels_of_standard(problem)
   omega = smoothness.dithering_omega(problem.d, s)
   return base.Design(
@@ -59,21 +32,7 @@ def standard(problem: Problem, norm: str = 'l2') -> base.Design:
 
 
 def standard_blocks(problem: Problem, norm: str = 'l2') -> base.Design:
-  """The same with a norm for each of n blocks.
-
-  Args:
-    problem: whose sizes and L_i decide.
-    norm: 'l2' or 'linf', of what is sent.
-
-  Returns:
-    A `Design`.
-
-  >>> import numpy as np
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(standard_blocks(problem).omega, 3)
-  2.0
-  """
+  """The same with a norm for each of n blocks."""
   s, (sizes, _) = levels_of_standard(problem), base.blocks(problem)
   omega = smoothness.dithering_omega(max(sizes), s)
   return base.Design(

@@ -15,38 +15,12 @@ from moniqua_jax.theory import steps as rules
 
 
 def sparse_plus(problem: Problem, norm: str = 'l2') -> base.Design:
-  """Random sparsification with the probabilities that are best for DIANA+.
-
-  Args:
-    problem: whose sizes and L_i decide.
-    norm: 'l2' or 'linf', of what is sent.
-
-  Returns:
-    A `Design`.
-
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(sparse_plus(problem).calL, 3)
-  0.027
-  """
+  """Random sparsification with the probabilities that are best for DIANA+."""
   return _sparse(problem, rescale=True)
 
 
 def sparse_plus_authors(problem: Problem, norm: str = 'l2') -> base.Design:
-  """The same as the authors' code has it: biased, it does not divide by p.
-
-  Args:
-    problem: whose sizes and L_i decide.
-    norm: 'l2' or 'linf', of what is sent.
-
-  Returns:
-    A `Design`.
-
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(sparse_plus_authors(problem).upload, 3)
-  4096.0
-  """
+  """The same as the authors' code has it: biased, it does not divide by p."""
   return _sparse(problem, rescale=False)
 
 

@@ -15,80 +15,27 @@ from moniqua_jax.theory import steps as rules
 
 
 def uniform_plus(problem: Problem, norm: str = 'l2') -> base.Design:
-  """One step n / sqrt(d) for all, within L_i^{1/2}.
-
-  Args:
-    problem: whose sizes and L_i decide.
-    norm: 'l2' or 'linf', of what is sent.
-
-  Returns:
-    A `Design`.
-
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(uniform_plus(problem).calL, 3)
-  0.355
-  """
+  """One step n / sqrt(d) for all, within L_i^{1/2}."""
   steps = rules.uniform(problem.d, problem.n) * np.ones((problem.n, problem.d))
   return _varying(problem, steps, norm, steps_sent=False)
 
 
 def varying_dcgd_plus(problem: Problem, norm: str = 'l2') -> base.Design:
-  """The steps that are best for DCGD+ (Section 5).
-
-  Args:
-    problem: whose sizes and L_i decide.
-    norm: 'l2' or 'linf', of what is sent.
-
-  Returns:
-    A `Design`.
-
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(varying_dcgd_plus(problem).calL, 3)
-  0.252
-  """
+  """The steps that are best for DCGD+ (Section 5)."""
   beta = problem.d / problem.n
   steps = rules.varying_dcgd(problem.diagonals, beta)
   return _varying(problem, steps, norm)
 
 
 def varying_diana_plus(problem: Problem, norm: str = 'l2') -> base.Design:
-  """The steps that are best for DIANA+ (Section 5).
-
-  Args:
-    problem: whose sizes and L_i decide.
-    norm: 'l2' or 'linf', of what is sent.
-
-  Returns:
-    A `Design`.
-
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(varying_diana_plus(problem).calL, 3)
-  0.252
-  """
+  """The steps that are best for DIANA+ (Section 5)."""
   return _varying(problem, _varying_diana(problem), norm)
 
 
 def varying_diana_plus_exact(
   problem: Problem, norm: str = 'l2', norm_bits: int = 32
 ) -> base.Design:
-  """The same steps, with the exact omega and calL instead of their bounds.
-
-  Args:
-    problem: whose sizes and L_i decide.
-    norm: 'l2' or 'linf', of what is sent.
-    norm_bits: of a norm, 32, 16 or 8.
-
-  Returns:
-    A `Design`.
-
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(varying_diana_plus_exact(problem).calL, 3)
-  0.072
-  """
+  """The same steps, with the exact omega and calL instead of their bounds."""
   steps = _varying_diana(problem)
   omega = np.max(smoothness.omega_exact(steps))
   calL = np.max(smoothness.calL_exact(steps, problem.diagonals))
@@ -100,20 +47,7 @@ def varying_diana_plus_exact(
 
 
 def varying_diana_plus_short_norm(problem: Problem, norm='l2') -> base.Design:
-  """The same with a norm of 16 bits, ours.
-
-  Args:
-    problem: whose sizes and L_i decide.
-    norm: 'l2' or 'linf', of what is sent.
-
-  Returns:
-    A `Design`.
-
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(varying_diana_plus_short_norm(problem).calL, 3)
-  0.072
-  """
+  """The same with a norm of 16 bits, ours."""
   return varying_diana_plus_exact(problem, norm, norm_bits=16)
 
 
