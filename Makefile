@@ -59,7 +59,7 @@ test-tpu: .libtpu/libtpu
 check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 # JAX would look for a TPU at every start if it were in the environment.
 .libtpu/libtpu: | .venv/installed
@@ -69,7 +69,7 @@ check: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 clean:
 	rm -rf .venv .libtpu .import_linter_cache .pytest_cache .ruff_cache runs site
