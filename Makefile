@@ -5,12 +5,16 @@ BIN := .venv/bin
 MALLOC := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 \
   MALLOC_TOP_PAD_=268435456
 DEMO := dpsgd moniqua4 moniqua1
+PARALLEL := -n 2 --dist worksteal
+PYTEST := $(BIN)/python -m pytest
+TPU := PYTHONPATH=.libtpu $(PYTEST) -rs tests/test_tpu.py
 
-.PHONY: demo results-digits docs test test-slow test-tpu lint clean
+.PHONY: demo results-digits docs test test-all test-tpu check lint clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,notebooks,benchmarks,docs,mpi,dev]'
+	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt \
+	  --editable '.[all,test,notebooks,benchmarks,docs,dev]'
 	touch $@
 
 # Eight workers on a ring: full precision, 4 bits and 1 bit; then one table.
@@ -37,20 +41,27 @@ results-digits: .venv/installed
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-test: .venv/installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2
+# All that protects correctness, over a coffee; pytest ends with 5 where no test
+# of the file is in this tier.
+test: check .libtpu/libtpu
+	$(PYTEST) $(PARALLEL) --durations=10
+	$(TPU) || [ $$? -eq 5 ]
+
+# And all that takes minutes.
+test-all: check
+	$(PYTEST) -m '' $(PARALLEL) --durations=10
 	$(MAKE) test-tpu
 
-test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow
+# Compiles for TPUs without one.
+test-tpu: .libtpu/libtpu
+	$(TPU) -m ''
 
-# Compiles for TPUs without one. libtpu stays out of the environment, where JAX
-# would look for a TPU at every start.
-test-tpu: .venv/installed .libtpu/libtpu
-	PYTHONPATH=.libtpu $(BIN)/python -m pytest -rs -m slow tests/test_tpu.py
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
+# JAX would look for a TPU at every start if it were in the environment.
 .libtpu/libtpu: | .venv/installed
 	$(BIN)/pip install --quiet --no-deps --target .libtpu libtpu==0.0.52 || \
 	  echo 'libtpu cannot be installed here: nothing is compiled for TPUs.'
@@ -58,6 +69,7 @@ test-tpu: .venv/installed .libtpu/libtpu
 lint: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf .venv .libtpu runs site
+	rm -rf .venv .libtpu .import_linter_cache .pytest_cache .ruff_cache runs site

@@ -31,7 +31,7 @@ except ImportError:
   from pathlib import Path
 
   source = '..' if Path('../pyproject.toml').exists() else 'moniqua_jax'
-  # %pip install --quiet {source}
+  # %pip install --quiet '{source}[all]'
   import moniqua_jax
 
 # %%

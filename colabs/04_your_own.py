@@ -28,7 +28,7 @@ except ImportError:
   from pathlib import Path
 
   source = '..' if Path('../pyproject.toml').exists() else 'moniqua_jax'
-  # %pip install --quiet {source} pytest hypothesis
+  # %pip install --quiet '{source}[all]' pytest hypothesis
   import moniqua_jax
 
 # %%

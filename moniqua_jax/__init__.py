@@ -1,6 +1,6 @@
 """Decentralized training in JAX: a few bits per parameter instead of 32.
 
-This file is the table of contents: every public name, and nothing else.
+This file is the table of contents: every public name, and the version.
 """
 
 from moniqua_jax.algorithms import (
@@ -74,6 +74,8 @@ from moniqua_jax.topologies import (
 )
 from moniqua_jax.wire import nbytes, pack, unpack
 from moniqua_jax.workers import pmapped, sharded, simulated
+
+__version__ = '0.1.0'  # pyproject.toml reads it here
 
 __all__ = [
   'Quantizer',

@@ -6,7 +6,7 @@ import re
 import runpy
 import sys
 
-from absl import flags
+from moniqua_jax import extras
 
 DEFAULT = 'configs/digits.py'
 
@@ -15,12 +15,14 @@ DEFAULT = 'configs/digits.py'
 def one_line_errors():
   """Turns a `ValueError` into one line on stderr and exit status 2.
 
+  A missing extra as well.
+
   >>> with one_line_errors():
   ...   pass
   """
   try:
     yield
-  except ValueError as error:
+  except (ValueError, extras.MissingExtra) as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
 
@@ -37,6 +39,8 @@ def parser(argv: list[str]) -> list[str]:
   Raises:
     SystemExit: a flag, a config or an entry of it is unknown or ill-typed.
   """
+  from absl import flags
+
   # The config comes before the entries that change it.
   argv = re.sub(r'(^|\0)(--?config)\0', r'\1\2=', '\0'.join(argv)).split('\0')
   if not any(re.match(r'^--?config=', argument) for argument in argv):
@@ -76,6 +80,12 @@ def _check_config_file(argv):
 
 
 def _check_path(path):
+  if path == DEFAULT and not pathlib.Path(path).is_file():
+    raise ValueError(
+      f'--config is not given, and {DEFAULT} is not below this folder: config '
+      'files are in the repository of moniqua_jax, not in the installed '
+      'package. Run this in a clone, or give --config=PATH.'
+    )
   if not pathlib.Path(path).is_file():
     there = sorted(str(file) for file in pathlib.Path(path).parent.glob('*.py'))
     raise ValueError(f'--config={path}: no such file; there are {there}.')

@@ -13,16 +13,25 @@ import math
 import re
 from typing import NamedTuple
 
-from absl import app, flags
 import jax
 import jax.numpy as jnp
-from ml_collections import config_flags
 import numpy as np
 import optax
 
-from moniqua_jax import bytes_sent, command_line, quantizers, topologies, wire
+from moniqua_jax import (
+  bytes_sent,
+  command_line,
+  extras,
+  quantizers,
+  topologies,
+  wire,
+)
 from moniqua_jax.quantizers import base
 from moniqua_jax.training import registry
+
+with extras.needed('train'):
+  from absl import app, flags
+  from ml_collections import config_flags
 
 BITS = (32, 8, 4, 2, 1)
 UTILISATION = 0.4

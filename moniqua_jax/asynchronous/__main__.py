@@ -15,17 +15,19 @@ import signal
 import sys
 import traceback
 
-from absl import app, flags
 import jax
-from ml_collections import config_flags
 
-from moniqua_jax import command_line, wire
+from moniqua_jax import command_line, extras, wire
 from moniqua_jax.asynchronous import report, training
 from moniqua_jax.asynchronous import worker as worker_lib
 from moniqua_jax.asynchronous.averaging import Averaging
 from moniqua_jax.asynchronous.log import Log
 from moniqua_jax.asynchronous.network import Network
 from moniqua_jax.training import monitor, summary, workdir
+
+with extras.needed('train'):
+  from absl import app, flags
+  from ml_collections import config_flags
 
 COMMAND = (
   'mpiexec --with-ft ulfm --oversubscribe -n {} python -m '

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import struct
 from typing import NamedTuple
 
-import bitarray
 import numpy as np
 
+from moniqua_jax import extras
 from moniqua_jax.coding import elias
 from moniqua_jax.quantizers import base
 
@@ -103,6 +103,9 @@ def to_bytes(
   >>> to_bytes(np.float32([5]), codes, base.Codes(3, 7, 3, 8)).hex()
   '40a00000c49c'
   """
+  with extras.needed('coding'):
+    import bitarray
+
   _with_zero(about)
   step, text = about.bucket_size, ''
   codes = np.asarray(codes).tolist()
@@ -139,6 +142,9 @@ def from_bytes(
   >>> from_bytes(bytes.fromhex('40a00000c49c'), 8, about)[1]
   array([5, 3, 0, 3, 3, 3, 3, 3], dtype=uint8)
   """
+  with extras.needed('coding'):
+    import bitarray
+
   _with_zero(about)
   if form is SPARSE and lengths is None:
     raise ValueError('SPARSE does not say where a bucket ends; give lengths.')

@@ -7,13 +7,12 @@ by `bitarray`, canonical: shorter codewords first, then by symbol.
 
 from collections.abc import Callable, Sequence
 import itertools
+import math
 from typing import NamedTuple
 
-import bitarray
-from bitarray import util
 import numpy as np
-from scipy import stats
 
+from moniqua_jax import extras
 from moniqua_jax.coding import message, prefix
 
 _LONGEST = 16
@@ -95,6 +94,9 @@ def to_bytes(codes: np.ndarray, probabilities: Sequence[float]) -> bytes:
   >>> to_bytes(np.uint8([1, 1, 0, 2]), [0.25, 0.5, 0.25]).hex()
   '2c'
   """
+  with extras.needed('coding'):
+    import bitarray
+
   stream = bitarray.bitarray()
   stream.encode(_tables(probabilities)[0], np.asarray(codes).tolist())
   return stream.tobytes()
@@ -119,7 +121,10 @@ def from_bytes(
   >>> from_bytes(b'\\x2c', 4, [0.25, 0.5, 0.25])
   array([1, 1, 0, 2], dtype=uint8)
   """
-  stream = bitarray.bitarray()
+  with extras.needed('coding'):
+    from bitarray import bitarray, util
+
+  stream = bitarray()
   stream.frombytes(data)
   _, counts, symbols = _tables(probabilities)
   # Decoding goes on into the zeros at the end, which may be half a codeword.
@@ -163,9 +168,12 @@ def normal(mean: float, sigma: float) -> Density:
 
   Source: the moments of a normal distribution, well known.
   """
+  from scipy.special import ndtr  # slow
+
   z = lambda x: (np.asarray(x, float) - mean) / sigma
-  cdf = lambda x: stats.norm.cdf(z(x))
-  moment = lambda x: mean * cdf(x) - sigma * stats.norm.pdf(z(x))
+  cdf = lambda x: ndtr(z(x))
+  pdf = lambda x: np.exp(-(z(x) ** 2) / 2) / math.sqrt(2 * math.pi)
+  moment = lambda x: mean * cdf(x) - sigma * pdf(x)
   return Density(cdf, moment)
 
 
@@ -229,6 +237,9 @@ def level_probabilities(
 
 def _tables(probabilities):
   """Codewords as bitarrays, and what `canonical_decode` takes."""
+  with extras.needed('coding'):
+    from bitarray import util
+
   p = np.asarray(probabilities, float)
   if p.ndim != 1 or not (np.isfinite(p) & (p >= 0)).all() or not p.sum() > 0:
     raise ValueError(

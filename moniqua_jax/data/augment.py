@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import math
 
 import numpy as np
-from PIL import Image
+
+from moniqua_jax import extras
 
 _RATIO = 4 / 3  # random crops are between 3:4 and 4:3
 
@@ -147,6 +148,9 @@ def center_crop(
 
 
 def _resize(image, box, size):
+  with extras.needed('train'):
+    from PIL import Image
+
   # Pillow's bilinear filter widens when it shrinks, that is, it antialiases.
   resized = Image.fromarray(image).resize(
     (size, size), Image.Resampling.BILINEAR, box=box

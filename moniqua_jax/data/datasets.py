@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 
+from moniqua_jax import extras
 from moniqua_jax.data.augment import (
   center_crop,
   crop_and_flip,
@@ -42,8 +43,9 @@ def digits() -> Dataset:
   Source: Alpaydin and Kaynak, Optical recognition of handwritten digits, UCI
   1998; its test part, as `sklearn.datasets.load_digits` has it.
   """
-  from sklearn.datasets import load_digits  # two seconds if the disk is cold
-  from sklearn.model_selection import train_test_split
+  with extras.needed('train'):
+    from sklearn.datasets import load_digits  # two seconds if the disk is cold
+    from sklearn.model_selection import train_test_split
 
   bunch = load_digits()
   images = bunch.images.astype(np.uint8)[..., None]  # 0 to 16

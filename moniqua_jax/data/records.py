@@ -10,8 +10,8 @@ import functools
 import io
 
 import numpy as np
-from PIL import Image
 
+from moniqua_jax import extras
 from moniqua_jax.data.base import Source, in_memory
 
 # Records read at a time, 30 MB of ImageNet: one by one costs twice the time.
@@ -42,7 +42,8 @@ data_dir should be the TFDS directory that contains cifar10/3.0.2.
 
   Source: https://www.tensorflow.org/datasets/data_source.
   """
-  import tensorflow_datasets as tfds  # slow, and only these datasets need it
+  with extras.needed('tfds'):
+    import tensorflow_datasets as tfds  # slow, and only these datasets need it
 
   path = tfds.core.Path(data_dir or '').expanduser() / name / version
   if not data_dir or not (path / 'dataset_info.json').exists():
@@ -62,11 +63,15 @@ def decode(encoded: bytes) -> np.ndarray:
 
   Returns u8[H, W, 3].
 
+  >>> from PIL import Image
   >>> file = io.BytesIO()
   >>> Image.new('L', (6, 4), color=9).save(file, 'PNG')
   >>> decode(file.getvalue()).shape
   (4, 6, 3)
   """
+  with extras.needed('train'):
+    from PIL import Image
+
   return np.asarray(Image.open(io.BytesIO(encoded)).convert('RGB'))
 
 
@@ -81,6 +86,7 @@ def preloaded(records, shape: tuple[int, int, int]) -> Source:
   >>> class Records(list):
   ...   def __getitems__(self, keys):
   ...     return [self[key] for key in keys]
+  >>> from PIL import Image
   >>> file = io.BytesIO()
   >>> Image.new('RGB', (6, 4)).save(file, 'PNG')
   >>> records = Records([{'image': file.getvalue(), 'label': 7}])

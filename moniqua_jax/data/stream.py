@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from moniqua_jax import extras
 from moniqua_jax.data.base import Dataset
 
 Batch = dict[str, np.ndarray]
@@ -151,7 +152,8 @@ def prefetch(
 
   Source: grain, https://github.com/google/grain.
   """
-  import grain  # half a second, which `import moniqua_jax` should not cost
+  with extras.needed('train'):
+    import grain  # half a second, which `import moniqua_jax` should not cost
 
   # Its default of 500 results would be gigabytes of batches.
   options = grain.ReadOptions(

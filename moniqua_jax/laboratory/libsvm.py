@@ -14,6 +14,8 @@ import pathlib
 
 import numpy as np
 
+from moniqua_jax import extras
+
 LARGEST = 2**29  # values of a dense matrix, 4 GiB
 
 _OPENERS = {'.bz2': bz2.open, '.gz': gzip.open, '.xz': lzma.open}
@@ -75,7 +77,8 @@ def breast_cancer() -> tuple[np.ndarray, np.ndarray]:
   Source: Wolberg, Mangasarian, Street and Street, UCI Machine Learning
   Repository, 1995, as `sklearn.datasets.load_breast_cancer` has it.
   """
-  from sklearn.datasets import load_breast_cancer  # seconds if the disk is cold
+  with extras.needed('train'):
+    from sklearn.datasets import load_breast_cancer  # slow
 
   features, labels = load_breast_cancer(return_X_y=True)
   return features, 2.0 * labels - 1.0
@@ -90,7 +93,8 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
   Source: Alpaydin and Kaynak, UCI Machine Learning Repository, 1998; its test
   part, as `sklearn.datasets.load_digits` has it.
   """
-  from sklearn.datasets import load_digits  # seconds if the disk is cold
+  with extras.needed('train'):
+    from sklearn.datasets import load_digits  # slow
 
   features, labels = load_digits(return_X_y=True)
   return features, np.where(labels % 2 == 0, 1.0, -1.0)
@@ -112,7 +116,8 @@ def _rows(path) -> tuple[list[int], list[bytes]]:
 
 
 def _parsed(rows: Sequence[bytes]):
-  from sklearn.datasets import load_svmlight_file  # seconds if the disk is cold
+  with extras.needed('train'):
+    from sklearn.datasets import load_svmlight_file  # slow
 
   return load_svmlight_file(io.BytesIO(b'\n'.join(rows)))
 

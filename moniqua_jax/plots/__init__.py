@@ -5,21 +5,24 @@ runs. The other functions return a `matplotlib.figure.Figure`, which a notebook
 shows and `save` writes as SVG and PNG.
 """
 
-from moniqua_jax.plots.graphs import topology
-from moniqua_jax.plots.look import (
-  COLOURS,
-  DASHES,
-  MARKERS,
-  STYLE,
-  drawing,
-  line_style,
-  number_log,
-  save,
-)
-from moniqua_jax.plots.messages import message, sizes
-from moniqua_jax.plots.noise import margin, variance
-from moniqua_jax.plots.panels import QUANTITIES, compare
-from moniqua_jax.plots.runs import chosen, figure, main, report
+from moniqua_jax import extras
+
+with extras.needed('train'):
+  from moniqua_jax.plots.graphs import topology
+  from moniqua_jax.plots.look import (
+    COLOURS,
+    DASHES,
+    MARKERS,
+    STYLE,
+    drawing,
+    line_style,
+    number_log,
+    save,
+  )
+  from moniqua_jax.plots.messages import message, sizes
+  from moniqua_jax.plots.noise import margin, variance
+  from moniqua_jax.plots.panels import QUANTITIES, compare
+  from moniqua_jax.plots.runs import chosen, figure, main, report
 
 __all__ = [
   'COLOURS',

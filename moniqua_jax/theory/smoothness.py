@@ -22,7 +22,6 @@ are attained, unless steps are so fine that sum h_j^2 < 4 in a block.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize
 
 from moniqua_jax.theory import checked, variance
 
@@ -179,6 +178,8 @@ _largest = np.vectorize(
 
 def _root(function, low, high):
   """To the last digits of the root, however small it is."""
+  from scipy import optimize  # slow
+
   limits = np.finfo(np.float64)
   return optimize.brentq(
     function, low, high, xtol=limits.tiny, rtol=4 * limits.eps, maxiter=1000

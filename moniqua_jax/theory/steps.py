@@ -15,7 +15,6 @@ Steps per block are in `block_steps`.
 import math
 
 import numpy as np
-from scipy import optimize
 
 from moniqua_jax.theory import checked
 
@@ -151,6 +150,8 @@ def probabilities(weights: np.ndarray, tau: float) -> np.ndarray:
 
 
 def _probabilities_of_row(weights, tau):
+  from scipy import optimize  # slow
+
   # rho is at most sum w / tau, and at least (d - tau) / sum (1 / w); in logs,
   # since weights may differ by many powers of 10.
   low = np.log((len(weights) - tau) / np.sum(1 / weights)) - 1

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csgraph, csr_array
 
 Weight = float | tuple[float, ...]
 Perm = tuple[int, ...]
@@ -385,6 +384,8 @@ def require_symmetric(schedule, algorithm: str) -> None:
 
 
 def check_connected(w: np.ndarray, subject: str) -> None:
+  from scipy.sparse import csgraph, csr_array  # slow
+
   count, label = csgraph.connected_components(
     csr_array(w > 0), connection='strong'
   )

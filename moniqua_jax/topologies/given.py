@@ -1,9 +1,10 @@
 """Topologies from a matrix of weights, or from a graph."""
 
-import networkx as nx
-import numpy as np
-from scipy.sparse import csgraph, csr_array
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from moniqua_jax import extras
 from moniqua_jax.topologies.base import (
   ROUNDING,
   TOLERANCE,
@@ -11,6 +12,9 @@ from moniqua_jax.topologies.base import (
   Weight,
   check_connected,
 )
+
+if TYPE_CHECKING:
+  import networkx as nx
 
 
 def from_matrix(w: np.ndarray) -> Topology:
@@ -69,6 +73,8 @@ def _colour(heard: np.ndarray) -> list[np.ndarray]:
   regular bipartite multigraph: it has a perfect matching, and is regular again
   without it. Self-loops are the padding that costs nothing, so they come first.
   """
+  from scipy.sparse import csgraph, csr_array  # slow
+
   workers = np.arange(len(heard))
   into, out = heard.sum(1), heard.sum(0)
   degree = max(1, into.max(), out.max())
@@ -95,7 +101,7 @@ def _take(w: np.ndarray, senders: np.ndarray) -> tuple[Weight, np.ndarray]:
   return moving.pop() if len(moving) == 1 else weight, np.argsort(senders)
 
 
-def from_graph(g: nx.Graph) -> Topology:
+def from_graph(g: 'nx.Graph') -> Topology:
   """Metropolis weights on any connected undirected graph.
 
   W_ij = 1 / (1 + max(deg_i, deg_j)) on its edges.
@@ -111,6 +117,7 @@ def from_graph(g: nx.Graph) -> Topology:
   Raises:
     ValueError: if `g` is directed, empty or not connected.
 
+  >>> import networkx as nx
   >>> from moniqua_jax import matrix
   >>> matrix(from_graph(nx.path_graph(3))).round(2).tolist()
   [[0.67, 0.33, 0.0], [0.33, 0.33, 0.33], [0.0, 0.33, 0.67]]
@@ -118,6 +125,9 @@ def from_graph(g: nx.Graph) -> Topology:
   Source: Xiao, Boyd, Lall, "Distributed Average Consensus with Time-Varying
   Metropolis Weights", 2006.
   """
+  with extras.needed('graphs'):
+    import networkx as nx
+
   if g.is_directed() or not len(g):
     raise ValueError(
       f'from_graph needs an undirected graph with a node; got {g}. A directed '
@@ -130,8 +140,12 @@ def from_graph(g: nx.Graph) -> Topology:
   parts = [[v for v in nodes if v in c] for c in nx.connected_components(g)]
   if len(parts) > 1:
     raise ValueError(f'g is not connected: its parts are the nodes {parts}.')
-  near = nx.to_numpy_array(g, nodelist=nodes, weight=None) > 0
-  np.fill_diagonal(near, False)
+  return metropolis(nx.to_numpy_array(g, nodelist=nodes, weight=None) > 0)
+
+
+def metropolis(near: np.ndarray) -> Topology:
+  """`from_graph`, of a symmetric bool[n, n] whose diagonal is ignored."""
+  near = near & ~np.eye(len(near), dtype=bool)
   degree = near.sum(0)
   w = near / (1 + np.maximum.outer(degree, degree))
   return from_matrix(w + np.diag(1 - w.sum(1)))

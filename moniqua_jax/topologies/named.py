@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable
 
-import networkx as nx
 import numpy as np
 
 from moniqua_jax.topologies.base import Perm, Topology
-from moniqua_jax.topologies.given import from_graph
+from moniqua_jax.topologies.given import metropolis
 
 
 def _check_at_least_one(name: str, **sizes: int) -> None:
@@ -133,7 +132,8 @@ def star(n: int) -> Topology:
   Source: `from_graph` of the star graph; the parameter server.
   """
   _check_at_least_one('star', n=n)
-  return from_graph(nx.star_graph(n - 1))
+  hub = np.arange(n) == 0
+  return metropolis(hub ^ hub[:, None])
 
 
 def hypercube(n: int) -> Topology:

@@ -10,8 +10,8 @@ import pathlib
 
 import jax
 import numpy as np
-import tensorboardX
 
+from moniqua_jax import extras
 from moniqua_jax.launch import multihost
 
 
@@ -25,7 +25,7 @@ class Writer:
 
   def __init__(self, workdir: pathlib.Path, tensorboard: bool):
     self._lines = (workdir / 'metrics.jsonl').open('a')
-    self._events = tensorboardX.SummaryWriter(workdir) if tensorboard else None
+    self._events = _events(workdir) if tensorboard else None
 
   def write(self, row: dict) -> None:
     """Writes one row; `row['step']` is its place in time."""
@@ -44,6 +44,12 @@ class Writer:
     self._lines.close()
     if self._events:
       self._events.close()
+
+
+def _events(workdir):
+  with extras.needed('tensorboard'):
+    import tensorboardX
+  return tensorboardX.SummaryWriter(workdir)
 
 
 def read(workdir: pathlib.Path) -> list[dict]:
