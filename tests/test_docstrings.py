@@ -64,7 +64,7 @@ def exports(package):
 
 def origin(module, name):
   """Where an exported name is defined: module and name, or a module alone."""
-  for node in tree(module_file(module)).body:
+  for node in ast.walk(tree(module_file(module))):
     if isinstance(node, ast.ImportFrom):
       if any((alias.asname or alias.name) == name for alias in node.names):
         inner = f'{node.module}.{name}'
