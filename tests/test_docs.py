@@ -3,6 +3,7 @@
 A check of all pages is one test that lists what fails, page by page.
 """
 
+import inspect
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from tests import helpers, pages, test_quantizers
 
 ROOT = pages.ROOT
 PACKAGE = 'moniqua_jax'
+TAKEN = {'name', 'd'}
 MODULE = re.compile(r'-m (moniqua_jax|benchmarks)([\w.]*)')
 _LOADED = re.compile(r'<(script|link|img|iframe)\b[^>]*(src|href)="(\w+:)?//')
 
@@ -132,13 +134,21 @@ def extended():
   return pages.names_after(ROOT / 'docs/extending.md')
 
 
+def battery():
+  """The tests of tests/test_quantizers.py that take a name, and at most d."""
+  for name, test in vars(test_quantizers).items():
+    takes = inspect.signature(test).parameters if callable(test) else {}
+    if name.startswith('test_') and 'name' in takes and takes.keys() <= TAKEN:
+      yield test, 'd' in takes
+
+
 def test_the_quantizer_of_the_docs_passes_the_battery(extended, monkeypatch):
   monkeypatch.setitem(helpers.QUANTIZERS, 'fixed_range', extended['row'])
-  for d in (1, 1000):
-    test_quantizers.test_round_trip_is_within_its_bound('fixed_range', d)
-    test_quantizers.test_payload_is_bytes_of_the_stated_number('fixed_range', d)
-  test_quantizers.test_jit_changes_nothing('fixed_range')
-  test_quantizers.test_vmap_is_the_loop('fixed_range')
+  tests = list(battery())
+  assert len(tests) >= 5  # bound, bytes, jit, vmap, mean, ...
+  for test, sized in tests:
+    for d in (1, 1000) if sized else (None,):
+      test('fixed_range', **({'d': d} if sized else {}))
 
 
 def test_the_quantizer_of_the_docs_says_what_it_cannot_send(extended):
