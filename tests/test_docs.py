@@ -3,6 +3,7 @@
 A check of all pages is one test that lists what fails, page by page.
 """
 
+from importlib import metadata
 import inspect
 import os
 import re
@@ -116,7 +117,7 @@ def test_the_citation_names_the_version_and_the_papers():
   urls = {reference['url'] for reference in cited['references']}
   front = re.findall(r'https://arxiv\.org/abs/[\d.]+', pages.README.read_text())
   assert urls == set(front) and len(urls) == 3
-  assert str(cited['version']) == '0.1.0'
+  assert str(cited['version']) == metadata.version('moniqua_jax')
 
 
 @pytest.mark.parametrize('page', ['topologies', 'algorithms', 'smoothness'])
