@@ -2,7 +2,8 @@
 
 A page says `../results/digits/table.md`, which is right where the page stands
 in the repository. docs/ is the root of the site, so a link that leaves it loses
-the `../` that leaves, and the file is added to the site under its own path.
+the `../` that leaves, a link of such a file back into docs/ loses the `docs/`,
+and the file is added to the site under its own path.
 """
 
 import pathlib
@@ -43,6 +44,6 @@ def on_page_markdown(markdown, page, **kwargs):
 
 
 def _inside(page, link) -> str:
-  """The path of a link's file, from the root of the site."""
+  """The path of a link's file, from the root of the site, which is docs/."""
   path = posixpath.normpath(posixpath.join(posixpath.dirname(page), link))
-  return path.removeprefix('../')
+  return path.removeprefix('../').removeprefix('docs/')
