@@ -31,11 +31,11 @@ demo: .venv/installed
 results-digits: .venv/installed
 	for seed in 0 1 2 3 4; do for method in $(DEMO); do \
 	  $(MALLOC) $(BIN)/python train.py --config=configs/digits.py:$$method \
-	    --config.seed=$$seed --workdir=results/digits/$${method}_seed$$seed \
+	    --config.seed=$$seed --workdir=runs/digits/$${method}_seed$$seed \
 	    || exit 1; \
 	done; done
-	$(BIN)/python -m moniqua_jax.plots $(foreach method,$(DEMO),\
-	  $(wildcard results/digits/$(method)_seed*)) --out=results/digits
+	$(BIN)/python -m moniqua_jax.plots --keep --out=results/digits \
+	  $(foreach method,$(DEMO),runs/digits/$(method)_seed*)
 
 # site/index.html; a warning is an error.
 docs: .venv/installed

@@ -13,7 +13,6 @@ large as the parameters themselves: theta is given in standard deviations.
 
 import argparse
 import bz2
-import json
 import pathlib
 import time
 
@@ -23,6 +22,7 @@ import numpy as np
 
 import moniqua_jax as mj
 from moniqua_jax import coding, wire
+from moniqua_jax.plots import kept, tables
 from moniqua_jax.training.workdir import provenance
 
 SIZE = 2**18
@@ -85,23 +85,24 @@ def main():
   parser.add_argument('--out', type=pathlib.Path, required=True)
   args = parser.parse_args()
   args.out.mkdir(parents=True, exist_ok=True)
-  began, text = time.perf_counter(), ''
-  with (args.out / 'metrics.jsonl').open('w') as file:
-    for law, draw in LAWS.items():
-      x = jnp.float32(draw(np.random.default_rng(0)))
-      x = x / jnp.std(x)
-      text += f'{law}\n\n| quantizer | {" | ".join(COLUMNS)} |\n'
-      text += f'|---|{"---:|" * len(COLUMNS)}\n'
-      for name, quantizer in QUANTIZERS.items():
-        bits = row(quantizer, x)
-        file.write(json.dumps({'law': law, 'quantizer': name} | bits) + '\n')
-        cells = [f'{bits[c]:.2f}' if c in bits else '–' for c in COLUMNS]
-        text += f'| {name} | {" | ".join(cells)} |\n'
-      text += '\n'
+  began, text, rows = time.perf_counter(), '', []
+  for law, draw in LAWS.items():
+    x = jnp.float32(draw(np.random.default_rng(0)))
+    x = x / jnp.std(x)
+    own = {name: row(quantizer, x) for name, quantizer in QUANTIZERS.items()}
+    rows += [{'law': law, 'quantizer': name} | own[name] for name in own]
+    text += f'{law}\n\n{table(own)}\n'
   print(text)
   (args.out / 'table.md').write_text(text)
   source = provenance() | {'seconds': time.perf_counter() - began}
-  (args.out / 'run.json').write_text(json.dumps(source, indent=1))
+  kept.write_measured(args.out, rows, source)
+
+
+def table(rows) -> str:
+  """Bits per value in each form; a row a quantizer."""
+  form = lambda bits, name: f'{bits[name]:.2f}' if name in bits else tables.DASH
+  lines = [[k, *(form(bits, c) for c in COLUMNS)] for k, bits in rows.items()]
+  return tables.markdown(['quantizer', *COLUMNS], lines)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,6 @@ which take their gradients in one pass. Interleaved, medians of the rounds.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import time
@@ -20,6 +19,7 @@ import numpy as np
 
 from moniqua_jax.coding import elias
 from moniqua_jax.laboratory import libsvm, methods, problems, runs, splits
+from moniqua_jax.plots import kept, tables
 from moniqua_jax.theory import gammas, smoothness, steps
 from moniqua_jax.training import workdir
 
@@ -35,6 +35,14 @@ TEN = (
   NAME,
   'DIANA+ block',
   'DIANA+ sparse',
+)
+
+TITLES = (
+  'way',
+  'iterations/s',
+  'iterations of a method/s',
+  'next to NumPy',
+  '10,000 iterations of it, min',
 )
 
 
@@ -115,30 +123,27 @@ def main():
       began = time.perf_counter()
       way()
       seconds[name].append((time.perf_counter() - began) / args.length)
-  rows = report(problem, seconds)
+  text = report(problem, seconds)
   args.out.mkdir(parents=True, exist_ok=True)
-  (args.out / 'metrics.json').write_text(json.dumps(seconds, indent=1))
-  (args.out / 'table.md').write_text(rows)
-  workdir.note(args.out, **workdir.provenance(), load=os.getloadavg())
-  print(rows)
+  (args.out / 'table.md').write_text(text)
+  rows = [{'way': way, 'seconds': own} for way, own in seconds.items()]
+  source = workdir.provenance() | {'load': os.getloadavg()}
+  kept.write_measured(args.out, rows, source)
+  print(text)
 
 
 def report(problem, seconds) -> str:
+  """A row for each way, next to NumPy."""
   per = {name: float(np.median(times)) for name, times in seconds.items()}
-  count = {name: 10 if 'ten' in name else 1 for name in per}
-  base = per['NumPy, one method']
-  text = (
-    f'{problem.name}, {problem.n} workers; load {os.getloadavg()[0]:.1f}\n\n'
-    '| way | iterations/s | iterations of a method/s | next to NumPy | '
-    '10,000 iterations of it, min |\n|---|---:|---:|---:|---:|\n'
-  )
-  for name, time_ in per.items():
-    rate = count[name] / time_
-    text += (
-      f'| {name} | {1 / time_:.1f} | {rate:.1f} | {rate * base:.2f} | '
-      f'{1e4 * time_ / 60:.1f} |\n'
-    )
-  return text
+  base, rows = per['NumPy, one method'], []
+  for name, took in per.items():
+    rate = (10 if 'ten' in name else 1) / took
+    numbers = 1 / took, rate, rate * base, 1e4 * took / 60
+    specs = '.1f', '.1f', '.2f', '.1f'
+    rows.append([name, *map(format, numbers, specs)])
+  load = os.getloadavg()[0]
+  text = f'{problem.name}, {problem.n} workers; load {load:.1f}\n\n'
+  return text + tables.markdown(TITLES, rows)
 
 
 if __name__ == '__main__':

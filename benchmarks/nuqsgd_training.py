@@ -4,9 +4,9 @@
     --out=results/nuqsgd_cifar10_cpu
 
 Runs every method of configs/nuqsgd_cifar10_cpu.py as `train.py` would, with
-seeds 0 to --seeds - 1, each in DIR/METHOD_seedS, and writes DIR/table.md. A run
-that is there already is not repeated. DATA is a TFDS directory with
-cifar10/3.0.2.
+seeds 0 to --seeds - 1, each in a work directory RUNS/METHOD_seedS, keeps them
+in DIR and writes DIR/table.md. A run that is there already is not repeated.
+DATA is a TFDS directory with cifar10/3.0.2.
 """
 
 import argparse
@@ -19,10 +19,15 @@ from benchmarks import seeds
 from configs import nuqsgd_cifar10_cpu
 from moniqua_jax.plots import tables
 
-HEAD = (
-  '| method | training loss | test loss | test accuracy % | bits per value, '
-  'packed | coded | entropy | E\\|Q(g) - g\\|² / \\|g\\|² |\n'
-  '|---|---:|---:|---:|---:|---:|---:|---:|\n'
+TITLES = (
+  'method',
+  'training loss',
+  'test loss',
+  'test accuracy %',
+  'bits per value, packed',
+  'coded',
+  'entropy',
+  'E\\|Q(g) - g\\|² / \\|g\\|²',
 )
 PARAMETERS, KEPT = 24_346, 1_306  # of the net; in full precision
 NOTE = """
@@ -40,6 +45,9 @@ def main():
   )
   parser.add_argument('--data_dir', required=True)
   parser.add_argument('--out', type=pathlib.Path, required=True)
+  parser.add_argument(
+    '--runs', type=pathlib.Path, help='of the work directories; runs/NAME'
+  )
   parser.add_argument('--seeds', type=int, default=3)
   parser.add_argument('--methods', help='a comma list; all if not given')
   args = parser.parse_args()
@@ -50,35 +58,32 @@ def main():
     names = args.methods.split(',')
   for seed in range(args.seeds):
     for name in names:
-      folder = args.out / f'{name}_seed{seed}'
-      if not (folder / 'run.json').exists():
-        config = nuqsgd_cifar10_cpu.get_config(name)
-        config.seed, config.data.data_dir = seed, args.data_dir
-        print(folder, seeds.run(config, folder), flush=True)
-  text = table(args.out, names, args.seeds)
+      config = nuqsgd_cifar10_cpu.get_config(name)
+      config.seed, config.data.data_dir = seed, args.data_dir
+      seeds.run_once(config, f'{name}_seed{seed}', args)
+  text = table(seeds.found(args.out), names, args.seeds)
   (args.out / 'table.md').write_text(text)
   print(text)
 
 
-def table(out, names, count) -> str:
-  text = HEAD
-  for name in names:
-    runs = [tables.load(out / f'{name}_seed{seed}') for seed in range(count)]
-    text += f'| {" | ".join(cells(name, runs))} |\n'
-  return text + NOTE.format(count=count)
+def table(runs, names, count) -> str:
+  """A row a method, and how to read it."""
+  of = lambda name: [runs[f'{name}_seed{seed}'] for seed in range(count)]
+  rows = [cells(name, of(name)) for name in names]
+  return tables.markdown(TITLES, rows) + NOTE.format(count=count)
 
 
 def cells(name, runs) -> list[str]:
   stopped = [run.source['stopped'] for run in runs if 'stopped' in run.source]
   if stopped:
     return [f'`{name}`', f'stops: {stopped[0]}', *[''] * 6]
-  last = lambda key: [run.rows[-1][key] for run in runs]
+  last = lambda key: [run.end[key] for run in runs]
   packed = [packed_bits(run) for run in runs]
   return [
     f'`{name}`',
-    both(last('train/loss'), '.3f'),
-    both(last('test/loss'), '.3f'),
-    both([100 * value for value in last('test/accuracy')], '.2f'),
+    seeds.both(last('train/loss'), '.3f'),
+    seeds.both(last('test/loss'), '.3f'),
+    seeds.both([100 * value for value in last('test/accuracy')], '.2f'),
     f'{np.mean(packed):.2f}' if packed[0] else '–',
     probed(runs, 'gradient/coded_bits', '.2f'),
     probed(runs, 'gradient/entropy_bits', '.2f'),
@@ -88,7 +93,7 @@ def cells(name, runs) -> list[str]:
 
 def packed_bits(run) -> float:
   """Bits that one message spends on a value of the gradient."""
-  n, row = run.config['workers'], run.rows[-1]
+  n, row = run.config['workers'], run.end
   if n == 1:
     return 0.0
   if run.config['reduce'].get('strategy') != 'all_gather':
@@ -101,12 +106,6 @@ def packed_bits(run) -> float:
 def probed(runs, key, digits) -> str:
   values = [row[key] for run in runs for row in run.rows if key in row]
   return format(np.mean(values), digits) if values else '–'
-
-
-def both(values, digits) -> str:
-  if len(values) == 1:
-    return format(values[0], digits)
-  return f'{np.mean(values):{digits}} ± {np.std(values, ddof=1):{digits}}'
 
 
 if __name__ == '__main__':

@@ -23,14 +23,11 @@ gradients at steps 0, 100, 2000. DATA is a TFDS directory with cifar10/3.0.2.
 
 import argparse
 import functools
-import json
 import pathlib
 import time
 
 import jax
 import jax.numpy as jnp
-import matplotlib.figure
-import matplotlib.style
 import numpy as np
 import optax
 
@@ -38,6 +35,7 @@ from configs import nuqsgd_resnet110
 import moniqua_jax as mj
 from moniqua_jax import data, gossip, plots
 from moniqua_jax.algorithms import large_leaves
+from moniqua_jax.plots import kept, tables
 from moniqua_jax.quantizers import base
 from moniqua_jax.training import (
   experiment,
@@ -169,68 +167,55 @@ def spread(estimates) -> dict:
 
 
 def table(rows, bits) -> str:
+  """Quantization and total variance at some steps; a row a method."""
   at = {(row['method'], row['step']): row for row in rows}
   marks = [mark for mark in MARKS if ('SGD', mark) in at]
   names = list(dict.fromkeys(row['method'] for row in rows))
-  head = [f'step {mark}' for mark in marks]
-  text = (
-    f'E|Q(g) - g|^2 / |g|^2 at {bits} bits, buckets of {BUCKET}; in brackets '
-    'coded bits per value\n\n'
-    f'| method | {" | ".join(head)} |\n|---|{"---:|" * len(marks)}\n'
-  )
-  for name in names:
-    if 'quantization_variance' not in at[name, marks[0]]:
-      continue
-    cells = []
-    for mark in marks:
-      row = at[name, mark]
-      coded = row.get('coded_bits')
-      cells.append(
-        f'{row["quantization_variance"]:.3g}'
-        + (f' ({coded:.2f})' if coded else '')
-      )
-    text += f'| {name} | {" | ".join(cells)} |\n'
+  titles = ['method', *(f'step {mark}' for mark in marks)]
   of = lambda name, mark: at[name, mark]['quantization_variance']
+  noise = [
+    [name, *(noise_cell(at[name, mark]) for mark in marks)]
+    for name in names
+    if 'quantization_variance' in at[name, marks[0]]
+  ]
   for over, under in (('QSGD', 'NUQSGD'), ('NUQSGD', 'QSGDinf')):
     ratios = [f'{of(over, m) / of(under, m):.2f}' for m in marks]
-    text += f'| {over} / {under} | {" | ".join(ratios)} |\n'
-  text += (
-    '\nTotal variance, of the mean over workers, per value (with sampling '
-    f'noise)\n\n| method | {" | ".join(head)} |\n|---|{"---:|" * len(marks)}\n'
+    noise.append([f'{over} / {under}', *ratios])
+  total = lambda name, mark: f'{at[name, mark]["total_variance"]:.3g}'
+  totals = [[name, *(total(name, mark) for mark in marks)] for name in names]
+  return (
+    f'E|Q(g) - g|^2 / |g|^2 at {bits} bits, buckets of {BUCKET}; in brackets '
+    f'coded bits per value\n\n{tables.markdown(titles, noise)}\n'
+    'Total variance, of the mean over workers, per value (with sampling '
+    f'noise)\n\n{tables.markdown(titles, totals)}'
   )
-  for name in names:
-    cells = [f'{at[name, mark]["total_variance"]:.3g}' for mark in marks]
-    text += f'| {name} | {" | ".join(cells)} |\n'
-  return text
 
 
-def figure(rows, path):
+def noise_cell(row) -> str:
+  """The noise, and the coded bits per value where there is a code."""
+  coded = f' ({row["coded_bits"]:.2f})' if row.get('coded_bits') else ''
+  return f'{row["quantization_variance"]:.3g}{coded}'
+
+
+def figure(rows, path) -> None:
+  """Both variances against the step, a line a method."""
   names = list(dict.fromkeys(row['method'] for row in rows))
   panels = {
     'quantization_variance': 'E|Q(g) − g|² / |g|²',
     'total_variance': 'total variance per value',
   }
-  with matplotlib.style.context(['default', plots.STYLE]):
-    fig = matplotlib.figure.Figure(figsize=(10, 4), layout='constrained')
-    axes = fig.subplots(1, 2)
-    for axis, (key, label) in zip(axes, panels.items(), strict=True):
-      for index, name in enumerate(names):
+  with plots.drawing(10, 4) as fig:
+    for axes, (key, label) in zip(
+      fig.subplots(1, 2), panels.items(), strict=True
+    ):
+      for i, name in enumerate(names):
         mine = [r for r in rows if r['method'] == name and key in r]
         if mine:
-          axis.plot(
-            [r['step'] for r in mine],
-            [r[key] for r in mine],
-            marker=plots.MARKERS[index % len(plots.MARKERS)],
-            color=plots.COLOURS[index % len(plots.COLOURS)],
-            linestyle=plots.DASHES[index % len(plots.DASHES)],
-            label=name,
-          )
-      axis.set_yscale('log')
-      axis.set_xlabel('step')
-      axis.set_ylabel(label)
-    axes[1].legend(fontsize=8, ncols=2)
-    fig.savefig(path.with_suffix('.svg'), metadata={'Date': None})
-    fig.savefig(path.with_suffix('.png'), dpi=200)
+          line = [r['step'] for r in mine], [r[key] for r in mine]
+          axes.plot(*line, label=name, **plots.line_style(i))
+      axes.set(yscale='log', xlabel='step', ylabel=label)
+    axes.legend(fontsize=8, ncols=2)
+  plots.save(fig, path)
 
 
 def main():
@@ -251,21 +236,19 @@ def main():
   args = parser.parse_args()
   args.out.mkdir(parents=True, exist_ok=True)
   began, rows = time.perf_counter(), []
-  with (args.out / 'metrics.jsonl').open('w') as file:
 
-    def write(**row):
-      row = {k: float(v) if hasattr(v, 'dtype') else v for k, v in row.items()}
-      rows.append(row)
-      file.write(json.dumps(row) + '\n')
-      file.flush()
+  def write(**row):
+    row = {k: float(v) if hasattr(v, 'dtype') else v for k, v in row.items()}
+    rows.append(row)
+    kept.write_lines(args.out / 'rows.jsonl', rows)
 
-    run(args, write)
+  run(args, write)
   text = table(rows, args.bits)
   print(text)
   (args.out / 'table.md').write_text(text)
   figure(rows, args.out / 'figure')
   source = workdir.provenance() | {'seconds': time.perf_counter() - began}
-  (args.out / 'run.json').write_text(json.dumps(source, indent=1))
+  kept.write_measured(args.out, rows, source)
 
 
 if __name__ == '__main__':

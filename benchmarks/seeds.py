@@ -4,8 +4,8 @@
     --out=results/digits_sorted
 
 Runs every method of the config as `train.py --config=CONFIG:METHOD` would, with
-seeds 0 to --seeds - 1, each in DIR/METHOD_seedS, and writes DIR/methods.md. A
-run that is there already is not repeated.
+seeds 0 to --seeds - 1, each in a work directory RUNS/METHOD_seedS, keeps them
+in DIR and writes DIR/methods.md. A run that is there already is not repeated.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import shutil
 import jax
 import numpy as np
 
-from moniqua_jax.plots import tables
+from moniqua_jax.plots import kept, tables
 from moniqua_jax.training import loop, monitor, workdir
 
 
@@ -29,21 +29,38 @@ def main():
   parser.add_argument('--methods', help='a comma list; all if not given')
   parser.add_argument('--data_dir')
   parser.add_argument('--out', type=pathlib.Path, required=True)
+  parser.add_argument(
+    '--runs', type=pathlib.Path, help='of the work directories; runs/NAME'
+  )
   args = parser.parse_args()
   module = runpy.run_path(args.config)
   names = args.methods.split(',') if args.methods else list(module['METHODS'])
   for name in names:
     for seed in range(args.seeds):
-      folder = args.out / f'{name}_seed{seed}'
-      if not (folder / 'run.json').exists():
-        config = module['get_config'](name)
-        config.seed = seed
-        if args.data_dir:
-          config.data.data_dir = args.data_dir
-        print(folder, run(config, folder), flush=True)
-  text = table(args.out, names, args.seeds)
+      config = module['get_config'](name)
+      config.seed = seed
+      if args.data_dir:
+        config.data.data_dir = args.data_dir
+      run_once(config, f'{name}_seed{seed}', args)
+  text = table(found(args.out), names, args.seeds)
   (args.out / 'methods.md').write_text(text)
   print(text)
+
+
+def run_once(config, name, args) -> None:
+  """Trains and keeps a run, unless args.out has it."""
+  if name in found(args.out):
+    return
+  folder = (args.runs or pathlib.Path('runs') / args.out.name) / name
+  if not (folder / 'run.json').exists():
+    print(folder, run(config, folder), flush=True)
+  kept.write([kept.load(folder)], args.out)
+
+
+def found(out) -> dict[str, kept.Run]:
+  """The runs of a folder by name."""
+  there = (out / 'runs.jsonl').exists()
+  return {run.name: run for run in (kept.loaded([out]) if there else [])}
 
 
 def run(config, folder) -> str:
@@ -61,20 +78,18 @@ def run(config, folder) -> str:
   return said
 
 
-def table(out, names, seeds) -> str:
-  text = (
-    '| method | kB sent per step | MB sent per worker | '
-    'mean model % | worst worker % |\n|---|---:|---:|---:|---:|\n'
-  )
-  for name in names:
-    runs = [tables.load(out / f'{name}_seed{seed}') for seed in range(seeds)]
-    text += f'| {" | ".join(cells(name, runs))} |\n'
-  return text
+def table(runs, names, seeds) -> str:
+  """A row a method; what it sends, and accuracies over seeds."""
+  titles = ['method', 'kB sent per step', 'MB sent per worker']
+  titles += ['mean model %', 'worst worker %']
+  of = lambda name: [runs[f'{name}_seed{seed}'] for seed in range(seeds)]
+  return tables.markdown(titles, [cells(name, of(name)) for name in names])
 
 
 def cells(name, runs) -> list[str]:
+  """The row of a method."""
   stopped = [run.source['stopped'] for run in runs if 'stopped' in run.source]
-  ended = [run.rows[-1] for run in runs if 'stopped' not in run.source]
+  ended = [run.end for run in runs if 'stopped' not in run.source]
   title = f'{tables.method(runs[0].config)} (`{name}`)'
   if not ended:
     return [title, '', '', f'stops: {stopped[0]}', '']
@@ -84,16 +99,16 @@ def cells(name, runs) -> list[str]:
     title + least,
     f'{sent / ended[0]["step"] / 1e3:.2f}',
     f'{sent / 1e6:.2f}',
-    accuracy([row['test/accuracy'] for row in ended]),
-    accuracy([row['test/worst_worker'] for row in ended]),
+    both([100 * row['test/accuracy'] for row in ended], '.2f'),
+    both([100 * row['test/worst_worker'] for row in ended], '.2f'),
   ]
 
 
-def accuracy(values) -> str:
-  values = 100 * np.array(values)
+def both(values, digits) -> str:
+  """The mean, and the standard deviation of two seeds or more."""
   if len(values) == 1:
-    return f'{values[0]:.2f}'
-  return f'{values.mean():.2f} ± {values.std(ddof=1):.2f}'
+    return format(values[0], digits)
+  return f'{np.mean(values):{digits}} ± {np.std(values, ddof=1):{digits}}'
 
 
 if __name__ == '__main__':

@@ -13,7 +13,6 @@ in units of log 10^6 / 2.
 """
 
 import argparse
-import json
 import math
 import pathlib
 import time
@@ -25,6 +24,7 @@ import optax
 
 import moniqua_jax as mj
 from moniqua_jax.laboratory import counting
+from moniqua_jax.plots import kept, tables
 from moniqua_jax.quantizers import dithered, roots
 from moniqua_jax.theory import block_steps, gammas, smoothness, steps
 from moniqua_jax.training import workdir
@@ -165,27 +165,25 @@ def costs(n, d, kappa):
     }
 
 
-def table(rows):
+COSTS = {
+  'theory': 'theory, values',
+  'values': 'values',
+  'coded_bits': 'bits, coded',
+  'packed_bits': 'bits, packed',
+}
+
+
+def table(rows) -> str:
   """Costs of the others relative to standard dithering, theory and measured."""
-  text = (
-    '| n | d | nu_1 | measured | GD | one block + | n blocks + | varying + |\n'
-    '|---:|---:|---:|---|---:|---:|---:|---:|\n'
-  )
-  names = [name for name in NAMES if name != 'standard']
+  names, lines = [name for name in NAMES if name != 'standard'], []
   for n, d in SIZES:
     own = {r['method']: r for r in rows if (r['n'], r['d']) == (n, d)}
     if len(own) < len(NAMES):
       continue
-    for key, label in (
-      ('theory', 'theory, values'),
-      ('values', 'values'),
-      ('coded_bits', 'bits, coded'),
-      ('packed_bits', 'bits, packed'),
-    ):
+    for key, label in COSTS.items():
       cells = [f'{own["standard"][key] / own[m][key]:.2f}' for m in names]
-      nu_1 = own['GD']['nu_1']
-      text += f'| {n} | {d} | {nu_1:.2f} | {label} | {" | ".join(cells)} |\n'
-  return text
+      lines.append([n, d, f'{own["GD"]["nu_1"]:.2f}', label, *cells])
+  return tables.markdown(['n', 'd', 'nu_1', 'measured', *names], lines, words=4)
 
 
 def main():
@@ -201,8 +199,6 @@ def main():
     for row in costs(n, d, args.kappa):
       rows.append(row)
       print(row, flush=True)
-  lines = '\n'.join(map(json.dumps, rows)) + '\n'
-  (args.out / 'metrics.jsonl').write_text(lines)
   note = (
     '\nHow many times less each costs than standard dithering (DCGD) to the '
     'same accuracy.\nkappa of L_1: '
@@ -212,9 +208,8 @@ def main():
     'no upload.\n'
   )
   (args.out / 'table.md').write_text(table(rows) + note)
-  workdir.note(
-    args.out, **workdir.provenance(), seconds=time.perf_counter() - began
-  )
+  source = workdir.provenance() | {'seconds': time.perf_counter() - began}
+  kept.write_measured(args.out, rows, source)
   print(table(rows))
 
 

@@ -10,7 +10,6 @@ state are counted in the optimizer state, those on the wire in the payload.
 """
 
 import argparse
-import datetime
 import json
 import pathlib
 import time
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import moniqua_jax as mj
+from moniqua_jax.plots import kept, tables
 from moniqua_jax.training.workdir import provenance
 from moniqua_jax.workers import AXIS
 
@@ -148,9 +148,10 @@ def verdict(row, full) -> str:
 
 
 def table(rows) -> str:
+  """A row an algorithm: what it keeps, sends and survives."""
   titles = ['32 bits', '8 bits', '1 bit', 'biased, 2 bits']
   columns = ['extra bytes of state / 4 d', 'bits at 1 bit', *titles]
-  lines = [['algorithm', *columns], ['---'] * (len(columns) + 1)]
+  lines = []
   for name in ALGORITHMS:
     mine = {r['quantizer']: r for r in rows if r['algorithm'] == name}
     full = mine['32 bits']
@@ -162,7 +163,7 @@ def table(rows) -> str:
         *(verdict(mine[title], full) for title in titles),
       ]
     )
-  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+  return tables.markdown(['algorithm', *columns], lines)
 
 
 NOTE = f"""
@@ -187,11 +188,8 @@ def main():
   args.out.mkdir(parents=True, exist_ok=True)
   text = table(rows)
   (args.out / 'table.md').write_text(text + NOTE)
-  (args.out / 'rows.json').write_text(json.dumps(rows, indent=1))
-  seconds = {'seconds': time.perf_counter() - began, 'seed': 0}
-  seconds['date'] = datetime.date.today().isoformat()
-  run_json = json.dumps(provenance() | seconds, indent=1)
-  (args.out / 'run.json').write_text(run_json)
+  source = provenance() | {'seconds': time.perf_counter() - began, 'seed': 0}
+  kept.write_measured(args.out, rows, source)
   print(text)
 
 

@@ -13,7 +13,6 @@ DIR/rows.jsonl for each run.
 """
 
 import argparse
-import json
 import pathlib
 import time
 
@@ -24,6 +23,7 @@ import numpy as np
 from configs import digits_sorted
 import moniqua_jax as mj
 from moniqua_jax import data
+from moniqua_jax.plots import kept, tables
 from moniqua_jax.training import evaluation, experiment, loop, monitor
 from moniqua_jax.training.workdir import provenance
 from moniqua_jax.workers import AXIS
@@ -137,7 +137,8 @@ def smallest_constant(task, bits, gamma, seed, write) -> dict:
   return best
 
 
-def line(task, bits, gamma, pairs) -> str:
+def line(task, bits, gamma, pairs) -> list[str]:
+  """The row of a task and a number of bits."""
   mean = lambda rows, key: 100 * np.mean([row[key] for row in rows])
   both = lambda rows: (
     f'{mean(rows, "mean model"):.2f} / {mean(rows, "worst worker"):.2f}'
@@ -146,7 +147,7 @@ def line(task, bits, gamma, pairs) -> str:
   over = lambda key, extreme: extreme(
     auto[key] / best['theta'] for best, auto in pairs
   )
-  cells = [
+  return [
     task,
     f'{bits}',
     f'{gamma:g}',
@@ -157,14 +158,19 @@ def line(task, bits, gamma, pairs) -> str:
     both(constants),
     both(autos),
   ]
-  return f'| {" | ".join(cells)} |\n'
 
 
-TITLE = """\
-| task | bits | gamma | best constant theta | auto theta over it, all steps | \
-median | messages lost | constant: mean model / worst worker, % | auto, % |
-|---|---|---|---|---|---|---|---|---|
-"""
+TITLES = (
+  'task',
+  'bits',
+  'gamma',
+  'best constant theta',
+  'auto theta over it, all steps',
+  'median',
+  'messages lost',
+  'constant: mean model / worst worker, %',
+  'auto, %',
+)
 NOTE = """
 {seeds} seeds. digits: accuracies; noise: distances from the minimum over that
 of the start. auto_theta starts at {noise} and at {digits} (digits). A constant
@@ -180,29 +186,30 @@ def main():
   parser.add_argument('--tasks', default=','.join(TASKS))
   args = parser.parse_args()
   args.out.mkdir(parents=True, exist_ok=True)
-  began, text = time.perf_counter(), TITLE
-  with (args.out / 'rows.jsonl').open('w') as file:
+  began, rows, lines = time.perf_counter(), [], []
 
-    def write(**row):
-      row = {k: float(v) if hasattr(v, 'dtype') else v for k, v in row.items()}
-      print(row, flush=True)
-      file.write(json.dumps(row) + '\n')
+  def write(**row):
+    row = {k: float(v) if hasattr(v, 'dtype') else v for k, v in row.items()}
+    print(row, flush=True)
+    rows.append(row)
+    kept.write_lines(args.out / 'rows.jsonl', rows)
 
-    for task in args.tasks.split(','):
-      for bits, gamma in CASES.items():
-        pairs = []
-        for seed in range(args.seeds):
-          best = smallest_constant(task, bits, gamma, seed, write)
-          auto = dict(name='auto_theta', start=START[task])
-          auto = TASKS[task](bits, gamma, seed, **auto)
-          write(task=task, bits=bits, gamma=gamma, seed=seed, **auto)
-          pairs.append((best, auto))
-        text += line(task, bits, gamma, pairs)
+  for task in args.tasks.split(','):
+    for bits, gamma in CASES.items():
+      pairs = []
+      for seed in range(args.seeds):
+        best = smallest_constant(task, bits, gamma, seed, write)
+        auto = dict(name='auto_theta', start=START[task])
+        auto = TASKS[task](bits, gamma, seed, **auto)
+        write(task=task, bits=bits, gamma=gamma, seed=seed, **auto)
+        pairs.append((best, auto))
+      lines.append(line(task, bits, gamma, pairs))
+  text = tables.markdown(TITLES, lines)
   text += NOTE.format(seeds=args.seeds, **START)
   print(text)
   (args.out / 'table.md').write_text(text)
-  run_json = provenance() | {'seconds': time.perf_counter() - began}
-  (args.out / 'run.json').write_text(json.dumps(run_json, indent=1))
+  source = provenance() | {'seconds': time.perf_counter() - began}
+  kept.write_measured(args.out, rows, source)
 
 
 if __name__ == '__main__':

@@ -53,9 +53,9 @@ from moniqua_jax import plan, plots
 # those of a crowded machine.
 
 # %%
-FOLDER = pathlib.Path('../results/network/cells')
-cells = [json.loads(path.read_text()) for path in sorted(FOLDER.glob('*.json'))]
-assert cells, 'open this notebook in a checkout: the measurements are there'
+FILE = pathlib.Path('../results/network/cells.jsonl')
+assert FILE.exists(), 'open this notebook in a checkout: the measurements are there'
+cells = [json.loads(line) for line in FILE.read_text().splitlines()]
 
 
 def rate_of(cell):
@@ -265,7 +265,7 @@ LOSS = 2.0
 DRAWN = ('dpsgd', 'choco4', 'nuqsgd4', 'deepsqueeze4', 'moniqua4leaf',
          'moniqua4leaf_peer', 'moniqua2leaf_peer')
 lines, first = {}, {}
-runs = curves.loaded('../results/network/training', list(network_cifar10_cpu.METHODS))
+runs = curves.loaded('../results/network', list(network_cifar10_cpu.METHODS))
 for run in runs:
   line = curves.curve(run.rows)
   if run.method in DRAWN:

@@ -2,12 +2,30 @@
 
 import importlib
 import pathlib
+import re
+import shutil
 import sys
+import types
 
 import pytest
 
 import benchmarks
-from benchmarks import codec
+from benchmarks import (
+  codec,
+  coding,
+  nuqsgd_training,
+  nuqsgd_variance,
+  seeds,
+  smoothness,
+  smoothness_cost,
+  table1,
+)
+from benchmarks.network import __main__ as network
+from benchmarks.network import training
+from configs import nuqsgd_cifar10_cpu
+from moniqua_jax.plots import kept
+
+RESULTS = pathlib.Path(__file__).parents[1] / 'results'
 
 SCRIPTS = [
   path.stem for path in pathlib.Path(benchmarks.__path__[0]).glob('*.py')
@@ -42,3 +60,109 @@ def test_a_slip_is_one_line_and_writes_nothing(
   assert ended.value.code == 2
   assert said in capsys.readouterr().err.splitlines()[-1]
   assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------ tables of results/, from what is kept
+def rows(name):
+  return kept.read_lines(RESULTS / name / 'rows.jsonl')
+
+
+def methods_of(name):
+  text = (RESULTS / name / 'methods.md').read_text()
+  return re.findall(r'`(\S+)`\)', text)
+
+
+def coding_table():
+  text = ''
+  for law in coding.LAWS:
+    own = {r['quantizer']: r for r in rows('coding') if r['law'] == law}
+    text += f'{law}\n\n{coding.table(own)}\n'
+  return text
+
+
+def seeds_table(name, count):
+  found = seeds.found(RESULTS / name)
+  return seeds.table(found, methods_of(name), count)
+
+
+def nuqsgd_table():
+  found = seeds.found(RESULTS / 'nuqsgd_cifar10_cpu')
+  return nuqsgd_training.table(found, list(nuqsgd_cifar10_cpu.METHODS), 3)
+
+
+def smoothness_table():
+  runs = smoothness.collected(smoothness.loaded(RESULTS / 'smoothness'))
+  title, of = next(iter(smoothness.TABLES.items()))
+  return f'{title}\n\n{smoothness.table(runs, of)}'
+
+
+TABLES = {
+  'coding/table.md': coding_table,
+  'digits_sorted/methods.md': lambda: seeds_table('digits_sorted', 5),
+  'cifar10_sorted_cpu/methods.md': lambda: seeds_table('cifar10_sorted_cpu', 1),
+  'nuqsgd_cifar10_cpu/table.md': nuqsgd_table,
+  'nuqsgd_variance/table.md': lambda: nuqsgd_variance.table(
+    rows('nuqsgd_variance'), 4
+  ),
+  'smoothness/table.md': smoothness_table,
+  'smoothness_cost/table.md': lambda: smoothness_cost.table(
+    rows('smoothness_cost')
+  ),
+  'table1/table.md': lambda: table1.table(rows('table1')) + table1.NOTE,
+}
+
+
+@pytest.mark.parametrize('path', TABLES)
+def test_a_table_is_made_of_what_is_kept(path):
+  assert (RESULTS / path).read_text().startswith(TABLES[path]())
+
+
+@pytest.mark.parametrize(
+  'main,arguments,files',
+  [
+    (
+      network.main,
+      ['--rates=100mbit', '--methods=dpsgd', '--model=mlp5m'],
+      ['mlp5m-n8.md', 'mlp5m-n8.png'],
+    ),
+    (
+      training.main,
+      ['--rates=10mbit', '--methods=dpsgd,choco4', '--target=2'],
+      ['training.md', 'training.png'],
+    ),
+  ],
+  ids=['steps', 'training'],
+)
+def test_what_is_kept_is_not_run_again(main, arguments, files, tmp_path):
+  for name in ('cells.jsonl', 'config.json', 'runs.jsonl', 'curves.jsonl'):
+    shutil.copy(RESULTS / 'network' / name, tmp_path)
+  assert main([f'--out={tmp_path}', *arguments]) == 0
+  text, committed = (
+    (folder / files[0]).read_text()
+    for folder in (tmp_path, RESULTS / 'network')
+  )
+  assert text == committed
+  assert (tmp_path / files[1]).stat().st_size > 0
+
+
+def test_a_run_of_many_seeds_is_made_once_and_kept(tmp_path, monkeypatch):
+  made = []
+
+  def run(config, folder):
+    made.append(folder)
+    folder.mkdir(parents=True)
+    (folder / 'metrics.jsonl').write_text('{"step": 1, "train/loss": 0.5}\n')
+    (folder / 'config.json').write_text(f'{{"seed": {config["seed"]}}}')
+    (folder / 'run.json').write_text('{"command": "seeds"}')
+    return 'done'
+
+  monkeypatch.setattr(seeds, 'run', run)
+  args = types.SimpleNamespace(out=tmp_path / 'kept', runs=tmp_path / 'runs')
+  for seed in (0, 1, 0):
+    seeds.run_once({'seed': seed}, f'dpsgd_seed{seed}', args)
+  assert made == [args.runs / 'dpsgd_seed0', args.runs / 'dpsgd_seed1']
+  found = seeds.found(args.out)
+  assert {k: r.config for k, r in found.items()} == {
+    'dpsgd_seed0': {'seed': 0},
+    'dpsgd_seed1': {'seed': 1},
+  }

@@ -5,25 +5,71 @@ import json
 from benchmarks import smoothness
 
 
-def test_runs_of_one_problem_share_a_column(tmp_path):
-  reached = lambda iterations: {'reached': {'1e-10': iterations}}
-  runs = {
-    'a8a_n5': (5, '../libsvm/a8a', {'GD': reached(1), 'DCGD': reached(2)}),
-    'a8a_n5_more': (5, 'elsewhere/a8a', {'DIANA': reached(3)}),
-    'a8a_n5_new': (5, '../libsvm/a8a', {'GD': reached(4)}),
-    'digits_n8': (8, None, {'GD': reached(5)}),
+def reached(iterations):
+  pair = {'iterations': [iterations] * 2, 'coded_bits': [1e6] * 2}
+  return {
+    'reached': {'0.01': pair, '1e-06': pair, '1e-10': pair},
+    'upload_bits': 0.0,
+    'packed_bits': 8.0,
+    'gamma': 0.5,
+    'calL': None,
+    'omega': None,
+    'end': 1e-11,
+    'why': 'target',
+    'seconds': 0.1,
   }
-  for name, (workers, path, results) in runs.items():
-    folder = tmp_path / name
-    folder.mkdir()
-    data = {'name': 'libsvm' if path else 'digits', 'path': path}
-    config = {'workers': workers, 'data': data}
-    (folder / 'config.json').write_text(json.dumps(config))
-    (folder / 'results.json').write_text(json.dumps(results))
-  (tmp_path / 'unfinished').mkdir()
 
-  columns = smoothness.collected(sorted(tmp_path.iterdir()))
 
+def write(folder, workers, path, results, points=3):
+  """What the laboratory leaves in a work directory."""
+  folder.mkdir()
+  data = {'name': 'libsvm' if path else 'digits', 'path': path}
+  files = {
+    'config.json': {'workers': workers, 'data': data},
+    'results.json': results,
+    'run.json': {'command': 'train.py', 'date': 'today', 'machine': 'toy'},
+  }
+  for name, held in files.items():
+    (folder / name).write_text(json.dumps(held))
+  (folder / 'table.md').write_text('a problem: n = 2\n\n| method |\n')
+  rows = [
+    {
+      'method': method,
+      'iteration': k,
+      'distance': 0.9**k,
+      'spread': 0.0,
+      'coded_bits': 8.0 * k,
+      'upload_bits': 2.0,
+      'seconds': 0.1 * k,
+    }
+    for method in results
+    for k in range(points)
+  ]
+  lines = ''.join(json.dumps(row) + '\n' for row in rows)
+  (folder / 'metrics.jsonl').write_text(lines)
+
+
+def kept(tmp_path, runs):
+  """Runs, kept and read again."""
+  for name, run in runs.items():
+    write(tmp_path / name, *run)
+  out = tmp_path / 'out'
+  out.mkdir()
+  for name in runs:  # one after the other
+    smoothness.keep([smoothness.load(tmp_path / name)], out)
+  return smoothness.loaded(out)
+
+
+RUNS = {
+  'a8a_n5': (5, '../libsvm/a8a', {'GD': reached(1), 'DCGD': reached(2)}),
+  'a8a_n5_more': (5, 'elsewhere/a8a', {'DIANA': reached(3)}),
+  'a8a_n5_new': (5, '../libsvm/a8a', {'GD': reached(4)}),
+  'digits_n8': (8, None, {'GD': reached(5)}),
+}
+
+
+def test_runs_of_one_problem_share_a_column(tmp_path):
+  columns = smoothness.collected(kept(tmp_path, RUNS))
   assert list(columns) == ['a8a, 5', 'digits, 8']
   assert columns['a8a, 5'] == {
     'GD': reached(4),
@@ -33,15 +79,43 @@ def test_runs_of_one_problem_share_a_column(tmp_path):
 
 
 def test_a_figure_has_the_methods_of_all_runs_and_no_seconds(tmp_path):
-  runs = {'one': {'DIANA': 1.0, 'GD': 2.0}, 'two': {'DCGD': 3.0, 'GD': 4.0}}
-  for name, seconds in runs.items():
-    (tmp_path / name).mkdir()
-    rows = [{'method': m, 'step': 0, 'seconds': s} for m, s in seconds.items()]
-    lines = ''.join(json.dumps(row) + '\n' for row in rows)
-    (tmp_path / name / 'metrics.jsonl').write_text(lines)
-
-  curves = smoothness.curves([tmp_path / name for name in runs])
-
+  runs = kept(
+    tmp_path,
+    {
+      'one': (2, 'a', {'DIANA': reached(1), 'GD': reached(2)}),
+      'two': (2, 'a', {'DCGD': reached(3), 'GD': reached(4)}, 4),
+    },
+  )
+  curves = smoothness.curves(runs)
   assert list(curves) == ['GD', 'DCGD', 'DIANA']  # as in METHODS
-  rows = [{'method': m, 'step': 0, 'seconds': None} for m in curves]
-  assert [[row] for row in rows] == list(curves.values())
+  assert len(curves['GD']) == 4 and len(curves['DIANA']) == 3
+  assert curves['GD'][2] == {
+    'iteration': 2,
+    'distance': 0.81,
+    'spread': 0,
+    'coded_bits': 16,
+    'upload_bits': 2.0,
+    'seconds': None,
+  }
+
+
+def test_a_long_curve_keeps_its_ends_and_its_start(tmp_path):
+  run = {'one': (2, 'a', {'GD': reached(1)}, 2000)}
+  (run,) = kept(tmp_path, run)
+  at = [row['iteration'] for row in run.curves['GD']]
+  assert at[0] == 0 and at[-1] == 1999 and len(at) <= 60
+  assert sum(k < 50 for k in at) >= 10
+
+
+def test_kept_runs_are_drawn_again_without_their_folders(
+  tmp_path, monkeypatch, capsys
+):
+  kept(tmp_path, RUNS)
+  out = tmp_path / 'out'
+  monkeypatch.setattr('sys.argv', ['smoothness', f'--out={out}'])
+  smoothness.main()
+  assert '| GD ' in capsys.readouterr().out
+  assert {'table.md', 'runs.md', 'a8a_n5.png', 'digits_n8.png'} <= {
+    file.name for file in out.iterdir()
+  }
+  assert '`train.py`' in (out / 'runs.md').read_text()

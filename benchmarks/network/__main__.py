@@ -4,8 +4,8 @@
 
 On Linux as root. n processes in n network namespaces (see namespaces.py) take
 steps of each method on noise in the form of CIFAR-10. Each cell, a method at a
-rate, is a file DIR/cells/MODEL-nN-RATE-METHOD.json, and one that is there is
-not run again; DIR/MODEL-nN.md and .svg show all that are there. With
+rate, is a line of DIR/cells.jsonl, and one that is there is not run again;
+DIR/MODEL-nN.md, .png and .svg show all that are there. With
 JAX_COMPILATION_CACHE_DIR set, a method compiles once for all rates.
 """
 
@@ -17,7 +17,7 @@ import sys
 import tempfile
 
 from benchmarks.network import figures, namespaces, report, running, steps
-from moniqua_jax.plots import tables
+from moniqua_jax.plots import kept, tables
 from moniqua_jax.training import workdir
 
 PORT = 7000  # nobody else lives in the namespace
@@ -77,29 +77,33 @@ def measure(rate, link, args) -> list[str]:
   Returns:
     The methods that failed or took too long.
   """
-  series = f'{args.model}-n{args.n}'
-  folder = args.out / 'cells'
-  folder.mkdir(parents=True, exist_ok=True)
-  methods, failures = args.methods.split(','), []
-  files = {m: folder / f'{series}-{rate}-{m}.json' for m in methods}
-  missing = {m: path for m, path in files.items() if not path.exists()}
+  file, failures = args.out / 'cells.jsonl', []
+  args.out.mkdir(parents=True, exist_ok=True)
+  there = {(c['rate'], c['method']) for c in in_series(file, args)}
+  asked = args.methods.split(',')
+  missing = [method for method in asked if (rate, method) not in there]
   if missing:
     with namespaces.network(args.n, link) as network:
-      for method, path in missing.items():
+      for method in missing:
         try:
           cell = {'rate': rate, **run(method, network, link, args)}
         except running.Failed as failed:
           print(f'{rate}, {method}: {failed}', flush=True)
           failures.append(method)
           continue
-        path.write_text(json.dumps(cell, indent=1))
+        kept.write_lines(file, [*kept.read_lines(file), cell])
         print(report.one_line(cell), flush=True)
-  cells = [json.loads(p.read_text()) for p in folder.glob(f'{series}-*.json')]
-  if cells:
-    cells = report.ordered(cells, steps.METHODS)
+  if cells := report.ordered(in_series(file, args), steps.METHODS):
+    series = f'{args.model}-n{args.n}'
     (args.out / f'{series}.md').write_text(report.table(cells))
     figures.bars(cells, args.out / series)
   return failures
+
+
+def in_series(file, args) -> list[dict]:
+  """The cells that are there, of this model and number of workers."""
+  own = (args.model, args.n)
+  return [c for c in kept.read_lines(file) if (c['model'], c['n']) == own]
 
 
 def run(method, network, link, args) -> dict:

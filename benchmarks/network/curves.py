@@ -1,22 +1,14 @@
 """Loss against seconds, from what runs of training.py wrote down."""
 
 from collections.abc import Sequence
-import json
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.network import namespaces
-from moniqua_jax.plots import tables
-from moniqua_jax.training import metrics
+from moniqua_jax.plots import kept, tables
 
 SMOOTH = 5  # rows of metrics.jsonl
-HEAD = (
-  '| rate | method | steps | ms per step | MB sent | training loss '
-  '| test accuracy % | seconds to loss {target:g} | times D-PSGD |\n'
-  '|---|---|' + '---:|' * 7 + '\n'
-)
 NOTES = """
 {n} processes, on a ring if no other graph is named. Training loss: the mean of
 the last {smooth} rows of {log_every} steps each; seconds, without evaluations,
@@ -49,7 +41,7 @@ class Run(NamedTuple):
     title: of the method, for people.
     rows: metrics.jsonl.
     config: config.json.
-    note: network.json: how it `ended`, after at most how many `seconds`.
+    note: of the network: how it `ended`, after at most how many `seconds`.
   """
 
   rate: str
@@ -61,14 +53,13 @@ class Run(NamedTuple):
 
 
 def loaded(folder, methods: Sequence[str]) -> list[Run]:
-  """All runs below a folder, by rate and then in the order of `methods`."""
+  """The runs of a kept folder, by rate and then in the order of `methods`."""
   runs = []
-  for path in pathlib.Path(folder).glob('*/network.json'):
-    note = json.loads(path.read_text())
-    config = json.loads((path.parent / 'config.json').read_text())
-    title = tables.method(config | {'variant': ''})
-    if rows := metrics.read(path.parent):
-      runs.append(Run(note['rate'], note['method'], title, rows, config, note))
+  for run in kept.loaded([folder]):
+    if run.rows and (note := run.source.get('network')):
+      title = tables.method(run.config | {'variant': ''})
+      about = note['rate'], note['method'], title
+      runs.append(Run(*about, run.rows, run.config, note))
   speed = lambda run: namespaces.parse_rate(run.rate) or np.inf
   return sorted(runs, key=lambda r: (-speed(r), methods.index(r.method)))
 
@@ -85,7 +76,7 @@ def curve(rows: Sequence[dict], smooth: int = SMOOTH) -> Curve:
   array([2. , 1.5])
   """
   step, seconds, loss = (
-    tables.values(rows, key) for key in ('step', 'seconds', 'train/loss')
+    kept.values(rows, key) for key in ('step', 'seconds', 'train/loss')
   )
   steps, took = np.diff(step), np.diff(seconds)
   evaluated = np.array(['test/accuracy' in row for row in rows[1:]], bool)
@@ -113,10 +104,11 @@ def reached_by_all(runs: Sequence[Run]) -> float:
 
 def table(runs: Sequence[Run], target: float) -> str:
   """A row a run, and for each rate who was first, in markdown."""
-  text = HEAD.format(target=target)
   times = {(r.rate, r.method): seconds_to(curve(r.rows), target) for r in runs}
-  for run in runs:
-    text += f'| {" | ".join(_row(run, times))} |\n'
+  titles = ['rate', 'method', 'steps', 'ms per step', 'MB sent']
+  titles += ['training loss', 'test accuracy %']
+  titles += [f'seconds to loss {target:g}', 'times D-PSGD']
+  text = tables.markdown(titles, [_row(run, times) for run in runs], words=2)
   config = runs[0].config
   limits = {run.note['seconds'] for run in runs}
   text += NOTES.format(
@@ -132,9 +124,9 @@ def table(runs: Sequence[Run], target: float) -> str:
 
 def _row(run, times):
   last, line = run.rows[-1], curve(run.rows)
-  each = np.diff(line.seconds) / np.diff(tables.values(run.rows, 'step'))
+  each = np.diff(line.seconds) / np.diff(kept.values(run.rows, 'step'))
   seconds, full = times[run.rate, run.method], times.get((run.rate, 'dpsgd'))
-  accuracy = tables.values(run.rows, 'test/accuracy')
+  accuracy = kept.values(run.rows, 'test/accuracy')
   number = lambda value, digits: (
     tables.DASH if value is None else format(value, digits)
   )

@@ -1,10 +1,6 @@
 """Figures of the laboratory, in the look of moniqua_jax.plots."""
 
 from collections.abc import Sequence
-import pathlib
-
-import matplotlib.figure
-import matplotlib.style
 
 from benchmarks.network import curves, report
 from moniqua_jax import plots
@@ -22,9 +18,7 @@ def losses(runs: Sequence, target: float, path) -> None:
   """
   rates = list(dict.fromkeys(run.rate for run in runs))
   methods = list(dict.fromkeys(run.method for run in runs))
-  with matplotlib.style.context(['default', plots.STYLE]):
-    size = (3.4 * len(rates) + 2.4, 5.4)
-    fig = matplotlib.figure.Figure(figsize=size, layout='constrained')
+  with plots.drawing(3.4 * len(rates) + 2.4, 5.4) as fig:
     grid = fig.subplots(2, len(rates), squeeze=False, sharey='row')
     for rate, (above, below) in zip(rates, grid.T, strict=True):
       for run in (run for run in runs if run.rate == rate):
@@ -38,7 +32,7 @@ def losses(runs: Sequence, target: float, path) -> None:
     lines = {line.get_label(): line for axes in grid[0] for line in axes.lines}
     lines = {k: v for k, v in lines.items() if not k.startswith('_')}
     fig.legend(lines.values(), lines, loc='outside right center', frameon=False)
-    _save(fig, path)
+  plots.save(fig, path)
 
 
 def bars(cells: Sequence[dict], path) -> None:
@@ -49,10 +43,8 @@ def bars(cells: Sequence[dict], path) -> None:
     path: of the files, without suffix.
   """
   rates = list(dict.fromkeys(cell['rate'] for cell in cells))
-  with matplotlib.style.context(['default', plots.STYLE]):
-    most = max(sum(cell['rate'] == rate for cell in cells) for rate in rates)
-    size = (2.6 * len(rates) + 2, 0.24 * most + 1.2)
-    fig = matplotlib.figure.Figure(figsize=size, layout='constrained')
+  most = max(sum(cell['rate'] == rate for cell in cells) for rate in rates)
+  with plots.drawing(2.6 * len(rates) + 2, 0.24 * most + 1.2) as fig:
     panels = fig.subplots(1, len(rates), squeeze=False)[0]
     beside = None  # of the panel to the left
     for rate, axes in zip(rates, panels, strict=True):
@@ -67,7 +59,7 @@ def bars(cells: Sequence[dict], path) -> None:
       ncols=len(SHARES),
       frameon=False,
     )
-    _save(fig, path)
+  plots.save(fig, path)
 
 
 def _lines(above, below, run, i):
@@ -99,9 +91,3 @@ def _stack(axes, cells, names):
   axes.set_yticks(places, labels)
   axes.invert_yaxis()
   axes.grid(axis='y', visible=False)
-
-
-def _save(fig, path):
-  path = pathlib.Path(path)
-  fig.savefig(path.with_suffix('.svg'), metadata={'Date': None})
-  fig.savefig(path.with_suffix('.png'), dpi=150)

@@ -5,15 +5,25 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.network import namespaces
+from moniqua_jax.plots import tables
 
 # Of a TCP packet: Ethernet 14, IP 20, TCP 20 and 12 for its time stamp.
 HEADER = 66
-DASH = '–'
-HEAD = (
-  '| rate | method | step ms | compute | codec | communication '
-  '| codec + communication | times less | step, times faster '
-  '| kB claimed | kB counted | kB empty | counted / (claimed + empty) '
-  '| without headers |\n|---|---|' + '---:|' * 12 + '\n'
+TITLES = (
+  'rate',
+  'method',
+  'step ms',
+  'compute',
+  'codec',
+  'communication',
+  'codec + communication',
+  'times less',
+  'step, times faster',
+  'kB claimed',
+  'kB counted',
+  'kB empty',
+  'counted / (claimed + empty)',
+  'without headers',
 )
 NOTES = """
 {n} processes, a worker each, on a ring; {model}, {size:,} parameters, batches
@@ -122,9 +132,8 @@ def table(cells: Sequence[dict]) -> str:
     Text.
   """
   full = {c['rate']: split(c) for c in cells if c['method'] == 'dpsgd'}
-  text = HEAD
-  for cell in cells:
-    text += f'| {" | ".join(_row(cell, full.get(cell["rate"])))} |\n'
+  rows = [_row(cell, full.get(cell['rate'])) for cell in cells]
+  text = tables.markdown(TITLES, rows, words=2)
   loads = [cell['largest_load'] for cell in cells]
   taken = sorted({(cell['rounds'], cell['steps']) for cell in cells})
   blocks = ' or '.join(f'{rounds} blocks of {steps}' for rounds, steps in taken)
@@ -143,7 +152,7 @@ def _row(cell, full):
   times = split(cell)
   ms = [f'{1e3 * value:.1f}' for value in times.values()]
   less, faster = (
-    f'{full[key] / times[key]:.2f}' if full and times[key] > 0 else DASH
+    f'{full[key] / times[key]:.2f}' if full and times[key] > 0 else tables.DASH
     for key in ('talk', 'full')
   )
   counted = (cell['parts'][name]['tx_bytes'] for name in ('full', 'empty'))

@@ -3,23 +3,24 @@
   python -m benchmarks.network.training --data_dir=DATA --out=results/network
 
 On Linux as root. Runs `train.py` as n processes in n network namespaces, for
-each method of configs/network_cifar10_cpu.py and each rate, each in
-DIR/training/RATE-METHOD, and writes DIR/training.md and a figure. A run that
-trains more than so many seconds is stopped where it is; one that is there is
-not run again. With JAX_COMPILATION_CACHE_DIR set, a method compiles once for
-all rates.
+each method of configs/network_cifar10_cpu.py and each rate, each in a work
+directory RUNS/RATE-METHOD, keeps them in DIR and writes DIR/training.md and a
+figure. A run that trains more than so many seconds is stopped where it is; one
+that is there is not run again. With JAX_COMPILATION_CACHE_DIR set, a method
+compiles once for all rates.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import shutil
 import sys
 
+from benchmarks import seeds
 from benchmarks.network import curves, figures, namespaces, running
 from configs import network_cifar10_cpu
-from moniqua_jax.training import metrics
+from moniqua_jax.plots import kept
+from moniqua_jax.training import metrics, workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 METHODS = tuple(network_cifar10_cpu.METHODS)
@@ -36,7 +37,8 @@ def main(argv=None) -> int:
     links = [namespaces.Link(namespaces.parse_rate(r)) for r in rates]
     for rate, link in zip(rates, links, strict=True):
       train_all(rate, link, args)
-    write(curves.loaded(args.out / 'training', METHODS), args.target, args.out)
+    if (args.out / 'runs.jsonl').exists():
+      write(curves.loaded(args.out, METHODS), args.target, args.out)
   except ValueError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
@@ -68,30 +70,29 @@ def parsed(argv):
     help='an entry of the config, for all methods',
   )
   add('--out', type=pathlib.Path, required=True)
+  add('--runs', type=pathlib.Path, default=pathlib.Path('runs/network'))
   return parser.parse_args(argv)
 
 
 def train_all(rate, link, args) -> None:
   """The runs of one rate that are not there."""
+  there = seeds.found(args.out)
   folders = {
-    method: args.out / 'training' / f'{rate}-{method}'
+    method: args.runs / f'{rate}-{method}'
     for method in args.methods.split(',')
+    if f'{rate}-{method}' not in there
   }
-  missing = {
-    method: folder
-    for method, folder in folders.items()
-    if not (folder / 'network.json').exists()
-  }
-  if not missing:
+  if not folders:
     return
   with namespaces.network(args.n, link) as network:
-    for method, folder in missing.items():
+    for method, folder in folders.items():
       ended = train(method, network, folder, args)
       note = {'rate': rate, 'method': method, 'ended': ended}
       note |= {'seconds': args.seconds, 'load': os.getloadavg()}
       note |= {'bucket': namespaces.bucket(link), 'mtu': link.mtu}
       if (folder / 'metrics.jsonl').exists():  # also of one that failed
-        (folder / 'network.json').write_text(json.dumps(note, indent=1))
+        workdir.note(folder, network=note)
+        kept.write([kept.load(folder)], args.out)
       print(f'{rate}, {method}: {ended}', flush=True)
 
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import pathlib
 import sys
 
-from moniqua_jax.plots import tables
-from moniqua_jax.training import metrics
+from moniqua_jax.plots import kept, tables
 
 # Column -> name in the last row of a worker's metrics, factor, format.
 COLUMNS = {
@@ -29,28 +28,27 @@ staleness: the most averagings that overtook one gradient. MB sent: headers and
 pings included. test %: of the worker's own model."""
 
 
-def workers_table(folder: pathlib.Path) -> str:
-  """A row for each worker of a run, in markdown."""
-  folders = sorted(folder.glob('worker*'), key=lambda f: int(f.name[6:]))
-  if not folders:
-    raise ValueError(f'{folder} holds no asynchronous run: no worker0.')
-  lines = [['worker', *COLUMNS], ['---:'] * (1 + len(COLUMNS))]
-  for own in folders:
-    row = metrics.read(own)[-1]
-    cells = [
+def workers_table(run: kept.Run) -> str:
+  """A row for each worker of a run; ValueError if it was not asynchronous."""
+  if not run.workers:
+    raise ValueError(f'{run.name} holds no asynchronous run: no worker0.')
+  rows = [
+    [str(worker)]
+    + [
       format(factor * row.get(name, float('nan')), spec)
       for name, factor, spec in COLUMNS.values()
     ]
-    lines.append([own.name[6:], *cells])
-  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+    for worker, row in enumerate(run.workers)
+  ]
+  return tables.markdown(['worker', *COLUMNS], rows, words=0)
 
 
 def write(runs: Sequence, out) -> str:
-  """Writes out/table.md of some runs."""
-  runs, out = [pathlib.Path(run) for run in runs], pathlib.Path(out)
-  each = [f'{run.name}:\n\n{workers_table(run)}' for run in runs]
+  """Writes out/table.md of work directories or kept folders; the tables."""
+  found, out = kept.loaded(runs), pathlib.Path(out)
+  each = [f'{run.name}:\n\n{workers_table(run)}' for run in found]
   text = '\n'.join([tables.table(runs), *each])
-  sources = '\n'.join(map(tables.source, tables.loaded(runs)))
+  sources = '\n'.join(map(tables.source, found))
   out.mkdir(parents=True, exist_ok=True)
   explained = f'{text}\n{tables.NOTES}\n\n{NOTES}\n\n{sources}\n'
   (out / 'table.md').write_text(explained)
@@ -63,11 +61,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     prog='python -m moniqua_jax.asynchronous.report',
     description='Prints tables of asynchronous runs, and writes them.',
   )
-  parser.add_argument('runs', nargs='+', metavar='RUN', help='work directory')
+  parser.add_argument(
+    'runs',
+    nargs='+',
+    metavar='RUN',
+    help='work directory, or folder of kept runs',
+  )
   parser.add_argument('--out', required=True, help='folder to write into')
+  parser.add_argument(
+    '--keep', action='store_true', help='keep the runs in --out, too'
+  )
   args = parser.parse_args(argv)
   try:
-    print(write(args.runs, args.out), end='')
+    if args.keep:
+      kept.write(kept.loaded(args.runs), args.out)
+    print(write([args.out] if args.keep else args.runs, args.out), end='')
   except (OSError, ValueError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 2

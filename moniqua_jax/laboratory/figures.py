@@ -4,11 +4,7 @@ A row for each comparison that arXiv:2106.03524 makes, against iterations, bits
 and seconds.
 """
 
-import pathlib
-
-import matplotlib.figure
 import matplotlib.lines
-import matplotlib.style
 import matplotlib.ticker
 import numpy as np
 
@@ -65,11 +61,7 @@ def draw(curves: dict, title: str, path) -> None:
   rows = rows or {'': list(curves)}
   timed = all(row['seconds'] is not None for c in curves.values() for row in c)
   axes_of = [axis for axis in AXES if timed or axis != 'seconds']
-  path = pathlib.Path(path)
-  with matplotlib.style.context(['default', plots.STYLE]):
-    fig = matplotlib.figure.Figure(
-      figsize=(3.1 * len(axes_of) + 2.6, 2.5 * len(rows)), layout='constrained'
-    )
+  with plots.drawing(3.1 * len(axes_of) + 2.6, 2.5 * len(rows)) as fig:
     grid = fig.subplots(len(rows), len(axes_of) + 1, squeeze=False)
     for line, (name, chosen) in zip(grid, rows.items(), strict=True):
       *panels, legend = line
@@ -83,8 +75,7 @@ def draw(curves: dict, title: str, path) -> None:
     for axes, axis in zip(grid[-1], axes_of, strict=False):
       axes.set_xlabel(AXES[axis])
     fig.suptitle(title, fontsize=10)
-    fig.savefig(path.with_suffix('.svg'), metadata={'Date': None})
-    fig.savefig(path.with_suffix('.png'), dpi=130)
+  plots.save(fig, path, dpi=130)
 
 
 def _panel(axes, axis, curves, chosen):

@@ -22,7 +22,7 @@ with extras.needed('train'):
   from moniqua_jax.plots.messages import message, sizes
   from moniqua_jax.plots.noise import margin, variance
   from moniqua_jax.plots.panels import QUANTITIES, compare
-  from moniqua_jax.plots.runs import chosen, figure, main, report
+  from moniqua_jax.plots.runs import chosen, figure, keep, main, report
 
 __all__ = [
   'COLOURS',
@@ -34,6 +34,7 @@ __all__ = [
   'compare',
   'drawing',
   'figure',
+  'keep',
   'line_style',
   'main',
   'margin',

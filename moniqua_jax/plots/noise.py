@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.figure
 import numpy as np
 
-from moniqua_jax.plots import look, tables
+from moniqua_jax.plots import kept, look
 
 
 def margin(runs: Mapping[str, Sequence[dict]]) -> matplotlib.figure.Figure:
@@ -51,7 +51,7 @@ def margin(runs: Mapping[str, Sequence[dict]]) -> matplotlib.figure.Figure:
 
 
 def _margin(axes, rows):
-  of = lambda key: tables.values(rows, key)
+  of = lambda key: kept.values(rows, key)
   steps, theta, seen = map(of, ('step', 'gossip/theta', 'gossip/disagreement'))
   axes.plot(steps, theta, '-', color=look.COLOURS[0], label=r'$\theta$')
   axes.plot(
@@ -67,7 +67,7 @@ def _margin(axes, rows):
 
 
 def _lost(axes, rows):
-  of = lambda key: tables.values(rows, key)
+  of = lambda key: kept.values(rows, key)
   share = 100 * of('gossip/unreadable') / of('gossip/messages')
   axes.fill_between(of('step'), share, step='mid', color=look.COLOURS[2])
   axes.set_xlabel('steps')

@@ -7,7 +7,7 @@ import matplotlib.figure
 import matplotlib.lines
 import numpy as np
 
-from moniqua_jax.plots import look, tables
+from moniqua_jax.plots import kept, look
 
 # Label with the unit, factor and scale of an axis.
 QUANTITIES = {
@@ -23,14 +23,13 @@ QUANTITIES = {
   'coded_bits': ('Mbit coded, all workers', 1e-6, 'log'),
   'distance': (r'$|x - x^*|^2 / |x_0 - x^*|^2$', 1.0, 'log'),
 }
-POINTS = 40  # of a line at most
 
 
 def compare(
   runs: Mapping[str, Sequence[dict]],
   panels: Sequence[tuple[str, str]],
   columns: int = 3,
-  points: int = POINTS,
+  points: int = kept.POINTS,
   quantities: Mapping[str, tuple[str, float, str]] | None = None,
 ) -> matplotlib.figure.Figure:
   """A panel for each pair of quantities, a line for each run.
@@ -114,10 +113,10 @@ def quantity(key: str, more: Mapping | None = None) -> Quantity:
   return Quantity(key, *known.get(key, (key, 1.0, 'linear')))
 
 
-def draw_line(axes, x, y, rows, i, points=POINTS) -> None:
+def draw_line(axes, x, y, rows, i, points=kept.POINTS) -> None:
   """y of the rows against x, as the i-th line."""
   rows = [row for row in rows if x.key in row and y.key in row]
-  xs, ys = (_thin(_scaled(rows, of), points) for of in (x, y))
+  xs, ys = (kept.thin(_scaled(rows, of), points) for of in (x, y))
   # At most 8 points have a marker, not the same ones on every line.
   every = 1 + len(xs) // 9
   axes.plot(xs, ys, **look.line_style(i), markevery=(i % every, every))
@@ -134,13 +133,7 @@ def finish(axes, x, y) -> None:
     axes.grid(False)
 
 
-def _thin(values, points):
-  """Means of at most so many stretches."""
-  parts = np.array_split(values, min(len(values), points) or 1)
-  return np.array([part.mean() for part in parts if part.size])
-
-
 def _scaled(rows, of):
   """The rows' values in the units of the axis; a log axis shows no zeros."""
-  values = of.factor * tables.values(rows, of.key)
+  values = of.factor * kept.values(rows, of.key)
   return np.where((of.scale == 'log') & (values <= 0), np.nan, values)

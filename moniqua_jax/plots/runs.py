@@ -2,12 +2,14 @@
 
   python -m moniqua_jax.plots runs/dpsgd runs/moniqua4 --out=report
 
-writes a table and a figure of runs, which are given as work directories, and
+writes a table and a figure of runs, which are given as work directories or as
+folders that hold kept runs. With --keep the folder holds them afterwards: what
+tables and figures need, in three small files (see kept.py).
 
   python -m moniqua_jax.plots runs/dpsgd runs/moniqua4 --out=report \\
-    --panels=wire/bytes_sent:test/accuracy,wall_time:train/loss
+    --panels=wire/bytes_sent:test/accuracy,seconds:train/loss
 
-panels.svg and panels.png with what is asked for, X:Y by the keys of
+writes panels.svg and panels.png with what is asked for, X:Y by the keys of
 metrics.jsonl.
 """
 
@@ -17,10 +19,7 @@ import pathlib
 import sys
 import textwrap
 
-import matplotlib.figure
-import matplotlib.style
-
-from moniqua_jax.plots import look, panels, tables
+from moniqua_jax.plots import kept, look, panels, tables
 
 FREE_LINES = 14  # of a legend that fits into a panel
 PANELS = [
@@ -39,64 +38,55 @@ def figure(runs: Sequence, path) -> None:
   line has at most 40 points: of more rows, the means of as many stretches.
 
   Args:
-    runs: work directories.
+    runs: work directories or kept folders.
     path: of the files; its suffix is replaced by .svg and .png.
 
   Raises:
-    ValueError: as for `tables.table`.
+    ValueError: there are no runs, or one of the folders does not hold one.
 
   >>> figure([], 'report/figure')
   Traceback (most recent call last):
   ValueError: there are no runs; give their work directories.
   """
-  groups, path = tables.by_seed(tables.loaded(runs)), pathlib.Path(path)
+  groups = tables.by_seed(kept.loaded(runs))
   labels = list(_labels(groups))
   lines = sum(label.count('\n') + 1 for label in labels)
   below = lines > FREE_LINES
-  size = 9, 5.4 + below * (0.5 + 0.2 * lines / 3)
-  with matplotlib.style.context(['default', look.STYLE]):
-    fig = matplotlib.figure.Figure(figsize=size, layout='constrained')
+  with look.drawing(9, 5.4 + below * (0.5 + 0.2 * lines / 3)) as fig:
     *grid, free = fig.subplots(2, 3, sharex='row', sharey='col').flat
     for axes, pair in zip(grid, PANELS, strict=True):
-      x, y = map(panels.quantity, pair)
-      for i, run in (
-        (i, run) for i, group in enumerate(groups) for run in group
-      ):
-        panels.draw_line(axes, x, y, run.rows, i)
-      panels.finish(axes, x, y)
+      _draw_panel(axes, pair, groups)
     grid[0].set_xlim(left=0)  # epochs; the panels of a row share it
     grid[0].locator_params(axis='x', nbins=5)
     for axis in (axis for axes in grid for axis in (axes.xaxis, axes.yaxis)):
       look.number_log(axis)
-    handles = panels.legend_handles(labels)
     free.axis('off')
     where, how = free, dict(loc='center')
     if below:
       where, how = fig, dict(loc='outside lower center', ncols=3)
+    handles = panels.legend_handles(labels)
     where.legend(handles=handles, frameon=False, handlelength=4, **how)
-    fig.savefig(path.with_suffix('.svg'), metadata={'Date': None})
-    fig.set_layout_engine('none')  # keep it: to lay out takes half the time
-    fig.savefig(path.with_suffix('.png'), dpi=200)
+  look.save(fig, path)
 
 
 def report(runs: Sequence, out) -> str:
   """Writes table.md, figure.svg and figure.png.
 
   Args:
-    runs: work directories.
+    runs: work directories or kept folders.
     out: the folder to write into; made if it does not exist.
 
   Returns:
     The table, and below it the one of means if runs differ only in their seed.
 
   Raises:
-    ValueError: as for `tables.table`.
+    ValueError: as for `figure`.
 
   >>> report([], 'report')
   Traceback (most recent call last):
   ValueError: there are no runs; give their work directories.
   """
-  text, loaded = tables.table(runs), tables.loaded(runs)
+  text, loaded = tables.table(runs), kept.loaded(runs)
   if len(tables.by_seed(loaded)) < len(loaded):
     means = 'Mean ± sample standard deviation over the seeds:'
     text += f'\n{means}\n\n{tables.seed_table(runs)}'
@@ -108,23 +98,48 @@ def report(runs: Sequence, out) -> str:
   return text
 
 
+def keep(runs: Sequence, out) -> str:
+  """Writes what is worth keeping of runs, and the report of all that is kept.
+
+  The folder gets config.json (what the configs share), runs.jsonl (a line a
+  run) and curves.jsonl (40 points of each curve). What it has already stays; of
+  two runs of one name, the new one is kept.
+
+  Args:
+    runs: work directories or kept folders.
+    out: the folder to keep them in; made if it does not exist.
+
+  Returns:
+    The text of `report`.
+
+  Raises:
+    ValueError: as for `figure`.
+
+  >>> keep([], 'results/none')
+  Traceback (most recent call last):
+  ValueError: there are no runs; give their work directories.
+  """
+  kept.write(kept.loaded(runs), out)
+  return report([out], out)
+
+
 def chosen(runs: Sequence, pairs: Sequence[tuple[str, str]], out) -> None:
   """Writes panels.svg and panels.png, a panel for each pair.
 
   Args:
-    runs: work directories; of those that differ only in their seed, the first
-      is shown.
+    runs: work directories or kept folders; of those that differ only in their
+      seed, the first is shown.
     pairs: (key of x, key of y), of metrics.jsonl.
     out: the folder to write into; made if it does not exist.
 
   Raises:
-    ValueError: as for `tables.table`, or a key that no run has written.
+    ValueError: as for `figure`, or a key that no run has written.
 
   >>> chosen([], [('epoch', 'train/loss')], 'report')
   Traceback (most recent call last):
   ValueError: there are no runs; give their work directories.
   """
-  groups, out = tables.by_seed(tables.loaded(runs)), pathlib.Path(out)
+  groups, out = tables.by_seed(kept.loaded(runs)), pathlib.Path(out)
   firsts = [group[:1] for group in groups]
   rows = {
     label.replace('\n', ' '): run.rows
@@ -151,24 +166,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     prog='python -m moniqua_jax.plots',
     description='Prints a table of runs; writes it and a figure.',
   )
-  parser.add_argument('runs', nargs='+', metavar='RUN', help='work directory')
+  parser.add_argument(
+    'runs',
+    nargs='+',
+    metavar='RUN',
+    help='work directory, or folder of kept runs',
+  )
   parser.add_argument(
     '--out', help="folder to write into; the only run's own, or ./report"
   )
   parser.add_argument(
     '--panels', metavar='X:Y,...', help='only a figure, with these panels'
   )
+  parser.add_argument(
+    '--keep', action='store_true', help='keep the runs in --out, too'
+  )
   args = parser.parse_args(argv)
+  if args.keep and (args.panels or not args.out):
+    parser.error('--keep wants --out=FOLDER, and no --panels.')
   out = args.out or (args.runs[0] if len(args.runs) == 1 else 'report')
   try:
     if args.panels is None:
-      print(report(args.runs, out), end='')
+      print((keep if args.keep else report)(args.runs, out), end='')
     else:
       chosen(args.runs, _pairs(args.panels), out)
   except (OSError, ValueError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
   return 0
+
+
+def _draw_panel(axes, pair, groups) -> None:
+  """A line for each run; those of a group look the same."""
+  x, y = map(panels.quantity, pair)
+  for i, group in enumerate(groups):
+    for run in group:
+      panels.draw_line(axes, x, y, run.rows, i)
+  panels.finish(axes, x, y)
 
 
 def _pairs(text):
@@ -186,8 +220,8 @@ def _labels(groups):
       label += f' ({tables.group_name(group)})'
     if len(group) > 1:
       label += f', {len(group)}\N{NO-BREAK SPACE}seeds'
-    apart = tables.values(
-      sum((r.rows for r in group), []), 'gossip/consensus_rms'
+    apart = kept.values(
+      sum((run.rows for run in group), []), 'gossip/consensus_rms'
     )
     if apart.size and not apart.any():
       label += ' (distance 0)'

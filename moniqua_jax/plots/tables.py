@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 import json
 import os
-import pathlib
-from typing import NamedTuple
 
 import numpy as np
+import tabulate
 
-from moniqua_jax.training import metrics
+from moniqua_jax.plots import kept
 
 DASH = '–'  # what was not measured
 
@@ -63,39 +62,12 @@ theta holds up to 1. consensus rms: of the workers from their mean, at the last
 evaluation."""
 
 
-class Run(NamedTuple):
-  """What a work directory holds."""
-
-  name: str  # of the folder
-  rows: list[dict]  # metrics.jsonl
-  config: dict  # config.json
-  source: dict  # run.json
-
-
-def load(workdir) -> Run:
-  """Reads one run.
-
-  Args:
-    workdir: of the run.
-
-  Returns:
-    A `Run`.
-
-  Raises:
-    ValueError: the folder does not hold a run.
-    OSError: it lacks config.json or run.json.
-  """
-  folder = pathlib.Path(workdir).resolve()
-  rows = metrics.read(workdir)
-  read = lambda name: json.loads((folder / name).read_text())
-  return Run(folder.name, rows, read('config.json'), read('run.json'))
-
-
-def by_seed(runs: Sequence[Run]) -> list[list[Run]]:
+def by_seed(runs: Sequence[kept.Run]) -> list[list[kept.Run]]:
   """Groups of runs whose configs are equal but for the seed, in order."""
   groups = {}
   for run in runs:
-    key = json.dumps(run.config | {'seed': None}, sort_keys=True)
+    own = dict(kept.entries(run.config | {'seed': None}))
+    key = json.dumps(own, sort_keys=True)
     groups.setdefault(key, []).append(run)
   return list(groups.values())
 
@@ -139,18 +111,8 @@ def method(config: dict) -> str:
 
 
 def table(runs: Sequence) -> str:
-  """A markdown table with a row a run, aligned to be read in a terminal.
-
-  Args:
-    runs: work directories.
-
-  Returns:
-    The table; an en dash is what was not measured.
-
-  Raises:
-    ValueError: there are no runs, or one of the folders does not hold one.
-  """
-  return _markdown([[run] for run in loaded(runs)])
+  """A Markdown table with a row a run; an en dash is what was not measured."""
+  return _of_groups([[run] for run in kept.loaded(runs)])
 
 
 def seed_table(runs: Sequence) -> str:
@@ -158,42 +120,37 @@ def seed_table(runs: Sequence) -> str:
 
   Numbers are the mean ± the sample standard deviation; without ± where all
   seeds agree, and a dash where a seed lacks the number.
-
-  Args:
-    runs: work directories.
-
-  Returns:
-    The table.
-
-  Raises:
-    ValueError: as for `table`.
   """
-  return _markdown(by_seed(loaded(runs)))
+  return _of_groups(by_seed(kept.loaded(runs)))
 
 
-def loaded(runs):
-  if not runs:
-    raise ValueError('there are no runs; give their work directories.')
-  return [load(run) for run in runs]
+def markdown(titles: Sequence[str], rows: Sequence, words: int = 1) -> str:
+  """A table whose first columns are words; the others are numbers.
+
+  >>> print(markdown(['bits', 'MB'], [['4 bits', '1.5']]), end='')
+  | bits   |   MB |
+  |:-------|-----:|
+  | 4 bits |  1.5 |
+  """
+  align = ['left'] * words + ['right'] * (len(titles) - words)
+  form = dict(tablefmt='pipe', colalign=align, disable_numparse=True)
+  return tabulate.tabulate(rows, titles, **form) + '\n'
 
 
-def values(rows, key):
-  """What the rows that have the key say; null, in JSON not finite, is NaN."""
-  return np.array([row[key] for row in rows if key in row], float)
-
-
-def _last(run, key):
-  return np.append(np.nan, values(run.rows, key))[-1]
+def _end(run, key) -> float:
+  """The last value of a metric; NaN if there is none."""
+  value = run.end.get(key)
+  return np.nan if value is None else float(value)
 
 
 def _bytes_a_step(run):
-  return _last(run, 'wire/bytes_sent') / _last(run, 'step')
+  return _end(run, 'wire/bytes_sent') / (_end(run, 'step') or np.nan)
 
 
 def _finished(run):
-  steps_per_epoch = _last(run, 'step') / _last(run, 'epoch')
+  steps_per_epoch = _end(run, 'step') / _end(run, 'epoch')
   epochs = run.config.get('epochs', 0.0)
-  return _last(run, 'step') >= np.round(epochs * np.round(steps_per_epoch))
+  return _end(run, 'step') >= np.round(epochs * np.round(steps_per_epoch))
 
 
 def group_name(group):
@@ -222,15 +179,10 @@ def _shape(spec):
   return f'D {spec["name"]}{power}{" shared" if shared else ""}'
 
 
-def _markdown(groups):
-  title = ['run', 'method', 'seed', *COLUMNS]
+def _of_groups(groups):
+  """A row a group of runs."""
   rows = [_cells(group, groups[0][0]) for group in groups]
-  widths = [max(map(len, column)) for column in zip(title, *rows, strict=True)]
-  words, *numbers = widths[:2], *widths[2:]  # at the left, at the right
-  formats = [f'<{w}' for w in words] + [f'>{w}' for w in numbers]
-  rule = ['-' * w for w in words] + ['-' * (w - 1) + ':' for w in numbers]
-  lines = [map(format, line, formats) for line in (title, rule, *rows)]
-  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+  return markdown(['run', 'method', 'seed', *COLUMNS], rows, words=2)
 
 
 def _cells(group, first):
@@ -246,22 +198,18 @@ def _cells(group, first):
 
 def _measures(run, first):
   """The numbers in a run's row by column; NaN where there is none."""
-  last = lambda key: _last(run, key)
-  messages = values(run.rows, 'gossip/messages').sum() or np.nan
-  unreadable = values(run.rows, 'gossip/unreadable').sum()
-  # Without a theta, distance/theta is written too, and is 0.
-  modulo = [row for row in run.rows if 'gossip/theta' in row]
-  share = values(modulo, 'gossip/distance_over_theta')
+  end = lambda key: _end(run, key)
+  messages = end('gossip/messages') or np.nan
   return {
-    'epochs': last('epoch'),
-    'MB sent': last('wire/bytes_sent') / 1e6,
+    'epochs': end('epoch'),
+    'MB sent': end('wire/bytes_sent') / 1e6,
     'vs first': _bytes_a_step(run) / (_bytes_a_step(first) or np.nan),
-    'test %': 100 * last('test/accuracy'),
-    'worst %': 100 * last('test/worst_worker'),
-    'unreadable %': 100 * unreadable / messages,
-    'distance/theta': np.fmax.reduce(share, initial=np.nan),
-    'consensus rms': last('gossip/consensus_rms'),
-    'minutes': last('seconds') / 60,
+    'test %': 100 * end('test/accuracy'),
+    'worst %': 100 * end('test/worst_worker'),
+    'unreadable %': 100 * end('gossip/unreadable') / messages,
+    'distance/theta': end(kept.SHARE),
+    'consensus rms': end('gossip/consensus_rms'),
+    'minutes': end('seconds') / 60,
   }
 
 
@@ -278,7 +226,7 @@ def _number(values, spec):
 def source(run):
   """One line of provenance."""
   source = {'command': DASH, 'date': DASH, 'machine': DASH} | run.source
-  seconds = _number([_last(run, 'seconds')], '.0f')
+  seconds = _number([_end(run, 'seconds')], '.0f')
   facts = [
     f'- {run.name}: `{source["command"]}`',
     source['date'],
