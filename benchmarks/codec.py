@@ -82,7 +82,8 @@ def check(size=100_003):
     assert wrong < 2.0**-23 * np.abs(x).max() / step * 8 / bits, (bits, wrong)
   for bits in (1, 2, 4, 8):
     q = mj.uniform(bits, rounding='nearest')
-    x_hat = np.asarray(q.decode(q.encode(x, key), x))
+    decoded = jax.jit(lambda x, q=q: q.decode(q.encode(x, key), x))
+    x_hat = np.asarray(decoded(x))
     rows = np.pad(x, (0, -size % 512), 'edge').reshape(-1, 512)
     span = np.ptp(rows, axis=1, keepdims=True) / (2**bits - 1)
     bound = np.repeat(span, 512, axis=1).reshape(-1)[:size] / 2

@@ -26,6 +26,7 @@ from moniqua_jax.plots import kept, tables
 from moniqua_jax.training import metrics
 
 TARGETS = ('1e-06', '1e-10')
+POINTS = 60  # of a curve at most
 COLUMNS = ('iteration', 'distance', 'spread', 'coded_bits')
 
 
@@ -117,8 +118,9 @@ def keep(runs: Sequence[Run], out) -> None:
 def thinned(rows) -> dict:
   """Columns of at most 60 rows, which are denser at the start."""
   last = len(rows) - 1
-  at = np.append(np.linspace(0, last, 40), np.geomspace(1, max(last, 1), 20))
-  rows = [rows[i] for i in np.unique(np.minimum(at, last).astype(int))]
+  if last >= POINTS:  # what is kept already stays as it is
+    at = np.append(np.linspace(0, last, 40), np.geomspace(1, last, 20))
+    rows = [rows[i] for i in np.unique(at.astype(int))]
   columns = {key: kept.short(kept.values(rows, key)) for key in COLUMNS}
   return columns | {'upload_bits': rows[0]['upload_bits']}
 

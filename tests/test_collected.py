@@ -105,6 +105,8 @@ def test_a_long_curve_keeps_its_ends_and_its_start(tmp_path):
   at = [row['iteration'] for row in run.curves['GD']]
   assert at[0] == 0 and at[-1] == 1999 and len(at) <= 60
   assert sum(k < 50 for k in at) >= 10
+  smoothness.keep([], tmp_path / 'out')  # thinned once, not twice
+  assert smoothness.loaded(tmp_path / 'out') == [run]
 
 
 def test_kept_runs_are_drawn_again_without_their_folders(

@@ -11,6 +11,7 @@ import pytest
 
 from moniqua_jax import plots
 from moniqua_jax.plots import kept, tables
+from moniqua_jax.plots import runs as runs_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / 'results'
@@ -120,7 +121,7 @@ CONFIGS = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.dictionaries(st.sampled_from('xyz'), CONFIGS), min_size=1))
 def test_a_config_is_what_it_shares_and_what_it_does_not(configs):
   common, others = kept.shared(configs)
@@ -143,7 +144,8 @@ def test_keep_wants_a_folder(capsys):
   assert '--keep wants --out=FOLDER' in capsys.readouterr().err
 
 
-def test_the_command_line_keeps(tmp_path, runs, capsys):
+def test_the_command_line_keeps(tmp_path, runs, capsys, monkeypatch):
+  monkeypatch.setattr(runs_lib, 'figure', lambda runs, path: None)
   out = tmp_path / 'kept'
   folders = list(map(str, runs))
   assert plots.main([*folders, '--keep', f'--out={out}']) == 0

@@ -12,6 +12,7 @@ import pathlib
 import numpy as np
 
 from moniqua_jax.laboratory import figures, methods, stopping
+from moniqua_jax.plots import tables
 
 POINTS = 200  # rows of metrics.jsonl for a method
 COLUMNS = (
@@ -102,9 +103,7 @@ def table(entries: dict[str, dict]) -> str:
     The table.
   """
   rows = [_cells(name, entry) for name, entry in entries.items()]
-  rule = ['---', *['---:'] * (len(COLUMNS) - 1)]
-  lines = [COLUMNS, rule, *rows]
-  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+  return tables.markdown(COLUMNS, rows)
 
 
 def curve(method, problem, distance, sent, seconds) -> list[dict]:

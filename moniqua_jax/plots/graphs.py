@@ -35,7 +35,8 @@ def topology(graph: topologies.Topology) -> matplotlib.figure.Figure:
   return fig
 
 
-def _graph(axes, w):
+def _graph(axes, w) -> list:
+  """Draws workers on a circle and their messages; the legend's entries."""
   n = len(w)
   angles = np.pi / 2 - 2 * np.pi * np.arange(n) / n
   places = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -78,7 +79,8 @@ def _graph(axes, w):
   ]
 
 
-def _weights(axes, w, gap):
+def _weights(axes, w, gap) -> None:
+  """Draws W, with its numbers where there is room."""
   n = len(w)
   axes.imshow(w, cmap='Greys', vmin=0, vmax=2 * w.max())
   for (i, j), value in np.ndenumerate(w):

@@ -47,7 +47,7 @@ class Run(NamedTuple):
 
 
 def load(workdir) -> Run:
-  """The run of a work directory; ValueError or OSError if there is none."""
+  """Reads the run of a work directory; ValueError or OSError without one."""
   folder = pathlib.Path(workdir).resolve()
   rows = metrics.read(workdir)
   read = lambda name: json.loads((folder / name).read_text())
@@ -60,7 +60,7 @@ def load(workdir) -> Run:
 
 
 def loaded(folders: Sequence) -> list[Run]:
-  """The runs of work directories and of kept folders, in order."""
+  """Reads the runs of work directories and of kept folders, in order."""
   if not folders:
     raise ValueError('there are no runs; give their work directories.')
   folders = [pathlib.Path(folder) for folder in folders]
@@ -93,7 +93,7 @@ def write_measured(out, rows: Sequence[dict], source: dict) -> None:
 
 
 def at_the_end(rows: Sequence[dict]) -> dict:
-  """`Run.end` of the rows of metrics.jsonl."""
+  """Computes `Run.end` from the rows of metrics.jsonl."""
   end = {key: value for row in rows for key, value in row.items()}
   end |= {key: int(values(rows, key).sum()) for key in COUNTS if key in end}
   # Without a theta the share is written too, and is 0.
@@ -104,18 +104,18 @@ def at_the_end(rows: Sequence[dict]) -> dict:
 
 
 def values(rows: Sequence[dict], key: str) -> np.ndarray:
-  """What the rows that have the key say; null, in JSON not finite, is NaN."""
+  """Lists what rows say of a key; null, in JSON not finite, is NaN."""
   return np.array([row[key] for row in rows if key in row], float)
 
 
 def thin(values: np.ndarray, points: int = POINTS) -> np.ndarray:
-  """Means of at most so many stretches."""
+  """Averages at most so many stretches."""
   parts = np.array_split(values, min(len(values), points) or 1)
   return np.array([part.mean() for part in parts if part.size])
 
 
 def entries(config: dict, prefix: str = '') -> Iterator[tuple]:
-  """Pairs of dotted names and values; null is no entry, an empty dict is one.
+  """Yields dotted names and values; null is no entry, an empty dict is one.
 
   >>> dict(entries({'seed': 0, 'model': {'name': 'mlp', 'width': None}}))
   {'seed': 0, 'model.name': 'mlp'}
@@ -128,7 +128,7 @@ def entries(config: dict, prefix: str = '') -> Iterator[tuple]:
 
 
 def shared(configs: Sequence[dict]) -> tuple[dict, list[dict]]:
-  """The entries that configs share, and by dotted name the others of each.
+  """Finds the entries that configs share, and by dotted name the others.
 
   >>> shared([{'seed': 0, 'model': {'name': 'mlp', 'width': 8}},
   ...         {'seed': 1, 'model': {'name': 'mlp', 'width': 8}}])
@@ -144,7 +144,7 @@ def shared(configs: Sequence[dict]) -> tuple[dict, list[dict]]:
 
 
 def merged(*parts: dict) -> dict:
-  """The config of entries, nested or by dotted name."""
+  """Builds the config of entries, nested or by dotted name."""
   config = {}
   for name, value in (pair for part in parts for pair in entries(part)):
     *path, last = name.split('.')
@@ -162,14 +162,14 @@ def write_lines(path, rows: Sequence[dict]) -> None:
 
 
 def read_lines(path) -> list[dict]:
-  """The rows of a file of JSON lines; none if there is no file."""
+  """Reads a file of JSON lines; nothing if there is no file."""
   path = pathlib.Path(path)
   lines = path.read_text().splitlines() if path.exists() else []
   return [json.loads(line) for line in lines]
 
 
 def short(array) -> list:
-  """Numbers with seven digits; null, as JSON wants it, if not finite."""
+  """Rounds to seven digits; null, as JSON wants it, if not finite."""
   return [
     json.loads(f'{value:.7g}') if np.isfinite(value) else None
     for value in array
@@ -177,7 +177,7 @@ def short(array) -> list:
 
 
 def _kept(folder) -> list[Run]:
-  """The runs of a kept folder."""
+  """Reads the runs of a kept folder."""
   if not (folder / 'config.json').exists():
     raise ValueError(f'{folder} holds measurements but no runs.')
   common = json.loads((folder / 'config.json').read_text())
@@ -198,14 +198,14 @@ def _kept(folder) -> list[Run]:
 
 
 def _line(run, config) -> dict:
-  """The line of a run in runs.jsonl."""
+  """Makes the line of a run in runs.jsonl."""
   workers = {'workers': run.workers} if run.workers else {}
   own = {'name': run.name, 'config': config, 'end': run.end}
   return own | run.source | workers
 
 
 def _curves(run) -> Iterator[dict]:
-  """The lines of a run in curves.jsonl."""
+  """Makes the lines of a run in curves.jsonl."""
   there = dict.fromkeys(key for row in run.rows for key in row)
   for key in there:
     if key in CURVES or key.startswith('gradient/'):

@@ -61,7 +61,7 @@ def sizes(
 
 
 def _parts(quantizer, d):
-  """Bytes of codes, of values without codes, and of what follows."""
+  """Counts bytes of codes, of values without codes, and of what follows."""
   x = jax.ShapeDtypeStruct((d,), jnp.float32)
   whole = wire.nbytes(jax.eval_shape(quantizer.encode, x, jax.random.key(0)))
   if quantizer.codes is None:
@@ -129,7 +129,8 @@ def message(
   return fig
 
 
-def _codes(axes, d, bits):
+def _codes(axes, d, bits) -> None:
+  """Writes into each bit of the planes whose code it belongs to."""
   for j in range(d):
     ones = jnp.zeros(d, jnp.uint8).at[j].set(2**bits - 1)
     packed = np.asarray(wire.pack(ones, bits))
@@ -141,6 +142,7 @@ def _codes(axes, d, bits):
 
 
 def _cell(left, bottom, width, height, colour, label=''):
+  """Makes a rectangle of the layout."""
   return matplotlib.patches.Rectangle(
     (left, bottom),
     width,

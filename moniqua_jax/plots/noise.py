@@ -50,7 +50,8 @@ def margin(runs: Mapping[str, Sequence[dict]]) -> matplotlib.figure.Figure:
   return fig
 
 
-def _margin(axes, rows):
+def _margin(axes, rows) -> None:
+  """Draws theta, the distance seen, and the room between them."""
   of = lambda key: kept.values(rows, key)
   steps, theta, seen = map(of, ('step', 'gossip/theta', 'gossip/disagreement'))
   axes.plot(steps, theta, '-', color=look.COLOURS[0], label=r'$\theta$')
@@ -66,7 +67,8 @@ def _margin(axes, rows):
   )
 
 
-def _lost(axes, rows):
+def _lost(axes, rows) -> None:
+  """Draws the share of messages that could not be read."""
   of = lambda key: kept.values(rows, key)
   share = 100 * of('gossip/unreadable') / of('gossip/messages')
   axes.fill_between(of('step'), share, step='mid', color=look.COLOURS[2])
@@ -114,4 +116,5 @@ def variance(
 
 
 def _sorted(by_bits):
+  """Splits a dict into its sorted keys and their values."""
   return zip(*sorted(by_bits.items()), strict=True)

@@ -84,7 +84,7 @@ def compare(
 
 
 def legend_handles(labels) -> list[matplotlib.lines.Line2D]:
-  """A line for each label, in its look."""
+  """Makes a line for each label, in its look."""
   return [
     matplotlib.lines.Line2D([], [], label=label, **look.line_style(i))
     for i, label in enumerate(labels)
@@ -108,13 +108,13 @@ class Quantity(NamedTuple):
 
 
 def quantity(key: str, more: Mapping | None = None) -> Quantity:
-  """What is known of a key: its own label, if nothing."""
+  """Looks up what is known of a key: its own label, if nothing."""
   known = QUANTITIES | (more or {})
   return Quantity(key, *known.get(key, (key, 1.0, 'linear')))
 
 
 def draw_line(axes, x, y, rows, i, points=kept.POINTS) -> None:
-  """y of the rows against x, as the i-th line."""
+  """Draws y of the rows against x, as the i-th line."""
   rows = [row for row in rows if x.key in row and y.key in row]
   xs, ys = (kept.thin(_scaled(rows, of), points) for of in (x, y))
   # At most 8 points have a marker, not the same ones on every line.
@@ -123,7 +123,7 @@ def draw_line(axes, x, y, rows, i, points=kept.POINTS) -> None:
 
 
 def finish(axes, x, y) -> None:
-  """Labels and scales of a panel whose lines are drawn."""
+  """Sets labels and scales of a panel whose lines are drawn."""
   axes.set(xlabel=x.label, xscale=x.scale, ylabel=y.label, yscale=y.scale)
   points = np.concatenate([line.get_xydata() for line in axes.lines])
   if not np.isfinite(points).all(axis=1).any():
@@ -134,6 +134,6 @@ def finish(axes, x, y) -> None:
 
 
 def _scaled(rows, of):
-  """The rows' values in the units of the axis; a log axis shows no zeros."""
+  """Converts values to the units of an axis; a log axis shows no zeros."""
   values = of.factor * kept.values(rows, of.key)
   return np.where((of.scale == 'log') & (values <= 0), np.nan, values)

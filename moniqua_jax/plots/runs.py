@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _draw_panel(axes, pair, groups) -> None:
-  """A line for each run; those of a group look the same."""
+  """Draws a line for each run; those of a group look the same."""
   x, y = map(panels.quantity, pair)
   for i, group in enumerate(groups):
     for run in group:
@@ -205,7 +205,8 @@ def _draw_panel(axes, pair, groups) -> None:
   panels.finish(axes, x, y)
 
 
-def _pairs(text):
+def _pairs(text) -> list[tuple]:
+  """Reads 'X:Y,X:Y' into pairs."""
   pairs = [tuple(pair.split(':')) for pair in text.split(',')]
   if any(len(pair) != 2 for pair in pairs):
     raise ValueError(f'--panels={text}; give X:Y or X:Y,X:Y, ...')
@@ -213,7 +214,7 @@ def _pairs(text):
 
 
 def _labels(groups):
-  """Legend entries: the method, and the name where that is not enough."""
+  """Yields legend entries: the method, and the name where it is not enough."""
   methods = [tables.method(group[0].config) for group in groups]
   for group, label in zip(groups, methods, strict=True):
     if methods.count(label) > 1:

@@ -63,7 +63,7 @@ evaluation."""
 
 
 def by_seed(runs: Sequence[kept.Run]) -> list[list[kept.Run]]:
-  """Groups of runs whose configs are equal but for the seed, in order."""
+  """Groups runs whose configs are equal but for the seed, in order."""
   groups = {}
   for run in runs:
     own = dict(kept.entries(run.config | {'seed': None}))
@@ -73,13 +73,7 @@ def by_seed(runs: Sequence[kept.Run]) -> list[list[kept.Run]]:
 
 
 def method(config: dict) -> str:
-  """What a config trains with; a quantizer on D-PSGD stands alone.
-
-  Args:
-    config: as in config.json.
-
-  Returns:
-    Reduce, gossip, quantizer, topology and slack, where they say something.
+  """Names what a config trains with; a quantizer on D-PSGD stands alone.
 
   >>> moniqua = {'name': 'moniqua', 'bits': 4, 'theta': 1.0}
   >>> method({'gossip': {'name': 'd2'}, 'quantizer': moniqua, 'gamma': 0.2})
@@ -111,12 +105,12 @@ def method(config: dict) -> str:
 
 
 def table(runs: Sequence) -> str:
-  """A Markdown table with a row a run; an en dash is what was not measured."""
+  """Draws a row a run in Markdown; an en dash is what was not measured."""
   return _of_groups([[run] for run in kept.loaded(runs)])
 
 
 def seed_table(runs: Sequence) -> str:
-  """The table with one row for all runs that differ only in their seed.
+  """Draws one row for all runs that differ only in their seed.
 
   Numbers are the mean ± the sample standard deviation; without ± where all
   seeds agree, and a dash where a seed lacks the number.
@@ -125,7 +119,7 @@ def seed_table(runs: Sequence) -> str:
 
 
 def markdown(titles: Sequence[str], rows: Sequence, words: int = 1) -> str:
-  """A table whose first columns are words; the others are numbers.
+  """Draws a table whose first columns are words; the others are numbers.
 
   >>> print(markdown(['bits', 'MB'], [['4 bits', '1.5']]), end='')
   | bits   |   MB |
@@ -138,28 +132,31 @@ def markdown(titles: Sequence[str], rows: Sequence, words: int = 1) -> str:
 
 
 def _end(run, key) -> float:
-  """The last value of a metric; NaN if there is none."""
+  """Looks up the last value of a metric; NaN if there is none."""
   value = run.end.get(key)
   return np.nan if value is None else float(value)
 
 
-def _bytes_a_step(run):
+def _bytes_a_step(run) -> float:
+  """Divides the bytes of a run by its steps."""
   return _end(run, 'wire/bytes_sent') / (_end(run, 'step') or np.nan)
 
 
-def _finished(run):
+def _finished(run) -> bool:
+  """Tells whether a run came to its last epoch."""
   steps_per_epoch = _end(run, 'step') / _end(run, 'epoch')
   epochs = run.config.get('epochs', 0.0)
   return _end(run, 'step') >= np.round(epochs * np.round(steps_per_epoch))
 
 
-def group_name(group):
+def group_name(group) -> str:
+  """Names a group of runs by what their names begin with."""
   name = os.path.commonprefix([run.name for run in group])
   return name + '*' * (len(group) > 1)
 
 
-def _spell(spec):
-  """'Moniqua 4 bits' from {'name': 'moniqua', 'bits': 4, ...}."""
+def _spell(spec) -> str:
+  """Says 'Moniqua 4 bits' of {'name': 'moniqua', 'bits': 4, ...}."""
   name = spec.get('name', 'none')
   words = SPELLED.get(name, name.replace('_', ' '))
   bits = spec.get('bits')
@@ -170,8 +167,8 @@ def _spell(spec):
   return f'{words} {bits} bit{"s" * (bits != 1)}' if bits else words
 
 
-def _shape(spec):
-  """'D diagonal ^-1 shared' from {'name': 'diagonal', 'power': -1, ...}."""
+def _shape(spec) -> str:
+  """Says 'D diagonal ^-1 shared' of {'name': 'diagonal', 'power': -1, ...}."""
   if spec.get('name', 'none') == 'none':
     return ''
   power, shared = spec.get('power') or 1, spec.get('per_worker') is False
@@ -179,13 +176,14 @@ def _shape(spec):
   return f'D {spec["name"]}{power}{" shared" if shared else ""}'
 
 
-def _of_groups(groups):
-  """A row a group of runs."""
+def _of_groups(groups) -> str:
+  """Draws a row a group of runs."""
   rows = [_cells(group, groups[0][0]) for group in groups]
   return markdown(['run', 'method', 'seed', *COLUMNS], rows, words=2)
 
 
-def _cells(group, first):
+def _cells(group, first) -> list[str]:
+  """Fills the row of a group; `first` is the run that bytes compare with."""
   name = group_name(group).replace('|', r'\|')
   if not all(map(_finished, group)):
     name += ' (unfinished)'
@@ -197,7 +195,7 @@ def _cells(group, first):
 
 
 def _measures(run, first):
-  """The numbers in a run's row by column; NaN where there is none."""
+  """Computes a run's numbers by column; NaN where there is none."""
   end = lambda key: _end(run, key)
   messages = end('gossip/messages') or np.nan
   return {
@@ -213,8 +211,8 @@ def _measures(run, first):
   }
 
 
-def _number(values, spec):
-  """'0.97', or '0.96 ± 0.01' of seeds that differ."""
+def _number(values, spec) -> str:
+  """Writes '0.97', or '0.96 ± 0.01' of seeds that differ."""
   mean = np.mean(values)
   if np.isnan(mean):
     return DASH
@@ -223,8 +221,8 @@ def _number(values, spec):
   return f'{mean:{spec}} ± {np.std(values, ddof=1):{spec}}'
 
 
-def source(run):
-  """One line of provenance."""
+def source(run: kept.Run) -> str:
+  """Says in one line where a run came from."""
   source = {'command': DASH, 'date': DASH, 'machine': DASH} | run.source
   seconds = _number([_end(run, 'seconds')], '.0f')
   facts = [
