@@ -74,13 +74,13 @@ def all_gathered(quantizer, x: Array, key, axis_name: str) -> Mean:
   payload = lax.optimization_barrier(quantizer.encode(x, key))
   take = lambda message: collectives.gathered(message, axis_name)
   payloads, short = carried(quantizer, x.size, payload, take, axis_name)
-  if quantizer.decode_all is None:
-    total = summed(quantizer, payloads, x)
-    own = read(quantizer, payload, x)
-  else:
-    x_hats = quantizer.decode_all(payloads, x)
+  if quantizer.fast and quantizer.fast.decode_all:
+    x_hats = quantizer.fast.decode_all(payloads, x)
     total = _added(x_hats)
     own = x_hats[lax.axis_index(axis_name)]
+  else:
+    total = summed(quantizer, payloads, x)
+    own = read(quantizer, payload, x)
   return Mean(total / payloads.shape[0], own, short[None], payload)
 
 

@@ -164,8 +164,7 @@ def moniqua(
     lambda payload, reference: inspect_all([payload], reference)[0],
     rule.shared,
     base.Codes(bits, grid.levels, None, _CODED_TOGETHER),
-    inspect_all=inspect_all,
-    mix=functools.partial(_mix, grid),
+    fast=base.Fast(inspect_all=inspect_all, mix=functools.partial(_mix, grid)),
   )
 
 
@@ -299,15 +298,14 @@ def _inspect_all(grid, payloads, reference):
   return [_concluded(grid, *message) for message in messages]
 
 
-def _mix(grid, x, payload, received, came, pull, onto=None):
-  own = _header(grid, payload, x.size)
-  theirs = [_header(grid, message, x.size) for message in received]
+def _mix(grid, x, payloads, came, pull, onto=None):
+  own, *theirs = [_header(grid, payload, x.size) for payload in payloads]
 
   def change(start, stop, part):
     y = (part if onto is None else x[start:stop]).astype(jnp.float32)
     # n again, and not from the codes: a third of the traffic of 1 bit.
     x_hats = [_valued(grid, own, jnp.rint(_place(grid, own, y, start)), start)]
-    for about, message in zip(theirs, received, strict=True):
+    for about, message in zip(theirs, payloads[1:], strict=True):
       codes = wire.unpack_part(message, grid.bits, x.size, start, stop)
       x_hats.append(_resolved(grid, about, codes, y, start)[1])
     return part + pull([x_hat.astype(x.dtype) for x_hat in x_hats], came)

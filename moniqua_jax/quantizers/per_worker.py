@@ -105,7 +105,7 @@ def per_worker(
     first.shared,
     first.codes,
     _short(first.short, make, row, cut, n) if first.short else None,
-    decode_all,
+    base.Fast(decode_all),
   )
 
 
