@@ -26,15 +26,10 @@ FIRST, EVERY = (0, 100, 2000), 10_000
 
 
 class Levels(NamedTuple):
-  """The state, the same on all workers.
+  """The state, the same on all workers."""
 
-  Attributes:
-    levels: f32[2^bits], ascending from -1 to 1.
-    count: i32[], how often the worker has observed.
-  """
-
-  levels: Array
-  count: Array
+  levels: Array  # f32[2^bits], ascending from -1 to 1
+  count: Array  # i32[], how often the worker has observed
 
 
 def alq(
@@ -201,7 +196,7 @@ def amq_n(
 def _adaptive(
   bits, density, fit, bucket_size, norm, components, first, every, axis_name
 ):
-  """The `Tuned` of a density of `Statistics` and a fit to it."""
+  """Builds the `Tuned` of a density of `Statistics` and a fit to it."""
   _check(bits, components, first, every)
   leveled((-1, 1), bucket_size, norm)  # checks them
 
@@ -232,7 +227,7 @@ def _adaptive(
 
 
 def _agreed(value, axis_name):
-  """It is the same on all workers; this tells `vmap` so."""
+  """Tells `vmap` that a value is the same on all workers."""
   return value if axis_name is None else collectives.largest(value, axis_name)
 
 

@@ -157,7 +157,7 @@ def block(
 
 
 def _dithered(steps, sizes, norm, bits, norm_bits):
-  """What the three share: a step for each value, or one for all."""
+  """Builds what the three share: a step for each value, or one for all."""
   if norm not in buckets.NORMS:
     raise ValueError(f'norm={norm!r}; choose from {sorted(buckets.NORMS)}.')
   form = norm_formats.chosen(norm_bits)
@@ -186,16 +186,16 @@ def _dithered(steps, sizes, norm, bits, norm_bits):
     # Odd about 0 in law, so no sign is needed.
     levels = jnp.floor(base.rounded(shares * per_step, zero) + u)
     codes = (top + levels.clip(-top, top)).astype(jnp.uint8)
-    return jnp.concatenate([wire.pack(codes, bits), ends])
+    return wire.join(codes, bits, ends)
 
-  def norms_of(payload, size):
-    count = _blocks(size, sizes, h.size).count
-    return form.read(payload[wire.packed_size(size, bits) :], count)
+  def split(payload, size):
+    codes, ends = wire.split(payload, bits, size)
+    return codes, form.read(ends, _blocks(size, sizes, h.size).count)
 
   def decode(payload, reference):
     size = reference.size
-    norms = _blocks(size, sizes, h.size).spread(norms_of(payload, size))
-    codes = wire.unpack(payload[: wire.packed_size(size, bits)], bits, size)
+    codes, norms = split(payload, size)
+    norms = _blocks(size, sizes, h.size).spread(norms)
     levels = codes.astype(jnp.float32) - top
     zero = jnp.minimum(norms, 0)
     x_hat = base.rounded(base.rounded(levels * h, zero) * norms, zero)
@@ -203,8 +203,8 @@ def _dithered(steps, sizes, norm, bits, norm_bits):
 
   def inspect(payload, reference):
     seen = base.watched(decode)(payload, reference)
-    finite = jnp.isfinite(norms_of(payload, reference.size)).all()
-    return seen._replace(readable=finite)
+    _, norms = split(payload, reference.size)
+    return seen._replace(readable=jnp.isfinite(norms).all())
 
   codes = None
   if sizes is None or len(set(sizes)) == 1:
@@ -214,20 +214,14 @@ def _dithered(steps, sizes, norm, bits, norm_bits):
 
 
 class Blocks(NamedTuple):
-  """The blocks of a vector of d values; those of one size in a row are rows.
+  """The blocks of a vector of d values; those of one size in a row are rows."""
 
-  Attributes:
-    count: B.
-    rows: x f32[d] -> [f32[k, size], ...], an array for each run of one size.
-    each: (fn, x f32[d], numbers f32[B]) -> f32[d], fn(rows, numbers[:, None])
-      of every run.
-    spread: numbers f32[B] -> for every value that of its block.
-  """
-
-  count: int
-  rows: Callable
-  each: Callable
-  spread: Callable
+  count: int  # B
+  rows: Callable  # x f32[d] -> [f32[k, size], ...], one array per run of a size
+  each: (
+    Callable  # (fn, x, numbers f32[B]) -> f32[d], fn(rows, numbers[:, None])
+  )
+  spread: Callable  # numbers f32[B] -> for every value that of its block
 
 
 def _blocks(d: int, sizes: tuple[int, ...] | None, steps: int) -> Blocks:
@@ -255,18 +249,9 @@ def _blocks(d: int, sizes: tuple[int, ...] | None, steps: int) -> Blocks:
 
 
 def levels_needed(steps) -> int:
-  """The most levels on one side of 0: what the least step needs.
+  """Returns the most levels on one side of 0, max(1, ceil(1 / min h)).
 
   A code then has (2 * levels_needed(steps)).bit_length() bits.
-
-  Args:
-    steps: f[...] above 0.
-
-  Returns:
-    max(1, ceil(1 / min h)).
-
-  >>> levels_needed([0.25, 3.0])
-  4
   """
   # 1 / (1/49) is a little more than 49.
   return max(1, int(np.ceil(np.max(1 / np.asarray(steps)) * (1 - 1e-9))))

@@ -25,8 +25,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import dither, wire
-from moniqua_jax.quantizers import base
-from moniqua_jax.quantizers import digest as digests
+from moniqua_jax.quantizers import base, digest
 
 Array = jax.Array
 
@@ -36,36 +35,22 @@ _CODED_TOGETHER = 8192  # values, if the codes are to be entropy-coded
 
 
 class Rounding(NamedTuple):
-  """How a coordinate finds its grid point.
+  """How a coordinate finds its grid point."""
 
-  Attributes:
-    delta: bits -> worst error, as a fraction of B_theta.
-    sent: (seed, size, start) -> u of the places from start on, taken off before
-      rounding.
-    received: the same, put back after it.
-    shared: whether all workers must draw the same u.
-  """
-
-  delta: Callable[[int], float]
+  delta: Callable[[int], float]  # bits -> worst error, as a share of B_theta
+  # (seed, size, start) -> u of the places from start on, taken off first
   sent: Callable[[Array, int, int], Array]
-  received: Callable[[Array, int, int], Array]
-  shared: bool
+  received: Callable[[Array, int, int], Array]  # the same, put back afterwards
+  shared: bool  # whether all workers must draw the same u
 
 
 class Header(NamedTuple):
-  """What a message says of its codes.
+  """What a message says of its codes."""
 
-  Attributes:
-    bound: f32[], theta; NaN if the message is unreadable.
-    step: f32[], s.
-    inverse: f32[], 1 / s.
-    seed: u32[], of u.
-  """
-
-  bound: Array
-  step: Array
-  inverse: Array
-  seed: Array
+  bound: Array  # f32[], theta; NaN if the message is unreadable
+  step: Array  # f32[], s
+  inverse: Array  # f32[], 1 / s
+  seed: Array  # u32[], of u
 
 
 def _dither(seed, size, start):
@@ -78,30 +63,22 @@ def _nothing(seed, size, start):
 
 
 class Grid(NamedTuple):
-  """The circle in 2^b steps, and how a value finds one of them.
+  """The circle in 2^b steps, and how a value finds one of them."""
 
-  Attributes:
-    bits: b, of a code.
-    delta: worst error of rounding, as a fraction of B_theta.
-    sent: u of some places, taken off before rounding; see `Rounding`.
-    received: u of some places, put back after it.
-    digest: whether messages end with one.
-  """
-
-  bits: int
-  delta: float
-  sent: Callable[[Array, int, int], Array]
+  bits: int  # b, of a code
+  delta: float  # worst error of rounding, as a share of B_theta
+  sent: Callable[[Array, int, int], Array]  # see `Rounding`
   received: Callable[[Array, int, int], Array]
-  digest: bool
+  digest: bool  # whether messages end with one
 
   @property
   def levels(self) -> int:
-    """2^b."""
+    """Returns 2^b."""
     return 2**self.bits
 
   @property
   def per_theta(self) -> float:
-    """s / theta as one number, so that both ends compute the same step."""
+    """Returns s / theta as one number: both ends compute the same step."""
     return 2 / (1 - 2 * self.delta) / self.levels
 
 
@@ -203,14 +180,14 @@ def _resolved(grid, about, codes, y, start=0):
 
 
 def _written(grid, about, y, start):
-  y = digests.lanes(y)  # filled up with zeros, and n is 0 there
+  y = digest.lanes(y)  # filled up with zeros, and n is 0 there
   n = jnp.rint(_place(grid, about, y, start)).astype(jnp.int32)
   codes = (n & (grid.levels - 1)).astype(jnp.uint8)
-  return codes, digests.low_byte(n >> grid.bits), _size(y)
+  return codes, digest.low_byte(n >> grid.bits), _size(y)
 
 
 def _written_all(grid, about, x, parts, group):
-  """The bytes, turns and sizes of a group of parts, in lanes."""
+  """Returns the bytes of a group of parts; their turns and sizes in lanes."""
   each = {
     part: _written(grid, about, x[slice(*part)], part[0]) for part in group
   }
@@ -220,8 +197,8 @@ def _written_all(grid, about, x, parts, group):
   beyond = lambda sizes: (sizes >= limit).astype(jnp.uint8)
   return (
     wire.pack_parts(codes, grid.bits, x.size),
-    digests.over_rows(lax.bitwise_xor, turned) if grid.digest else None,
-    digests.over_rows(lax.max, sizes, beyond),
+    digest.reduce_rows(lax.bitwise_xor, turned) if grid.digest else None,
+    digest.reduce_rows(lax.max, sizes, beyond),
   )
 
 
@@ -244,7 +221,7 @@ def _encode(grid, theta, x, key):
   far = functools.reduce(lax.bitwise_or, far)
   fields = [jnp.where(within & ~far.any(), bound, jnp.nan), about.seed]
   if grid.digest:
-    fields.append(digests.folded(functools.reduce(lax.bitwise_xor, turned)))
+    fields.append(digest.fold(functools.reduce(lax.bitwise_xor, turned)))
   return jnp.concatenate([*wire.merged(packed), *map(wire.to_bytes, fields)])
 
 
@@ -258,14 +235,14 @@ def _decode(grid, payload, reference):
 
 
 def _looked(grid, about, codes, y, start):
-  """In lanes: the largest distance, behind it a byte of no use; the turns."""
+  """Returns the largest distance (above a spare byte) and the turns, in lanes."""
   k, x_hat = _resolved(grid, about, codes, y, start)
   gap = jnp.abs(x_hat - y)
   if not grid.digest:
-    return (digests.over_rows(lax.max, [digests.lanes(_size(gap))]),)
+    return (digest.reduce_rows(lax.max, [digest.lanes(_size(gap))]),)
   part = gap * about.inverse / grid.levels  # of the circle; half of it at most
-  words = digests.made_once(digests.lanes(digests.packed(k, part)))
-  return [digests.over_rows(op, [words]) for op in (lax.max, lax.bitwise_xor)]
+  words = digest.compute_once(digest.lanes(digest.pack(k, part)))
+  return [digest.reduce_rows(op, [words]) for op in (lax.max, lax.bitwise_xor)]
 
 
 def _concluded(grid, about, payload, seen):
@@ -274,11 +251,11 @@ def _concluded(grid, about, payload, seen):
   gap = lax.bitcast_convert_type(largest, jnp.float32)
   readable = jnp.isfinite(about.bound)
   if grid.digest:
-    gap = digests.unpacked(largest)[1] * grid.levels * about.step
+    gap = digest.unpack(largest)[1] * grid.levels * about.step
     # Who is not finite itself reads nothing.
     readable &= jnp.isfinite(gap)
-    low = digests.unpacked(functools.reduce(lax.bitwise_xor, *turned))[0]
-    readable &= digests.folded(low) == wire.from_bytes(payload[-4:], jnp.uint32)
+    low = digest.unpack(functools.reduce(lax.bitwise_xor, *turned))[0]
+    readable &= digest.fold(low) == wire.from_bytes(payload[-4:], jnp.uint32)
   error = grid.delta * grid.levels * about.step
   return base.Seen(readable, jnp.maximum(gap - error, 0), about.bound)
 
@@ -314,12 +291,12 @@ def _mix(grid, x, payloads, came, pull, onto=None):
   parts = wire.parts(x.size, grid.bits) if grid.bits < 8 else ((0, x.size),)
   for start, stop in parts:
     part_of = functools.partial(change, start, stop)
-    mixed = base.replaced(mixed, start, stop, part_of)
+    mixed = base.update_part(mixed, start, stop, part_of)
   return lax.optimization_barrier(mixed)  # as one vector; see gossip.py
 
 
 def _size(values):
-  """|values| as integers in the same order, where a NaN is the largest.
+  """Returns |values| as integers in the same order, where a NaN is the largest.
 
   `jnp.max` of floats may lose it, see `base.largest`.
   """

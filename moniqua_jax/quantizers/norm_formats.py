@@ -20,35 +20,15 @@ Array = jax.Array
 
 
 class NormFormat(NamedTuple):
-  """A way to write norms.
+  """A way to write norms."""
 
-  Attributes:
-    write: f32[B] -> u8[m], rounded up.
-    read: (u8[m], B) -> f32[B].
-    growth: the most that a norm grows by, as a factor.
-  """
-
-  write: Callable[[Array], Array]
-  read: Callable[[Array, int], Array]
-  growth: float
+  write: Callable[[Array], Array]  # f32[B] -> u8[m], rounded up
+  read: Callable[[Array, int], Array]  # (u8[m], B) -> f32[B]
+  growth: float  # the most that a norm grows by, as a factor
 
 
 def chosen(bits: int) -> NormFormat:
-  """The format by its bits.
-
-  Args:
-    bits: 32, 16 or 8.
-
-  Returns:
-    A `NormFormat`.
-
-  Raises:
-    ValueError: other bits.
-
-  >>> form = chosen(8)
-  >>> form.read(form.write(jnp.array([1.0, 0.3])), 2)
-  Array([1.    , 0.3125], dtype=float32)
-  """
+  """Returns the format of 32, 16 or 8 bits."""
   if bits not in FORMATS:
     raise ValueError(f'norm_bits={bits!r}; choose from {sorted(FORMATS)}.')
   return FORMATS[bits]

@@ -69,18 +69,12 @@ def nuqsgd(
 
 
 def halving_grid(s: int, bucket_size: int) -> buckets.Grid:
-  """The levels 0, 2^-s, ..., 1/2, 1 and their negatives.
+  """Builds the grid of 0, 2^-s, ..., 1/2, 1 and their negatives.
 
   No search: for r in [2^e, 2^(e+1)) the chance of the upper level is
   r / 2^e - 1, which is the mantissa of r. Random bits added to it carry into
-  the exponent with just that chance.
-
-  Args:
-    s: the least level above 0 is 2^-s.
-    bucket_size: of the quantizer.
-
-  Returns:
-    A `Grid`; code = s + 1 + sign index, where 2^(index - s - 1) is the level.
+  the exponent with just that chance. The code is s + 1 + sign index, where
+  2^(index - s - 1) is the level.
   """
   zero = s + 1
 
@@ -131,13 +125,14 @@ def natural() -> base.Quantizer:
     plain = (size >> _MANTISSA) % 255 > 0
     exponent = _exponent(jnp.where(plain, size + words, size)).astype(jnp.uint8)
     signs = wire.pack((x < 0).astype(jnp.uint8), 1)
-    return jnp.concatenate([exponent, signs])
+    return wire.join(exponent, 8, signs)
 
   def decode(payload, reference):
-    exponent = payload[: reference.size].astype(jnp.int32)
+    exponent, signs = wire.split(payload, 8, reference.size)
+    exponent = exponent.astype(jnp.int32)
     size = jnp.where(exponent == 0, 0, _power(exponent - 127))
     size = jnp.where(exponent == 255, jnp.nan, size)
-    negative = wire.unpack(payload[reference.size :], 1, reference.size)
+    negative = wire.unpack(signs, 1, reference.size)
     x_hat = jnp.where(negative > 0, -size, size)
     return x_hat.astype(reference.dtype)
 
@@ -157,5 +152,5 @@ def _exponent(float_bits):
 
 
 def _power(exponent):
-  """2^exponent, exactly, for -126 to 127."""
+  """Returns 2^exponent, exactly, for -126 to 127."""
   return lax.bitcast_convert_type((exponent + 127) << _MANTISSA, jnp.float32)

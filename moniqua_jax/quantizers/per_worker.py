@@ -110,7 +110,7 @@ def per_worker(
 
 
 def _short(first, make, row, cut, n):
-  """The short form of the sender's quantizer, and the sender's index."""
+  """Builds the short form: that of the sender's quantizer, and its index."""
 
   def shorten(payload, size):
     message, sender = cut(payload)
@@ -129,7 +129,7 @@ def _short(first, make, row, cut, n):
 
 
 def _index_bytes(index, n, dtype) -> Array:
-  """The sender's index at the end of a payload of either kind."""
+  """Writes the sender's index for the end of a payload of either kind."""
   if dtype != jnp.uint8:
     return jnp.full(1, index, dtype)
   width = max(1, -(-(n - 1).bit_length() // 8))

@@ -61,7 +61,7 @@ def top_k(fraction: float) -> base.Quantizer:
     places = _from_planes(payload[4 * kept :], _width(size))
     return _placed(values, places.astype(jnp.int32), reference)
 
-  return base.Quantizer(encode, decode, _watched(decode))
+  return base.Quantizer(encode, decode, _inspect(decode))
 
 
 def random_k(fraction: float) -> base.Quantizer:
@@ -105,7 +105,7 @@ def random_k(fraction: float) -> base.Quantizer:
     values = _floats(_from_planes(payload[:-4], 4))
     return _placed(values, places_of(seed, reference.size), reference)
 
-  return base.Quantizer(encode, decode, _watched(decode))
+  return base.Quantizer(encode, decode, _inspect(decode))
 
 
 def random_tau(
@@ -184,7 +184,7 @@ def random_tau(
     return jnp.concatenate([_planes(_words(values), 4), short[-4:]])
 
   short = base.Short(lambda size: 4 * room + 4, shorten, restore)
-  return base.Quantizer(encode, decode, _watched(decode), short=short)
+  return base.Quantizer(encode, decode, _inspect(decode), short=short)
 
 
 def _check(fraction):
@@ -198,12 +198,12 @@ def _kept(fraction, size):
 
 
 def _width(size):
-  """Bytes that a place below `size` takes."""
+  """Returns the bytes that a place below `size` takes."""
   return max(1, -(-(size - 1).bit_length() // 8))
 
 
 def _planes(words, width):
-  """The bytes of words, all first bytes first: long elementwise operations."""
+  """Cuts words into bytes, all first bytes first, so that rows are long."""
   return jnp.concatenate(
     [(words >> 8 * j).astype(jnp.uint8) for j in range(width)]
   )
@@ -227,7 +227,9 @@ def _placed(values, places, reference):
   return x_hat.astype(reference.dtype)
 
 
-def _watched(decode):
+def _inspect(decode):
+  """Builds `inspect`: unreadable if any value that was sent is not finite."""
+
   def inspect(payload, reference):
     x_hat = decode(payload, reference)
     seen = base.watched(decode)(payload, reference)
