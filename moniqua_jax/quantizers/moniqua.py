@@ -235,7 +235,7 @@ def _decode(grid, payload, reference):
 
 
 def _looked(grid, about, codes, y, start):
-  """Returns the largest distance (above a spare byte) and the turns, in lanes."""
+  """Returns, in lanes, the largest distance over a spare byte, and turns."""
   k, x_hat = _resolved(grid, about, codes, y, start)
   gap = jnp.abs(x_hat - y)
   if not grid.digest:

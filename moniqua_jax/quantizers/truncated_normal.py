@@ -115,7 +115,7 @@ def best_between(mixture: Mixture, c: Array, d: Array, start: Array) -> Array:
 
 
 def _where_tail_is(mixture, side, tail, c, d):
-  """Finds x in [c, d] where the upper (side 1) or lower tail (-1) has this mass."""
+  """Finds x in [c, d] where the upper (side 1) or lower tail (-1) is `tail`."""
   if len(mixture.mean) == 1:
     total = _mixed(mixture, jnp.ones((1, 1)))
     z = -side * ndtri(tail / total)
