@@ -145,7 +145,7 @@ def read(quantizer, payload: Array, reference: Array) -> Array:
 
 
 def summed(quantizer, payloads: Array, reference: Array, besides=-1) -> Array:
-  """Adds up what payloads u8[n, m] say, but for row `besides`: sum_i x_hat_i."""
+  """Adds up what payloads u8[n, m] say, without row `besides`: sum_i x_hat_i."""
 
   def add(total, row):
     index, payload = row
@@ -157,7 +157,7 @@ def summed(quantizer, payloads: Array, reference: Array, besides=-1) -> Array:
 
 
 def first_sent(quantizer, x: Array) -> Array:
-  """Makes an empty message, for the state of an algorithm that keeps its last."""
+  """Makes an empty message, for algorithms that keep their last one."""
   tuned = quantizer
   if hasattr(quantizer, 'init'):
     tuned = quantizer.quantizer(quantizer.init(), jnp.int32(0))
