@@ -145,7 +145,7 @@ def read(quantizer, payload: Array, reference: Array) -> Array:
 
 
 def summed(quantizer, payloads: Array, reference: Array, besides=-1) -> Array:
-  """Adds up what payloads u8[n, m] say, without row `besides`: sum_i x_hat_i."""
+  """Adds up what payloads u8[n, m] say, but for one row: sum_i x_hat_i."""
 
   def add(total, row):
     index, payload = row
