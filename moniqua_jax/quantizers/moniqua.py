@@ -145,55 +145,58 @@ def moniqua(
   )
 
 
-def _described(grid, bound, seed):
+def _describe(grid, bound, seed):
+  """Returns the header of a message with this theta and seed."""
   step = bound * grid.per_theta
   return Header(bound, step, 1 / step, seed)
 
 
-def _header(grid, payload, size):
-  at = wire.packed_size(size, grid.bits)
-  bound = wire.from_bytes(payload[at : at + 4], jnp.float32)
-  return _described(
-    grid, bound, wire.from_bytes(payload[at + 4 : at + 8], jnp.uint32)
-  )
+def _read_header(grid, payload, size):
+  """Reads what `_encode` wrote behind the codes."""
+  theta, seed = payload[wire.packed_size(size, grid.bits) :][:8].reshape(2, 4)
+  bound = wire.from_bytes(theta, jnp.float32)
+  return _describe(grid, bound, wire.from_bytes(seed, jnp.uint32))
 
 
 def _place(grid, about, y, start):
-  # y / s - u, to the bit the same in whichever fusion XLA computes it. So are
-  # n and k: what is sent, its digest, and what the sender believes that it
-  # sent agree without being computed together. (A division would not do: XLA
-  # makes it a product here and there.)
+  """Returns y / s - u, to the bit the same in whichever fusion XLA computes it.
+
+  So are n and k: what is sent, its digest, and what the sender believes that it
+  sent agree without being computed together. (A division would not do: XLA
+  makes it a product here and there.)
+  """
   quotient = base.rounded(y * about.inverse, jnp.minimum(about.step, 0))
   return quotient - grid.sent(about.seed, y.size, start).reshape(y.shape)
 
 
-def _valued(grid, about, n, start):
+def _value(grid, about, n, start):
+  """Returns (n + u) s, the value of a grid point."""
   u = grid.received(about.seed, n.size, start)
   zero = jnp.minimum(about.step, 0)  # a step is positive, or NaN
   return base.rounded((n + u) * about.step, zero)
 
 
-def _resolved(grid, about, codes, y, start=0):
+def _resolve(grid, about, codes, y, start=0):
+  """Returns k, the turn that y tells, and x_hat."""
   codes = codes.astype(jnp.float32)
   k = jnp.rint((_place(grid, about, y, start) - codes) / grid.levels)
-  return k, _valued(grid, about, codes + grid.levels * k, start)
+  return k, _value(grid, about, codes + grid.levels * k, start)
 
 
-def _written(grid, about, y, start):
+def _write(grid, about, y, start):
+  """Returns the codes of a part; its turns and magnitudes for the checks."""
   y = digest.lanes(y)  # filled up with zeros, and n is 0 there
   n = jnp.rint(_place(grid, about, y, start)).astype(jnp.int32)
   codes = (n & (grid.levels - 1)).astype(jnp.uint8)
-  return codes, digest.low_byte(n >> grid.bits), _size(y)
+  return codes, digest.low_byte(n >> grid.bits), _magnitude(y)
 
 
-def _written_all(grid, about, x, parts, group):
-  """Returns the bytes of a group of parts; their turns and sizes in lanes."""
-  each = {
-    part: _written(grid, about, x[slice(*part)], part[0]) for part in group
-  }
+def _write_group(grid, about, x, parts, group):
+  """Returns the bytes of a group of parts, and in lanes what is checked."""
+  each = {part: _write(grid, about, x[slice(*part)], part[0]) for part in group}
   codes = [each[part][0] if part in each else None for part in parts]
   _, turned, sizes = zip(*each.values(), strict=True)
-  limit = _size(_REACH * about.step)
+  limit = _magnitude(_REACH * about.step)
   beyond = lambda sizes: (sizes >= limit).astype(jnp.uint8)
   return (
     wire.pack_parts(codes, grid.bits, x.size),
@@ -203,16 +206,17 @@ def _written_all(grid, about, x, parts, group):
 
 
 def _encode(grid, theta, x, key):
+  """Writes a message: the packed codes, theta, the seed, and the digest."""
   x = x.astype(jnp.float32)
   # 0, but only a run can tell: `mix` takes theta from a header, and must find
   # the same n.
   zero = jnp.minimum(jnp.abs(x[0]), 0)
   bound = jnp.asarray(theta, jnp.float32) + zero
-  about, shares = _described(grid, bound, dither.seed(key)), []
+  about, shares = _describe(grid, bound, dither.seed(key)), []
   parts = wire.parts(x.size, grid.bits)
   # One pass for all that is made of a part: XLA manages four, not eight.
   for group in (parts[k : k + 4] for k in range(0, len(parts), 4)):
-    share = _written_all(grid, about, x, parts, group)
+    share = _write_group(grid, about, x, parts, group)
     x, share = lax.optimization_barrier((x, share))
     shares.append(share)
   packed, turned, far = zip(*shares, strict=True)
@@ -226,26 +230,26 @@ def _encode(grid, theta, x, key):
 
 
 def _decode(grid, payload, reference):
-  codes = wire.unpack(payload, grid.bits, reference.size)
-  about, y = (
-    _header(grid, payload, reference.size),
-    reference.astype(jnp.float32),
-  )
-  return _resolved(grid, about, codes, y)[1].astype(reference.dtype)
+  """Reads a message next to the receiver's own vector."""
+  y = reference.astype(jnp.float32)
+  codes = wire.unpack(payload, grid.bits, y.size)
+  about = _read_header(grid, payload, y.size)
+  return _resolve(grid, about, codes, y)[1].astype(reference.dtype)
 
 
-def _looked(grid, about, codes, y, start):
+def _look(grid, about, codes, y, start):
   """Returns, in lanes, the largest distance over a spare byte, and turns."""
-  k, x_hat = _resolved(grid, about, codes, y, start)
+  k, x_hat = _resolve(grid, about, codes, y, start)
   gap = jnp.abs(x_hat - y)
   if not grid.digest:
-    return (digest.reduce_rows(lax.max, [digest.lanes(_size(gap))]),)
+    return (digest.reduce_rows(lax.max, [digest.lanes(_magnitude(gap))]),)
   part = gap * about.inverse / grid.levels  # of the circle; half of it at most
   words = digest.compute_once(digest.lanes(digest.pack(k, part)))
   return [digest.reduce_rows(op, [words]) for op in (lax.max, lax.bitwise_xor)]
 
 
-def _concluded(grid, about, payload, seen):
+def _conclude(grid, about, payload, seen):
+  """Puts what was seen of all parts of a message together."""
   largest, *turned = zip(*seen, strict=True)
   largest = jnp.max(functools.reduce(lax.max, largest))
   gap = lax.bitcast_convert_type(largest, jnp.float32)
@@ -261,30 +265,34 @@ def _concluded(grid, about, payload, seen):
 
 
 def _inspect_all(grid, payloads, reference):
+  """Inspects all messages in one pass over the reference."""
   size, y = reference.size, reference.astype(jnp.float32)
-  headers, each = [_header(grid, payload, size) for payload in payloads], []
+  headers, each = (
+    [_read_header(grid, payload, size) for payload in payloads],
+    [],
+  )
   for start, stop in wire.parts(size, grid.bits):
     seen = []
     for about, payload in zip(headers, payloads, strict=True):
       codes = wire.unpack_part(payload, grid.bits, size, start, stop)
-      seen.append(_looked(grid, about, codes, y[start:stop], start))
-    # One pass over each part, for all messages.
+      seen.append(_look(grid, about, codes, y[start:stop], start))
     y, seen = lax.optimization_barrier((y, seen))
     each.append(seen)
   messages = zip(headers, payloads, zip(*each, strict=True), strict=True)
-  return [_concluded(grid, *message) for message in messages]
+  return [_conclude(grid, *message) for message in messages]
 
 
 def _mix(grid, x, payloads, came, pull, onto=None):
-  own, *theirs = [_header(grid, payload, x.size) for payload in payloads]
+  """Adds the pull to a vector part by part, in place; see `base.Fast.mix`."""
+  own, *theirs = [_read_header(grid, payload, x.size) for payload in payloads]
 
   def change(start, stop, part):
     y = (part if onto is None else x[start:stop]).astype(jnp.float32)
     # n again, and not from the codes: a third of the traffic of 1 bit.
-    x_hats = [_valued(grid, own, jnp.rint(_place(grid, own, y, start)), start)]
+    x_hats = [_value(grid, own, jnp.rint(_place(grid, own, y, start)), start)]
     for about, message in zip(theirs, payloads[1:], strict=True):
       codes = wire.unpack_part(message, grid.bits, x.size, start, stop)
-      x_hats.append(_resolved(grid, about, codes, y, start)[1])
+      x_hats.append(_resolve(grid, about, codes, y, start)[1])
     return part + pull([x_hat.astype(x.dtype) for x_hat in x_hats], came)
 
   mixed = x if onto is None else onto
@@ -295,7 +303,7 @@ def _mix(grid, x, payloads, came, pull, onto=None):
   return lax.optimization_barrier(mixed)  # as one vector; see gossip.py
 
 
-def _size(values):
+def _magnitude(values):
   """Returns |values| as integers in the same order, where a NaN is the largest.
 
   `jnp.max` of floats may lose it, see `base.largest`.
