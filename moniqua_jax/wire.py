@@ -116,6 +116,33 @@ def uncast(end: jax.Array) -> jax.Array:
   return end[0]
 
 
+def words(x: jax.Array) -> jax.Array:
+  """Returns the bits of f32 as u32 of the same shape."""
+  return lax.bitcast_convert_type(x, jnp.uint32)
+
+
+def floats(x: jax.Array) -> jax.Array:
+  """The inverse of `words`."""
+  return lax.bitcast_convert_type(x, jnp.float32)
+
+
+def index_bytes(count: int) -> int:
+  """Returns the bytes that an index below `count` takes."""
+  return max(1, -(-(count - 1).bit_length() // 8))
+
+
+def to_planes(numbers: jax.Array, count: int) -> jax.Array:
+  """Cuts u32[d] into u8[count * d]: all lowest bytes first."""
+  rows = [(numbers >> 8 * j).astype(jnp.uint8) for j in range(count)]
+  return jnp.concatenate(rows)
+
+
+def from_planes(packed: jax.Array, count: int) -> jax.Array:
+  """Puts the bytes of `to_planes` together again, u32[d]."""
+  rows = packed.reshape(count, -1).astype(jnp.uint32)
+  return sum(rows[j] << 8 * j for j in range(count))
+
+
 def planes(bits: int) -> tuple[int, ...]:
   """Returns the widths of the planes that carry codes of `bits` bits.
 

@@ -10,6 +10,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from moniqua_jax import wire
+
 Array = jax.Array
 
 _LANES = 128
@@ -31,13 +33,13 @@ def pack(turns: Array, parts: Array) -> Array:
   # From one half on, floats are even steps, and their first byte is 0x3f.
   halves = 0.5 + parts
   halves = jnp.where(halves < _NO_PART, halves, _NO_PART)  # so is a NaN
-  words = lax.bitcast_convert_type(halves, jnp.uint32)
+  words = wire.words(halves)
   return words << 8 | low_byte(turns).astype(jnp.uint32)
 
 
 def unpack(words: Array) -> tuple[Array, Array]:
   """Returns the low bytes, u8, and the fractions, NaN if not below 1."""
-  halves = lax.bitcast_convert_type(words >> 8 | 0x3F << 24, jnp.float32)
+  halves = wire.floats(words >> 8 | 0x3F << 24)
   parts = jnp.where(halves < _NO_PART, halves - 0.5, jnp.nan)
   return words.astype(jnp.uint8), parts
 

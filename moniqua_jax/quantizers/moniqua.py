@@ -252,7 +252,7 @@ def _conclude(grid, about, payload, seen):
   """Puts what was seen of all parts of a message together."""
   largest, *turned = zip(*seen, strict=True)
   largest = jnp.max(functools.reduce(lax.max, largest))
-  gap = lax.bitcast_convert_type(largest, jnp.float32)
+  gap = wire.floats(largest)
   readable = jnp.isfinite(about.bound)
   if grid.digest:
     gap = digest.unpack(largest)[1] * grid.levels * about.step
@@ -308,7 +308,7 @@ def _magnitude(values):
 
   `jnp.max` of floats may lose it, see `base.largest`.
   """
-  return lax.bitcast_convert_type(jnp.abs(values), jnp.uint32)
+  return wire.words(jnp.abs(values))
 
 
 def _check(theta, bits, rounding):

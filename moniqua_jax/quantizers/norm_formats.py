@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import wire
@@ -40,14 +39,12 @@ def _read_32(ends, count):
 
 def _write_16(norms):
   # Exponent and 8 bits of the mantissa; a norm has no sign.
-  half = (_bits(norms) + 0x7FFF) >> 15
-  return jnp.concatenate([(half >> j).astype(jnp.uint8) for j in (0, 8)])
+  return wire.to_planes((wire.words(norms) + 0x7FFF) >> 15, 2)
 
 
 def _read_16(ends, count):
-  low, high = (part.astype(jnp.uint32) for part in jnp.split(ends, 2))
   del count
-  return _float((low | high << 8) << 15)
+  return wire.floats(wire.from_planes(ends, 2) << 15)
 
 
 # As a share of the largest norm: 5 bits of exponent, 3 of mantissa, 255 is 1.
@@ -57,24 +54,16 @@ _ONE = 127 * 8
 def _write_8(norms):
   most = base.largest(norms)
   share = buckets.ratio(norms[None], most[None, None])[0]
-  steps = ((_bits(share) + 0xFFFFF) >> 20).astype(jnp.int32)
+  steps = ((wire.words(share) + 0xFFFFF) >> 20).astype(jnp.int32)
   codes = jnp.where(share > 0, jnp.clip(steps - _ONE + 255, 1, 255), 0)
   return jnp.concatenate([codes.astype(jnp.uint8), wire.to_bytes(most)])
 
 
 def _read_8(ends, count):
   codes, most = ends[:count], wire.from_bytes(ends[count:], jnp.float32)
-  share = _float((codes.astype(jnp.uint32) + (_ONE - 255)) << 20)
+  share = wire.floats((codes.astype(jnp.uint32) + (_ONE - 255)) << 20)
   norms = jnp.where(codes > 0, share, 0) * most
   return base.rounded(norms, jnp.minimum(most, 0))
-
-
-def _bits(x):
-  return lax.bitcast_convert_type(x, jnp.uint32)
-
-
-def _float(bits):
-  return lax.bitcast_convert_type(bits, jnp.float32)
 
 
 FORMATS = {

@@ -7,7 +7,6 @@ rounding without a norm, Horvath et al. 2019, arXiv:1905.10988.
 """
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import dither, wire
@@ -82,7 +81,7 @@ def halving_grid(s: int, bucket_size: int) -> buckets.Grid:
     size = jnp.abs(r)
     # Below 2^-s the chance is r 2^s; 1 + r 2^s has it as its mantissa.
     small = size < 2.0**-s
-    float_bits = _bits(jnp.where(small, 1 + size * 2.0**s, size))
+    float_bits = wire.words(jnp.where(small, 1 + size * 2.0**s, size))
     exponent = _exponent(float_bits + (words >> 32 - _MANTISSA)) - 127
     index = jnp.where(small, exponent, exponent + zero)
     return zero + jnp.where(r < 0, -index, index)
@@ -120,7 +119,7 @@ def natural() -> base.Quantizer:
   def encode(x, key):
     x = x.astype(jnp.float32)
     words = dither.bits(dither.seed(key), x.size) >> 32 - _MANTISSA
-    size = _bits(jnp.abs(x))
+    size = wire.words(jnp.abs(x))
     # An exponent of 0 is that of 0 and of denormals, 255 that of inf and NaN.
     plain = (size >> _MANTISSA) % 255 > 0
     exponent = _exponent(jnp.where(plain, size + words, size)).astype(jnp.uint8)
@@ -143,14 +142,10 @@ def natural() -> base.Quantizer:
   return base.Quantizer(encode, decode, inspect)
 
 
-def _bits(x):
-  return lax.bitcast_convert_type(x, jnp.uint32)
-
-
 def _exponent(float_bits):
   return (float_bits >> _MANTISSA).astype(jnp.int32)
 
 
 def _power(exponent):
   """Returns 2^exponent, exactly, for -126 to 127."""
-  return lax.bitcast_convert_type((exponent + 127) << _MANTISSA, jnp.float32)
+  return wire.floats((exponent + 127) << _MANTISSA)
