@@ -153,9 +153,10 @@ def _describe(grid, bound, seed):
 
 def _read_header(grid, payload, size):
   """Reads what `_encode` wrote behind the codes."""
-  theta, seed = payload[wire.packed_size(size, grid.bits) :][:8].reshape(2, 4)
-  bound = wire.from_bytes(theta, jnp.float32)
-  return _describe(grid, bound, wire.from_bytes(seed, jnp.uint32))
+  at = wire.packed_size(size, grid.bits)
+  bound = wire.from_bytes(payload[at : at + 4], jnp.float32)
+  seed = wire.from_bytes(payload[at + 4 : at + 8], jnp.uint32)
+  return _describe(grid, bound, seed)
 
 
 def _place(grid, about, y, start):
