@@ -65,14 +65,11 @@ def fixed_range(bits, limit):
     u = dither.uniform(dither.seed(key), x.size)
     codes = jnp.clip(jnp.floor((x + limit) / step + u), 0, top)
     header = jnp.where(base.largest(x) <= limit, limit, jnp.nan)
-    return jnp.concatenate(
-      [wire.pack(codes.astype(jnp.uint8), bits), wire.to_bytes(header)]
-    )
+    return wire.join(codes.astype(jnp.uint8), bits, header)
 
   def decode(payload, reference):
-    stop = wire.packed_size(reference.size, bits)
-    header = wire.from_bytes(payload[stop:], jnp.float32)
-    codes = wire.unpack(payload[:stop], bits, reference.size)
+    codes, header = wire.split(payload, bits, reference.size)
+    header = wire.from_bytes(header, jnp.float32)
     zero = jnp.minimum(header, 0)  # NaN, if x was out of range
     return base.rounded(codes * jnp.float32(step), zero) - limit
 

@@ -16,63 +16,26 @@ Array = jax.Array
 
 
 def sealed(payload: Array) -> Array:
-  """The payload, fixed: what is sent is what the sender decodes itself.
+  """Fixes a payload, so that what is sent is what the sender decodes itself.
 
   Without this barrier XLA recomputes the codes in another fusion, a rounding
   tie flips, and the sender believes what it did not send.
-
-  Args:
-    payload: as `Quantizer.encode` made it.
-
-  Returns:
-    The same.
-
-  >>> sealed(jnp.ones(1, jnp.uint8))
-  Array([1], dtype=uint8)
   """
   return lax.optimization_barrier(payload)
 
 
 def pulled(own: Array, theirs: Array, weight, readable: Array) -> Array:
-  """What one message moves its receiver: w (x_hat_j - x_hat_i), if readable.
-
-  Args:
-    own: f32[d], x_hat_i.
-    theirs: f32[d], x_hat_j.
-    weight: W_ij.
-    readable: bool[]; an edge whose message was not contributes nothing.
-
-  Returns:
-    f32[d].
-
-  >>> pulled(jnp.zeros(1), jnp.ones(1), 0.5, jnp.bool(True))
-  Array([0.5], dtype=float32)
-  """
+  """Returns w (x_hat_j - x_hat_i), and 0 where the message is not readable."""
   # A worker that could not say what it holds moves on no edge either.
   apart = theirs - own
   return jnp.where(readable & jnp.isfinite(apart), weight * apart, 0)
 
 
 def by_receiver(own, theirs, weight, perm, counts, axis_name) -> Array:
-  """`pulled` with the weights as W has them: w of worker i, who receives.
+  """Returns `pulled` with the receiver's weight, as W has it.
 
-  Args:
-    own: f32[d], x_hat_i.
-    theirs: f32[d], x_hat_j, of who sent on this edge.
-    weight: of the edge, one number or one for each worker.
-    perm: of the edge.
-    counts: bool[], whether what came in counts; bool[], whether what went out
-      does.
-    axis_name: of the workers.
-
-  Returns:
-    f32[d].
-
-  >>> from moniqua_jax.workers import AXIS, simulated
-  >>> counts = jnp.bool(True), jnp.bool(True)
-  >>> one = lambda x, y: by_receiver(x, y, 0.5, (1, 0), counts, AXIS)
-  >>> simulated(one, (0, 0))(jnp.zeros((2, 1)), jnp.ones((2, 1))).ravel()
-  Array([0.5, 0.5], dtype=float32)
+  The weight is one number or one for each worker; counts are two bool[]:
+  whether what came in on this edge counts, and whether what went out does.
   """
   del perm
   mine = _at(weight, lax.axis_index(axis_name))
@@ -80,27 +43,9 @@ def by_receiver(own, theirs, weight, perm, counts, axis_name) -> Array:
 
 
 def by_sender(own, theirs, weight, perm, counts, axis_name) -> Array:
-  """As push-sum has it: w_j x_hat_j comes in, w_i x_hat_i is given away.
+  """Returns w_j x_hat_j, which came in, less w_i x_hat_i, given away: push-sum.
 
-  To one worker and from another, so that either may count without the other.
-
-  Args:
-    own: f32[d], x_hat_i.
-    theirs: f32[d], x_hat_j, of who sent on this edge.
-    weight: of the edge, one number or one for each worker.
-    perm: of the edge.
-    counts: bool[], whether what came in counts; bool[], whether what went out
-      does.
-    axis_name: of the workers.
-
-  Returns:
-    f32[d].
-
-  >>> from moniqua_jax.workers import AXIS, simulated
-  >>> counts = jnp.bool(True), jnp.bool(False)  # ours was not read: we keep it
-  >>> one = lambda x, y: by_sender(x, y, 0.5, (1, 0), counts, AXIS)
-  >>> simulated(one, (0, 0))(jnp.ones((2, 1)), jnp.ones((2, 1))).ravel()
-  Array([0.5, 0.5], dtype=float32)
+  They go to one worker and come from another; either may count alone.
   """
   came, went = (count & jnp.isfinite(own) for count in counts)
   worker = lax.axis_index(axis_name)
@@ -110,33 +55,19 @@ def by_sender(own, theirs, weight, perm, counts, axis_name) -> Array:
 
 
 def _at(weight: float | tuple[float, ...], worker: Array):
-  """One weight for all, or that of a worker."""
+  """Returns the one weight of all, or that of a worker."""
   if isinstance(weight, tuple):
     return jnp.asarray(weight, jnp.float32)[worker]
   return weight
 
 
-def alone(
+def unacknowledged(
   readable: Array, topology: topologies.Topology, axis_name: str
 ) -> tuple[Array, Array]:
-  """Which messages count: those that this worker could read, come what may.
+  """The default rule: every readable message counts; the sender is not told.
 
-  First wraps are mostly one-sided: the mean of the workers moves then, and the
-  run should stop.
-
-  Args:
-    readable: bool[E], of what came in.
-    topology: of this round.
-    axis_name: of the workers.
-
-  Returns:
-    bool[E], what came in on each edge counts; bool[E], what went out on it is
-    gone: always, since nobody says otherwise.
-
-  >>> read = jnp.array([True, False])
-  >>> came, went = alone(read, topologies.ring(4), 'workers')
-  >>> came.tolist(), went.tolist()
-  ([True, False], [True, True])
+  Returns bool[E] for what came in and for what went out. First wraps are mostly
+  one-sided: the mean of the workers moves then, and the run should stop.
   """
   del topology, axis_name
   return readable, jnp.ones_like(readable)
@@ -145,52 +76,26 @@ def alone(
 def acknowledged(
   readable: Array, topology: topologies.Topology, axis_name: str
 ) -> tuple[Array, Array]:
-  """Which messages count: those between two workers that read each other.
+  """A message counts if both ends of its edge could read each other.
 
   One byte goes back along each edge; both ends leave out the same edges, and
-  the mean of the workers survives, since W is symmetric.
-
-  Args:
-    readable: bool[E], of what came in.
-    topology: of this round, symmetric.
-    axis_name: of the workers.
-
-  Returns:
-    bool[E], what came in on each edge counts; bool[E], so does what went out.
-
-  Raises:
-    ValueError: W is not symmetric.
-
-  >>> from moniqua_jax.workers import AXIS, simulated
-  >>> ring = topologies.ring(2)
-  >>> agree = simulated(lambda r: acknowledged(r, ring, AXIS)[0], (0,))
-  >>> agree(jnp.array([[True], [False]])).ravel().tolist()
-  [False, False]
+  the mean of the workers survives, since W is symmetric (else a ValueError).
   """
   topologies.require_symmetric((topology,), 'answered')
   perms = [perm for _, perm in topology.edges]
   inverses = [topologies.sources(perm) for perm in perms]
-  read = jnp.stack(
-    [
-      collectives.send(
-        readable[k : k + 1].astype(jnp.uint8), inverse, axis_name
-      )[0]
-      > 0
-      for k, inverse in enumerate(inverses)
-    ]
-  )
-  me = lax.axis_index(axis_name)
+  answers = zip(readable[:, None].astype(jnp.uint8), inverses, strict=True)
+  read = [collectives.send(*answer, axis_name)[0] > 0 for answer in answers]
+  read, me = jnp.stack(read), lax.axis_index(axis_name)
   # By the edge on which I reach whom I hear, and hear whom I reach.
   reach, hear = _same_worker(inverses, perms), _same_worker(perms, inverses)
   return readable & read[reach[:, me]], read & readable[hear[:, me]]
 
 
 def _same_worker(of: list, among: list) -> Array:
-  """i32[E, n]: for each edge and worker another edge with the same other end.
+  """Finds for each edge and worker the first edge with the same other end.
 
-  Args:
-    of: perms, or their inverses, of the edges that are asked for.
-    among: the same of the edges to find: the first with the same worker.
+  `of` and `among` hold perms or their inverses; the result is i32[E, n].
   """
   find = lambda i, other: next(k for k, p in enumerate(among) if p[i] == other)
   return jnp.array([[find(*end) for end in enumerate(perm)] for perm in of])

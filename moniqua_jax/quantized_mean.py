@@ -19,94 +19,51 @@ Array = jax.Array
 
 
 class Mean(NamedTuple):
-  """What comes of a quantized mean.
+  """What comes of a quantized mean."""
 
-  Attributes:
-    mean: f32[d], the same on all workers.
-    own: f32[d], what went into the mean for this worker's x.
-    short: bool[P], for each round of messages whether `Quantizer.short`
-      travelled instead of the payload.
-    sent: this worker's first payload, or payloads.
-  """
-
-  mean: Array
-  own: Array
-  short: Array
-  sent: Array
+  mean: Array  # f32[d], the same on all workers
+  own: Array  # f32[d], what went into the mean for this worker's x
+  short: Array  # bool[P], for each round whether `Quantizer.short` travelled
+  sent: Array  # this worker's first payload, or payloads
 
 
 class Strategy(NamedTuple):
-  """How a quantized mean is taken.
+  """How a quantized mean is taken."""
 
-  Attributes:
-    mean: (quantizer, x: f32[d], key, axis_name) -> Mean. The key is private, or
-      shared if the quantizer wants it so.
-    rounds: P, of messages.
-    messages: (n, d) -> (count, size): how many messages of how many values each
-      worker sends in a round.
-  """
-
-  mean: Callable[..., Mean]
-  rounds: int
+  mean: Callable[..., Mean]  # (quantizer, x f32[d], key, axis_name) -> Mean
+  rounds: int  # P, of messages
+  # (n, d) -> (count, size): how many messages of how many values each worker
+  # sends in a round
   messages: Callable[[int, int], tuple[int, int]]
 
 
 def all_gathered(quantizer, x: Array, key, axis_name: str) -> Mean:
-  """Everybody sends everything to everybody: (1/n) sum_i x_hat_i.
+  """Takes a mean of what everybody sends to everybody: (1/n) sum_i x_hat_i.
 
-  One quantization, n - 1 messages of d values.
-
-  Args:
-    quantizer: of x.
-    x: f32[d], this worker's own; the reference of what comes in.
-    key: private, or shared as the quantizer wants it.
-    axis_name: of the workers.
-
-  Returns:
-    `Mean`, with one round.
-
-  >>> from moniqua_jax import full_precision
-  >>> from moniqua_jax.workers import AXIS, simulated
-  >>> mean = lambda x: all_gathered(full_precision(), x, None, AXIS).mean
-  >>> simulated(mean, (0,))(jnp.array([[0.0], [2.0]])).ravel()
-  Array([1., 1.], dtype=float32)
+  One quantization, n - 1 messages of d values. x is the reference of what comes
+  in; the key is private, or shared if the quantizer wants it so.
   """
   payload = lax.optimization_barrier(quantizer.encode(x, key))
   take = lambda message: collectives.gathered(message, axis_name)
   payloads, short = carried(quantizer, x.size, payload, take, axis_name)
-  if quantizer.decode_all is None:
-    total = summed(quantizer, payloads, x)
-    own = read(quantizer, payload, x)
-  else:
-    x_hats = quantizer.decode_all(payloads, x)
+  if quantizer.fast and quantizer.fast.decode_all:
+    x_hats = quantizer.fast.decode_all(payloads, x)
     total = _added(x_hats)
     own = x_hats[lax.axis_index(axis_name)]
+  else:
+    total = summed(quantizer, payloads, x)
+    own = read(quantizer, payload, x)
   return Mean(total / payloads.shape[0], own, short[None], payload)
 
 
 def scatter_reduced(quantizer, x: Array, key, axis_name: str) -> Mean:
-  """Each worker sums up one chunk, quantizes the mean of it, and sends that.
+  """Takes a mean in chunks: each worker sums up one, and sends the mean of it.
 
     c_i = (1/n) (x_i + sum_{j != i} Q(x_j)) in chunk i;  mean = Q(c_1), ...
 
   Two quantizations whatever n, 2 (n - 1) messages of ceil(d / n) values. All
-  workers decode the same bytes, so that their means are equal to the bit.
-
-  Args:
-    quantizer: of the chunks of x, and of their means.
-    x: f32[d], this worker's own; its chunks are the references.
-    key: private, or shared as the quantizer wants it.
-    axis_name: of the workers.
-
-  Returns:
-    `Mean`, with two rounds. `own` knows nothing of the second quantization.
-
-  >>> from moniqua_jax import full_precision
-  >>> from moniqua_jax.workers import AXIS, simulated
-  >>> mean = lambda x: scatter_reduced(
-  ...   full_precision(), x, jax.random.key(0), AXIS).mean
-  >>> simulated(mean, (0,))(jnp.array([[0.0, 4.0], [2.0, 0.0]])).tolist()
-  [[1.0, 2.0], [1.0, 2.0]]
+  workers decode the same bytes, so that their means are equal to the bit. `own`
+  knows nothing of the second quantization.
   """
   first, second = jax.random.split(key)
   scattered = scatter(quantizer, x, first, axis_name)
@@ -116,21 +73,9 @@ def scatter_reduced(quantizer, x: Array, key, axis_name: str) -> Mean:
 
 
 def scatter(quantizer, x: Array, key, axis_name: str):
-  """The first half of `scatter_reduced`: a mean of chunks, in full precision.
+  """Sums up this worker's chunk: the first half of `scatter_reduced`.
 
-  Args:
-    quantizer, x, key, axis_name: as for `scatter_reduced`.
-
-  Returns:
-    `Mean`, for one round, whose mean is f32[ceil(d / n)], that of this worker's
-    chunk, to which it adds its own part unquantized.
-
-  >>> from moniqua_jax import full_precision
-  >>> from moniqua_jax.workers import AXIS, simulated
-  >>> chunk = lambda x: scatter(
-  ...   full_precision(), x, jax.random.key(0), AXIS).mean
-  >>> simulated(chunk, (0,))(jnp.array([[0.0, 4.0], [2.0, 0.0]])).tolist()
-  [[1.0], [2.0]]
+  The mean is f32[ceil(d / n)], to which its own part is added unquantized.
   """
   n, me = lax.axis_size(axis_name), lax.axis_index(axis_name)
   chunks = _chunks(x, n)
@@ -146,25 +91,10 @@ def scatter(quantizer, x: Array, key, axis_name: str):
 
 
 def gather(quantizer, chunk: Array, x: Array, key, axis_name: str):
-  """The second half: every worker sends its chunk to all.
+  """Sends this worker's chunk to all: the second half of `scatter_reduced`.
 
-  Args:
-    quantizer: of the chunk.
-    chunk: f32[ceil(d / n)], this worker's.
-    x: f32[d], the reference.
-    key: private, or shared as the quantizer wants it.
-    axis_name: of the workers.
-
-  Returns:
-    f32[d], the same on all workers; f32[ceil(d / n)], what all believe of this
-    worker's chunk; bool[], whether it went short.
-
-  >>> from moniqua_jax import full_precision
-  >>> from moniqua_jax.workers import AXIS, simulated
-  >>> mean = lambda chunk: gather(
-  ...   full_precision(), chunk, jnp.zeros(2), None, AXIS)[0]
-  >>> simulated(mean, (0,))(jnp.array([[1.0], [2.0]])).tolist()
-  [[1.0, 2.0], [1.0, 2.0]]
+  Returns f32[d], the same on all workers; what all believe of this worker's
+  chunk; and whether it went short. x is the reference.
   """
   n, me = lax.axis_size(axis_name), lax.axis_index(axis_name)
   payload = lax.optimization_barrier(quantizer.encode(chunk, key))
@@ -182,26 +112,12 @@ def carried(
   collective: Callable,
   axis_name: str,
 ) -> tuple[Any, Array]:
-  """Sends payloads, in their short form if all those of all workers have one.
+  """Sends payloads, in their short form if those of all workers have one.
 
-  Two collectives are compiled, and in each step one of them runs: a buffer that
-  always travels whole would save nothing.
-
-  Args:
-    quantizer: whose payloads they are.
-    size: values in a message.
-    payloads: u8[k, m], or one u8[m].
-    collective: of payloads, of any m -> a tree of u8[n, m] or u8[m].
-    axis_name: of the workers.
-
-  Returns:
-    What the collective gives of the payloads; bool[], whether the short form
-    travelled, the same on all workers.
-
-  >>> from moniqua_jax import full_precision
-  >>> as_it_is = lambda payloads: payloads
-  >>> carried(full_precision(), 2, jnp.ones(2), as_it_is, 'workers')
-  (Array([1., 1.], dtype=float32), Array(False, dtype=bool))
+  `collective` takes u8[k, m] or one u8[m], of any m, to a tree of such arrays;
+  `size` is the values in a message. Returns the tree, and whether the short
+  form travelled. Two collectives are compiled, and in each step one of them
+  runs: a buffer that always travels whole would save nothing.
   """
   if quantizer.short is None:
     return collective(payloads), jnp.bool(False)
@@ -223,40 +139,13 @@ def carried(
 
 
 def read(quantizer, payload: Array, reference: Array) -> Array:
-  """`decode`, or NaN where the message is not readable.
-
-  Args:
-    quantizer: whose payload it is.
-    payload: u8[m].
-    reference: f32[d].
-
-  Returns:
-    f32[d].
-
-  >>> from moniqua_jax import full_precision
-  >>> read(full_precision(), jnp.array([1.0, jnp.inf]), jnp.zeros(2))
-  Array([nan, nan], dtype=float32)
-  """
+  """Decodes a message; NaN if it is not readable."""
   readable = quantizer.inspect(payload, reference).readable
   return jnp.where(readable, quantizer.decode(payload, reference), jnp.nan)
 
 
 def summed(quantizer, payloads: Array, reference: Array, besides=-1) -> Array:
-  """The sum of what the payloads say, one after the other: sum_i x_hat_i.
-
-  Args:
-    quantizer: whose payloads they are.
-    payloads: u8[n, m].
-    reference: f32[d], for all of them.
-    besides: i32[], the row to leave out.
-
-  Returns:
-    f32[d].
-
-  >>> from moniqua_jax import full_precision
-  >>> summed(full_precision(), jnp.ones((3, 2)), jnp.zeros(2), besides=0)
-  Array([2., 2.], dtype=float32)
-  """
+  """Adds up what payloads u8[n, m] say, but for one row: sum_i x_hat_i."""
 
   def add(total, row):
     index, payload = row
@@ -268,19 +157,7 @@ def summed(quantizer, payloads: Array, reference: Array, besides=-1) -> Array:
 
 
 def first_sent(quantizer, x: Array) -> Array:
-  """An empty message, for the state of an algorithm that keeps its last one.
-
-  Args:
-    quantizer: a `Quantizer` or a `Tuned`.
-    x: f32[d].
-
-  Returns:
-    u8[m], zeros.
-
-  >>> from moniqua_jax import moniqua
-  >>> first_sent(moniqua(theta=1.0, bits=4), jnp.zeros(2)).size
-  13
-  """
+  """Makes an empty message, for algorithms that keep their last one."""
   tuned = quantizer
   if hasattr(quantizer, 'init'):
     tuned = quantizer.quantizer(quantizer.init(), jnp.int32(0))
@@ -289,7 +166,7 @@ def first_sent(quantizer, x: Array) -> Array:
 
 
 def _added(rows):
-  """The sum of all rows, in one order whatever the program around."""
+  """Adds up all rows in one order, whatever the program around."""
   return lax.scan(
     lambda t, row: (t + row, None), jnp.zeros_like(rows[0]), rows
   )[0]

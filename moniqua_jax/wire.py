@@ -23,62 +23,6 @@ import jax.numpy as jnp
 TILE = 1024  # values of a vector that a TPU moves together
 
 
-def planes(bits: int) -> tuple[int, ...]:
-  """The widths of the planes that carry codes of `bits` bits.
-
-  Args:
-    bits: bits per code, 1 to 8.
-
-  Returns:
-    Powers of two with sum `bits`, largest first.
-
-  Raises:
-    ValueError: `bits` is outside 1 to 8.
-
-  >>> planes(8), planes(7), planes(1)
-  ((8,), (4, 2, 1), (1,))
-  """
-  if type(bits) is not int or bits not in range(1, 9):
-    raise ValueError(f'bits={bits!r}; a code has 1 to 8 bits, an int.')
-  return tuple(width for width in (8, 4, 2, 1) if bits & width)
-
-
-def packed_size(size: int, bits: int) -> int:
-  """Bytes that `pack` needs: the sum over planes w of ceil(size * w / 8).
-
-  Args:
-    size: number of codes.
-    bits: bits per code, 1 to 8.
-
-  Returns:
-    ceil(size * bits / 8) where `bits` divides 8, at most 2 more otherwise.
-
-  >>> packed_size(10, 4), packed_size(10, 3)
-  (5, 5)
-  """
-  return sum(-(-size * width // 8) for width in planes(bits))
-
-
-def parts(size: int, bits: int) -> tuple[tuple[int, int], ...]:
-  """Where `pack` cuts the codes: equally long stripes, then the rest.
-
-  Args:
-    size: number of codes.
-    bits: bits per code, 1 to 8.
-
-  Returns:
-    (start, stop) of each part, in order. The rest is below 8192 codes, and
-    absent if nothing is left over.
-
-  >>> parts(4097, 4), parts(1000, 4)
-  (((0, 2048), (2048, 4096), (4096, 4097)), ((0, 1000),))
-  """
-  count, length = _stripes(size, bits)
-  cuts = [k * length for k in range(count + 1 if length else 1)]
-  cuts += [size] if size > cuts[-1] else []
-  return tuple(zip(cuts, cuts[1:], strict=False))
-
-
 def pack(codes: jax.Array, bits: int) -> jax.Array:
   """Packs codes into bytes, plane after plane.
 
@@ -100,23 +44,142 @@ def pack(codes: jax.Array, bits: int) -> jax.Array:
   return jnp.concatenate(packed) if packed else codes
 
 
+def unpack(packed: jax.Array, bits: int, size: int) -> jax.Array:
+  """The inverse of `pack`: `unpack(pack(codes, bits), bits, d) == codes`.
+
+  Args:
+    packed: u8[packed_size(size, bits)], or more.
+    bits: bits per code, 1 to 8.
+    size: number of codes, d.
+
+  Returns:
+    u8[d], each below 2**bits.
+
+  >>> unpack(pack(jnp.arange(5, dtype=jnp.uint8), 3), 3, 5)
+  Array([0, 1, 2, 3, 4], dtype=uint8)
+  """
+  codes = [unpack_part(packed, bits, size, *part) for part in parts(size, bits)]
+  return jnp.concatenate(codes) if codes else packed
+
+
+def nbytes(payload) -> int:
+  """Bytes of a payload, of arrays or of the shapes `jax.eval_shape` gives.
+
+  Args:
+    payload: a pytree of arrays or `jax.ShapeDtypeStruct`s.
+
+  Returns:
+    The sum of the sizes in bytes; nothing is computed.
+
+  >>> nbytes(jax.ShapeDtypeStruct((3,), jnp.float32))
+  12
+  """
+  leaves = jax.tree.leaves(payload)
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def join(codes: jax.Array, bits: int, *fields: jax.Array) -> jax.Array:
+  """Writes a payload: the packed codes, then the bytes of some fields.
+
+  A field is u8[k], taken as it is, or f32, u32 or i32 of any shape.
+  """
+  as_bytes = lambda x: x if x.dtype == jnp.uint8 else to_bytes(x)
+  return jnp.concatenate([pack(codes, bits), *map(as_bytes, fields)])
+
+
+def split(
+  payload: jax.Array, bits: int, size: int
+) -> tuple[jax.Array, jax.Array]:
+  """Reads what `join` wrote: the codes u8[size], and the bytes behind them."""
+  return unpack(payload, bits, size), payload[packed_size(size, bits) :]
+
+
+def to_bytes(numbers: jax.Array) -> jax.Array:
+  """Casts a few f32, u32 or i32 to u8[4 * size], in little-endian order."""
+  return lax.bitcast_convert_type(numbers, jnp.uint8).reshape(-1)
+
+
+def from_bytes(packed: jax.Array, dtype, shape: tuple = ()) -> jax.Array:
+  """Casts u8[4 * size] back to numbers of four bytes."""
+  return lax.bitcast_convert_type(packed.reshape(*shape, 4), dtype)
+
+
+def cast(number: jax.Array, dtype) -> jax.Array:
+  """Casts one f32 for the end of a payload of either kind: u8[4] or f32[1]."""
+  return to_bytes(number) if dtype == jnp.uint8 else number.reshape(1)
+
+
+def uncast(end: jax.Array) -> jax.Array:
+  """Casts the end of a payload of either kind back to one f32."""
+  if end.dtype == jnp.uint8:
+    return from_bytes(end, jnp.float32)
+  return end[0]
+
+
+def words(x: jax.Array) -> jax.Array:
+  """Returns the bits of f32 as u32 of the same shape."""
+  return lax.bitcast_convert_type(x, jnp.uint32)
+
+
+def floats(x: jax.Array) -> jax.Array:
+  """The inverse of `words`."""
+  return lax.bitcast_convert_type(x, jnp.float32)
+
+
+def index_bytes(count: int) -> int:
+  """Returns the bytes that an index below `count` takes."""
+  return max(1, -(-(count - 1).bit_length() // 8))
+
+
+def to_planes(numbers: jax.Array, count: int) -> jax.Array:
+  """Cuts u32[d] into u8[count * d]: all lowest bytes first."""
+  rows = [(numbers >> 8 * j).astype(jnp.uint8) for j in range(count)]
+  return jnp.concatenate(rows)
+
+
+def from_planes(packed: jax.Array, count: int) -> jax.Array:
+  """Puts the bytes of `to_planes` together again, u32[d]."""
+  rows = packed.reshape(count, -1).astype(jnp.uint32)
+  return sum(rows[j] << 8 * j for j in range(count))
+
+
+def planes(bits: int) -> tuple[int, ...]:
+  """Returns the widths of the planes that carry codes of `bits` bits.
+
+  Powers of two with sum `bits`, largest first: (4, 2, 1) for 7.
+  """
+  if type(bits) is not int or bits not in range(1, 9):
+    raise ValueError(f'bits={bits!r}; a code has 1 to 8 bits, an int.')
+  return tuple(width for width in (8, 4, 2, 1) if bits & width)
+
+
+def packed_size(size: int, bits: int) -> int:
+  """Returns the bytes that `pack` needs: sum over planes w of ceil(size w / 8).
+
+  That is ceil(size bits / 8) if `bits` divides 8, and at most 2 more if not.
+  """
+  return sum(-(-size * width // 8) for width in planes(bits))
+
+
+def parts(size: int, bits: int) -> tuple[tuple[int, int], ...]:
+  """Returns where `pack` cuts the codes: (start, stop) of stripes and the rest.
+
+  The stripes are equally long. The rest is below 8192 codes, or absent.
+  """
+  count, length = _stripes(size, bits)
+  cuts = [k * length for k in range(count + 1 if length else 1)]
+  cuts += [size] if size > cuts[-1] else []
+  return tuple(zip(cuts, cuts[1:], strict=False))
+
+
 def pack_parts(
   codes: Sequence[jax.Array | None], bits: int, size: int
 ) -> list[jax.Array | None]:
-  """`pack` of codes that come in `parts(size, bits)`, before they are joined.
+  """Packs codes that come in `parts(size, bits)`, some of them perhaps None.
 
-  Args:
-    codes: u8 of each part, all stripes of one shape; what exceeds the rest is
-      left out. None for a part that is not there yet.
-    bits: bits per code, 1 to 8.
-    size: number of codes.
-
-  Returns:
-    u8 vectors, packed_size(size, bits) bytes together, where bits of parts that
-    are not there are 0; None for a vector that would hold nothing else.
-
-  >>> pack_parts([jnp.uint8([[0, 1], [2, 3]])], 4, size=3)
-  [Array([32,  1], dtype=uint8)]
+  Stripes have one shape; what exceeds the rest is left out. Returns the vectors
+  that `pack` joins, with 0 for the bits of parts that are None, or None for a
+  vector that would hold nothing else; `merged` puts such lists together.
   """
   count, length = _stripes(size, bits)
   stripes, rest = (codes[:count], codes[count:]) if length else ([], codes)
@@ -132,20 +195,8 @@ def pack_parts(
   return packed
 
 
-def merged(
-  shares: Sequence[Sequence[jax.Array | None]],
-) -> list[jax.Array]:
-  """What `pack_parts` gives of all parts, from what it gave of some at a time.
-
-  Args:
-    shares: each a list of vectors, or None; each part is in one of them.
-
-  Returns:
-    u8 vectors.
-
-  >>> merged([[jnp.uint8([1]), None], [jnp.uint8([16]), jnp.uint8([2])]])
-  [Array([17], dtype=uint8), Array([2], dtype=uint8)]
-  """
+def merged(shares: Sequence[Sequence[jax.Array | None]]) -> list[jax.Array]:
+  """Merges what `pack_parts` gave of some parts at a time: each is in one."""
   there = lambda vectors: [v for v in vectors if v is not None]
   return [
     functools.reduce(jnp.bitwise_or, there(vectors))
@@ -153,41 +204,12 @@ def merged(
   ]
 
 
-def unpack(packed: jax.Array, bits: int, size: int) -> jax.Array:
-  """The inverse of `pack`: `unpack(pack(codes, bits), bits, d) == codes`.
-
-  Args:
-    packed: u8[packed_size(size, bits)].
-    bits: bits per code, 1 to 8.
-    size: number of codes, d.
-
-  Returns:
-    u8[d], each below 2**bits.
-
-  >>> unpack(pack(jnp.arange(5, dtype=jnp.uint8), 3), 3, 5)
-  Array([0, 1, 2, 3, 4], dtype=uint8)
-  """
-  codes = [unpack_part(packed, bits, size, *part) for part in parts(size, bits)]
-  return jnp.concatenate(codes) if codes else packed
-
-
 def unpack_part(
   packed: jax.Array, bits: int, size: int, start: int, stop: int
 ) -> jax.Array:
-  """`unpack(packed, bits, size)[start:stop]`, for one of `parts(size, bits)`.
+  """Returns `unpack(packed, bits, size)[start:stop]` for one of the `parts`.
 
-  Args:
-    packed: u8[packed_size(size, bits)], or more.
-    bits: bits per code, 1 to 8.
-    size: number of codes, d.
-    start: of the part; of 8 bits any will do, since a code is a byte.
-    stop: of the part.
-
-  Returns:
-    u8[stop - start].
-
-  >>> unpack_part(jnp.uint8([32, 49]), 4, 4, 0, 4)
-  Array([0, 1, 2, 3], dtype=uint8)
+  Of 8 bits any (start, stop) will do, since a code is a byte.
   """
   count, length = _stripes(size, bits)
   whole = count * length
@@ -204,7 +226,7 @@ def unpack_part(
 
 
 def _stripes(size: int, bits: int) -> tuple[int, int]:
-  """How many there are, and how long they are: whole tiles, perhaps none."""
+  """Returns how many there are, and how long: whole tiles, perhaps none."""
   count = 8 // planes(bits)[-1]
   return count, size // (count * TILE) * TILE
 
@@ -220,7 +242,7 @@ def _pack_rest(codes: jax.Array, bits: int) -> jax.Array:
 
 
 def _joined(stripes, low: int, width: int) -> jax.Array | None:
-  """Bits low to low + width of the stripes that are there, in one vector."""
+  """Puts bits low to low + width of the stripes that are there side by side."""
   mask = 2**width - 1
   bits = [
     (stripe >> low & mask) << j * width
@@ -245,84 +267,3 @@ def _unpack_plane(packed: jax.Array, width: int, size: int) -> jax.Array:
   mask = 2**width - 1
   stripes = [(packed >> j * width) & mask for j in range(8 // width)]
   return jnp.concatenate(stripes)[:size]
-
-
-def to_bytes(numbers: jax.Array) -> jax.Array:
-  """The bytes of a few numbers of a header, in the machine's (little) order.
-
-  Args:
-    numbers: f32, u32 or i32 of any shape; norms, thetas, seeds, not bulk data.
-
-  Returns:
-    u8[4 * numbers.size].
-
-  >>> to_bytes(jnp.float32(1.0))
-  Array([  0,   0, 128,  63], dtype=uint8)
-  """
-  return lax.bitcast_convert_type(numbers, jnp.uint8).reshape(-1)
-
-
-def from_bytes(packed: jax.Array, dtype, shape: tuple = ()) -> jax.Array:
-  """The inverse of `to_bytes`.
-
-  Args:
-    packed: u8[4 * size].
-    dtype: of the numbers, four bytes wide.
-    shape: of the numbers.
-
-  Returns:
-    dtype[shape].
-
-  >>> from_bytes(to_bytes(jnp.uint32(7)), jnp.uint32)
-  Array(7, dtype=uint32)
-  """
-  return lax.bitcast_convert_type(packed.reshape(*shape, 4), dtype)
-
-
-def cast(number: jax.Array, dtype) -> jax.Array:
-  """One f32 for the end of a payload of either kind, u8 or f32.
-
-  Args:
-    number: f32[].
-    dtype: of the payload.
-
-  Returns:
-    u8[4] or f32[1].
-
-  >>> cast(jnp.float32(1.0), jnp.float32), cast(jnp.float32(1.0), jnp.uint8)
-  (Array([1.], dtype=float32), Array([  0,   0, 128,  63], dtype=uint8))
-  """
-  return to_bytes(number) if dtype == jnp.uint8 else number.reshape(1)
-
-
-def uncast(end: jax.Array) -> jax.Array:
-  """The inverse of `cast`.
-
-  Args:
-    end: u8[4] or f32[1].
-
-  Returns:
-    f32[].
-
-  >>> uncast(cast(jnp.float32(1.0), jnp.uint8))
-  Array(1., dtype=float32)
-  """
-  if end.dtype == jnp.uint8:
-    return from_bytes(end, jnp.float32)
-  return end[0]
-
-
-def nbytes(payload) -> int:
-  """Bytes of a payload, of arrays or of the shapes `jax.eval_shape` gives.
-
-  Args:
-    payload: a pytree of arrays or `jax.ShapeDtypeStruct`s.
-
-  Returns:
-    The sum of the sizes in bytes; nothing is computed.
-
-  >>> nbytes(jax.ShapeDtypeStruct((3,), jnp.float32))
-  12
-  """
-  leaves = jax.tree.leaves(payload)
-  return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)

@@ -28,7 +28,8 @@ def simulated(fn: Callable, in_axes: tuple, **jit_options) -> Callable:
     The compiled function of stacked arguments.
 
   >>> import jax.numpy as jnp
-  >>> mean = simulated(lambda x: jax.lax.pmean(x, AXIS), (0,))
+  >>> from moniqua_jax import collectives
+  >>> mean = simulated(lambda x: collectives.mean(x, AXIS), (0,))
   >>> mean(jnp.array([0.0, 2.0]))
   Array([1., 1.], dtype=float32)
   """
@@ -54,7 +55,8 @@ def sharded(
     The compiled function of stacked arguments.
 
   >>> import jax.numpy as jnp
-  >>> mean = sharded(lambda x: jax.lax.pmean(x, AXIS), (0,))
+  >>> from moniqua_jax import collectives
+  >>> mean = sharded(lambda x: collectives.mean(x, AXIS), (0,))
   >>> bool((mean(jnp.ones(jax.device_count())) == 1).all())
   True
   """
@@ -88,7 +90,8 @@ def pmapped(fn: Callable, in_axes: tuple, **jit_options) -> Callable:
     The compiled function of stacked arguments.
 
   >>> import jax.numpy as jnp
-  >>> mean = pmapped(lambda x: jax.lax.pmean(x, AXIS), (0,))
+  >>> from moniqua_jax import collectives
+  >>> mean = pmapped(lambda x: collectives.mean(x, AXIS), (0,))
   >>> bool((mean(jnp.ones(jax.device_count())) == 1).all())
   True
   """
@@ -96,20 +99,7 @@ def pmapped(fn: Callable, in_axes: tuple, **jit_options) -> Callable:
 
 
 def device_mesh(n: int | None = None) -> jax.sharding.Mesh:
-  """A mesh of one axis, 'workers', over the first n devices.
-
-  Args:
-    n: number of workers; by default the number of devices.
-
-  Returns:
-    A mesh.
-
-  Raises:
-    ValueError: n is not the number of devices.
-
-  >>> device_mesh().axis_names
-  ('workers',)
-  """
+  """Makes a mesh of one axis, 'workers', over all devices, which must be n."""
   devices = jax.devices()
   if n is not None and n != len(devices):
     raise ValueError(

@@ -288,8 +288,9 @@ def _mixing(quantizer, run):
 
     return run(worker, (0, None))
 
-  assert quantizer.mix is not None
-  return mix(quantizer), mix(quantizer._replace(mix=None))
+  assert quantizer.fast.mix is not None
+  slow = quantizer._replace(fast=quantizer.fast._replace(mix=None))
+  return mix(quantizer), mix(slow)
 
 
 def test_the_correction_on_top_of_x_is_mixed():

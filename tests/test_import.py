@@ -33,7 +33,6 @@ print((time.process_time() - start) / (middle - start))
 NEEDS = {
   'mj.from_graph(None)': ('networkx', 'graphs'),
   'coding.huffman([0.5, 0.5])': ('bitarray', 'coding'),
-  'host.to_bytes([1], [1], base.Codes(3, 7, 3, 8))': ('bitarray', 'coding'),
   'import moniqua_jax.models': ('flax', 'train'),
   'import moniqua_jax.plots': ('matplotlib', 'train'),
   'data.digits()': ('sklearn', 'train'),
@@ -50,9 +49,7 @@ LEAN = f"""{WITHOUT_EXTRAS}
 import os, pathlib, tempfile
 import moniqua_jax as mj
 from moniqua_jax import coding, data
-from moniqua_jax.coding import host
 from moniqua_jax.data import records, stream
-from moniqua_jax.quantizers import base
 from moniqua_jax.training import metrics
 
 os.chdir(tempfile.mkdtemp())  # a Writer opens a file

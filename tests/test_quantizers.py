@@ -9,14 +9,14 @@ import functools
 import hypothesis
 from hypothesis import strategies as st
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import moniqua_jax as mj
 from moniqua_jax import dither, wire
-from moniqua_jax.quantizers import base
-from moniqua_jax.quantizers import digest as digests
+from moniqua_jax.quantizers import base, digest
 from tests.helpers import QUANTIZERS, THETA, UNBIASED
 
 EPS = 2.0**-23  # of float32
@@ -403,26 +403,27 @@ def folded(turns):
 
 
 @pytest.mark.parametrize('size', [1, 31, 32, 33, 127, 128, 129, 1000])
-def test_fold_turns_is_the_rotated_xor(size):
+def test_the_digest_is_the_rotated_xor(size):
   rng = np.random.default_rng(size)
   for reach in (1, 200, 2**22):
     turns = rng.integers(-reach, reach + 1, size=size)
-    digest = digests.fold_turns(jnp.float32(turns))
-    assert digest.dtype == jnp.uint32 and int(digest) == folded(turns)
+    low = digest.lanes(digest.low_byte(jnp.float32(turns)))
+    word = digest.fold(digest.reduce_rows(lax.bitwise_xor, [low]))
+    assert word.dtype == jnp.uint32 and int(word) == folded(turns)
 
 
 def test_packed_words_keep_turns_and_the_order_of_parts():
   parts = np.linspace(0, 0.999, 5001, dtype=np.float32)
   turns = np.float32(np.random.default_rng(0).integers(-500, 500, parts.size))
-  words = digests.packed(jnp.asarray(turns), jnp.asarray(parts))
-  low, back = digests.unpacked(words)
+  words = digest.pack(jnp.asarray(turns), jnp.asarray(parts))
+  low, back = digest.unpack(words)
   np.testing.assert_array_equal(low, turns.astype(np.int64) % 256)
   unit = np.where(parts < 0.5, 2.0**-24, 2.0**-23)
   assert (np.abs(f64(back) - f64(parts)) <= unit / 2).all()
   assert (np.diff(np.asarray(words).astype(np.int64)) > 0).all()
   for none in (1.0, 7.0, np.inf, np.nan):
-    word = digests.packed(jnp.zeros(()), jnp.float32(none))
-    assert word > words[-1] and jnp.isnan(digests.unpacked(word)[1])
+    word = digest.pack(jnp.zeros(()), jnp.float32(none))
+    assert word > words[-1] and jnp.isnan(digest.unpack(word)[1])
 
 
 def test_one_wrong_turn_by_any_number_is_seen():

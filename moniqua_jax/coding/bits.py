@@ -18,22 +18,11 @@ Array = jax.Array
 
 @functools.partial(jax.jit, static_argnums=2)
 def write(values: Array, lengths: Array, size: int) -> Array:
-  """Codewords one after another, the first bit first.
+  """Writes codewords one after another into u8[size], the first bit first.
 
-  Codeword i starts at the sum of the lengths before it. What lies behind the
-  end of the stream is lost, and the rest of the stream is zeros.
-
-  Args:
-    values: u32[n, k], k words per codeword; a word is the low bits of a value.
-    lengths: i32[n, k], bits of each word, 0 to 32; a word of 0 bits is none.
-    size: bytes of the stream.
-
-  Returns:
-    u8[size].
-
-  >>> values, lengths = jnp.uint32([[1], [5]]), jnp.int32([[2], [3]])
-  >>> [f'{byte:08b}' for byte in write(values, lengths, 2)]
-  ['01101000', '00000000']
+  Codeword i has k words, the low `lengths` bits (0 to 32) of `values` [n, k],
+  and starts at the sum of the lengths before it. What lies behind the end of
+  the stream is lost, and the rest of the stream is zeros.
   """
   stream = jnp.zeros(-(-size // 4) + 1, jnp.uint32)
   sums = jnp.sum(lengths, axis=1)
@@ -54,20 +43,10 @@ def write(values: Array, lengths: Array, size: int) -> Array:
 def joined(
   words: Sequence[tuple[Array, Array, int]],
 ) -> tuple[Array, Array]:
-  """The words of codewords for `write`, as few as there can be.
+  """Joins the words of codewords: `write` takes as long for 1 bit as for 32.
 
-  `write` takes most of the time, and as much for a word of 1 bit as of 32.
-
-  Args:
-    words: in their order; of each the values u32[...], lengths i32[...] and the
-      most bits it may have, up to 32.
-
-  Returns:
-    Values u32[..., k] and lengths i32[..., k].
-
-  >>> one, three = (jnp.uint32(1), jnp.int32(1), 1), (jnp.uint32(2), 3, 31)
-  >>> joined([one, three])[0]
-  Array([10], dtype=uint32)
+  For each word in order: values u32[...], lengths i32[...] and the most bits it
+  may have, up to 32. Returns values and lengths [..., k] of the fewest words.
   """
   done = []
   for value, length, most in words:
@@ -82,18 +61,7 @@ def joined(
 
 @jax.jit
 def read(stream: Array, positions: Array) -> Array:
-  """The 32 bits that start at each position; zeros behind the end.
-
-  Args:
-    stream: u8[n].
-    positions: i32 of any shape, not negative.
-
-  Returns:
-    u32 of that shape; the bit at the position is the highest.
-
-  >>> [f'{word:032b}' for word in read(jnp.uint8([3, 64]), jnp.arange(5, 7))]
-  ['01101000000000000000000000000000', '11010000000000000000000000000000']
-  """
+  """Reads the 32 bits that start at each position; zeros behind the end."""
   words, fifth = _words(stream)
   byte, shift = positions >> 3, (positions & 7).astype(jnp.uint32)
   at = lambda x: x.at[byte].get(mode='fill', fill_value=0)
@@ -102,18 +70,7 @@ def read(stream: Array, positions: Array) -> Array:
 
 @jax.jit
 def windows(stream: Array) -> Array:
-  """`read` at every position of the stream, which needs no gather.
-
-  Args:
-    stream: u8[n].
-
-  Returns:
-    u32[8 n].
-
-  >>> stream = jnp.uint8([3, 64])
-  >>> bool((windows(stream) == read(stream, jnp.arange(16))).all())
-  True
-  """
+  """Reads at every position of the stream, u32[8 n], which needs no gather."""
   words, fifth = _words(stream)
   shift = jnp.arange(8, dtype=jnp.uint32)[None]
   both = words[:, None] << shift | fifth[:, None] >> (8 - shift)
@@ -121,16 +78,9 @@ def windows(stream: Array) -> Array:
 
 
 def after(lengths: Array) -> Array:
-  """Where the next item starts, if one starts here, for each position.
+  """Returns where the item that would start at each position ends, i32[n + 1].
 
-  Args:
-    lengths: i32[n], of the item that would start at each position, at least 1.
-
-  Returns:
-    i32[n + 1]; n, the end of the stream, stands for itself.
-
-  >>> after(jnp.array([2, 2, 5]))
-  Array([2, 3, 3, 3], dtype=int32)
+  n, the end of the stream, stands for itself; lengths are at least 1.
   """
   size = lengths.size
   ends = jnp.minimum(jnp.arange(size, dtype=jnp.int32) + lengths, size)
@@ -139,24 +89,12 @@ def after(lengths: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=2)
 def follow(jumps: Array, starts: Array, count: int) -> Array:
-  """The starts of `count` items in a row, from each of some first ones.
+  """Returns the starts of `count` items in a row, for each first one [m].
 
     at[i, 0] = starts[i];  at[i, k + 1] = jumps[at[i, k]]
 
   By doubling: the second half of 2^k items is 2^(k-1) jumps behind the first,
   and jumps[jumps] jumps twice as far as jumps. That is log2(count) gathers.
-
-  Args:
-    jumps: i32[n + 1], as `after` gives it.
-    starts: i32[m], 0 to n.
-    count: items.
-
-  Returns:
-    i32[m, count].
-
-  >>> follow(jnp.array([2, 3, 3, 3]), jnp.array([0, 1]), 3)
-  Array([[0, 2, 3],
-         [1, 3, 3]], dtype=int32)
   """
   # A jump is within bounds already, or the clamping would be paid for here.
   there = lambda positions: jumps.at[positions].get(mode='promise_in_bounds')
@@ -169,19 +107,9 @@ def follow(jumps: Array, starts: Array, count: int) -> Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def running(op: Callable, x: Array) -> Array:
-  """The sums, or maxima, of each row up to each place.
+  """Accumulates sums or maxima along each row of i32[m, n], not negative.
 
   As `jnp.cumsum`, in two levels of sqrt(n) steps: on a CPU five times faster.
-
-  Args:
-    op: `jnp.add` or `jnp.maximum`.
-    x: i32[m, n], not negative.
-
-  Returns:
-    i32[m, n].
-
-  >>> running(jnp.maximum, jnp.array([[1, 3, 2, 0, 4]]))
-  Array([[1, 3, 3, 3, 4]], dtype=int32)
   """
   m, n = x.shape
   step = max(1, math.isqrt(n))
@@ -194,7 +122,7 @@ def running(op: Callable, x: Array) -> Array:
 
 
 def _scan(op, x):
-  """Along the first axis."""
+  """Accumulates along the first axis."""
 
   def step(carry, new):
     carry = op(carry, new)
@@ -205,13 +133,13 @@ def _scan(op, x):
 
 
 def _left(values, by):
-  """values << by for 0 <= by <= 32; a shift by 32 has no defined result."""
+  """Shifts left by 0 to 32; a shift by 32 has no defined result in XLA."""
   shifted = values << jnp.minimum(by, 31).astype(jnp.uint32)
   return jnp.where(by < 32, shifted, 0)
 
 
 def _words(stream):
-  """For each byte the four from it on as a word, and the fifth byte."""
+  """Returns for each byte the four from it on as a word, and the fifth byte."""
   size = stream.size
   ahead = jnp.pad(stream, (0, 4)).astype(jnp.uint32)
   b = [ahead[k : k + size] for k in range(5)]

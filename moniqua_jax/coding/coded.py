@@ -72,32 +72,15 @@ def coded_bits(
   size: int,
   code: message.Code | None = None,
 ) -> Array:
-  """Bits of a message in a code: what it says, without any framing.
+  """Counts the bits of a message in a code, `recursive()` if None; no framing.
 
     sum over buckets of code.length + 8 bytes(what follows the codes)
 
-  Args:
-    quantizer: the one that made the payload.
-    payload: u8[m].
-    size: values in the message, d.
-    code: how the codes are written, `recursive()` if None.
-
-  Returns:
-    f32[]; with 32 bits for the norm of each bucket.
-
-  Raises:
-    ValueError: the quantizer has no packed codes.
-
-  >>> from moniqua_jax.quantizers import leveled
-  >>> q, x = leveled((0, 0.5, 1)), jnp.array([0.0, 2.0])
-  >>> coded_bits(q, q.encode(x, jax.random.key(0)), 2)
-  Array(39., dtype=float32)
-
-  Source: how arXiv:1610.02132 and arXiv:1908.06077 count the bits of a message.
+  As arXiv:1610.02132 and arXiv:1908.06077 count: 32 bits for each norm.
   """
   code = message.recursive() if code is None else code
   about = _about(quantizer)
-  codes, tail = _cut(payload, size, about)
+  codes, tail = wire.split(payload, about.bits, size)
   lengths = code.length(codes, about).astype(jnp.float32)
   return jnp.sum(lengths) + 8 * tail.size
 
@@ -120,7 +103,7 @@ def _short(quantizer, about, capacity, code):
     return 4 * buckets(size) + stream_bytes(size) + tail
 
   def shorten(payload, size):
-    codes, tail = _cut(payload, size, about)
+    codes, tail = wire.split(payload, about.bits, size)
     stream, lengths = code.encode(codes, about, stream_bytes(size))
     # An i32 sum of a far too long message may come out small; the f32 does not.
     bound = 8 * stream.size
@@ -136,7 +119,7 @@ def _short(quantizer, about, capacity, code):
     start, stop = 4 * buckets(size), 4 * buckets(size) + stream_bytes(size)
     lengths = wire.from_bytes(short[:start], jnp.int32, (buckets(size),))
     codes = code.decode(short[start:stop], lengths, about, size)
-    return jnp.concatenate([wire.pack(codes, about.bits), short[stop:]])
+    return wire.join(codes, about.bits, short[stop:])
 
   return base.Short(total, shorten, restore)
 
@@ -148,11 +131,6 @@ def _about(quantizer):
       'codes (its field `codes` is None).'
     )
   return quantizer.codes
-
-
-def _cut(payload, size, about):
-  packed = wire.packed_size(size, about.bits)
-  return wire.unpack(payload[:packed], about.bits, size), payload[packed:]
 
 
 def _vector(size, dtype):

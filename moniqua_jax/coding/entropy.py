@@ -10,22 +10,10 @@ Array = jax.Array
 
 
 def entropy(codes: Array, about: base.Codes) -> Array:
-  """The entropy of the codes of one message, by how often each comes.
+  """Returns the entropy of a message's codes, in bits per value.
 
-    H(level) + P(nonzero) with a zero level: signs take a bit each.
-    H(code) without.
-
-  Args:
-    codes: u8[d], d at least 1.
-    about: what they are.
-
-  Returns:
-    f32[], bits per value.
-
-  >>> entropy(jnp.uint8([0, 1, 1, 2]), base.Codes(2, 3, 1, 4))
-  Array(1.5, dtype=float32)
-
-  Source: Shannon 1948.
+  H(level) + P(nonzero) with a zero level: signs take a bit each.
+  H(code) without.
   """
   symbols = codes.astype(jnp.int32)
   if about.zero is None:

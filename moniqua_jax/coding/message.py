@@ -25,81 +25,49 @@ _WIDEST = 2**21 - 1  # an omega codeword of up to 32 bits
 
 
 class Code(NamedTuple):
-  """How the codes of a message are written in fewer bits. Nothing is lost.
+  """How the codes of a message are written in fewer bits. Nothing is lost."""
 
-  Attributes:
-    length: (codes u8[d], about: Codes) -> i32[buckets], bits, exact.
-    encode: (codes u8[d], about, bytes of the stream) -> (stream, the bits of
-      each bucket i32[buckets]). What exceeds the stream is lost.
-    decode: (stream u8[n], bits of each bucket, about, size d) -> codes u8[d].
-
-  >>> codes = jnp.uint8([3, 3, 5])  # 0, 0 and the second level above it
-  >>> dense().length(codes, base.Codes(bits=3, count=7, zero=3, bucket_size=8))
-  Array([6], dtype=int32)
-  """
-
+  # (codes u8[d], about) -> i32[buckets], bits, exact
   length: Callable[[Array, base.Codes], Array]
+  # (codes, about, bytes of the stream) -> (stream, bits of each bucket); what
+  # exceeds the stream is lost
   encode: Callable[[Array, base.Codes, int], tuple[Array, Array]]
+  # (stream, bits of each bucket, about, size d) -> codes u8[d]
   decode: Callable[[Array, Array, base.Codes, int], Array]
 
 
 @functools.cache
 def recursive() -> Code:
-  """The sparse code: nothing for a zero.
+  """Builds the sparse code, in which a zero takes nothing.
 
     for each nonzero:  omega(distance from the nonzero before), sign, omega(j)
 
   with j = |code - zero|, 1 for a negative sign, and the first distance counted
-  from before the bucket, so that it is at least 1.
-
-  Returns:
-    A `Code` for grids with a zero and buckets below 2^21 values; others raise a
-    ValueError as soon as they are met.
+  from before the bucket, so that it is at least 1. For grids with a zero and
+  buckets below 2^21 values. Algorithm 2 of arXiv:1908.06077.
 
   >>> codes = jnp.uint8([5, 3, 0, 3, 3, 3, 3, 3])  # 3, 0, -4 by their norm 5
   >>> about = base.Codes(bits=3, count=7, zero=3, bucket_size=8)
   >>> recursive().length(codes, about)
   Array([12], dtype=int32)
-
-  Source: arXiv:1610.02132; Algorithm 2 of arXiv:1908.06077.
   """
   return _of_items(_sparse_items, _sparse_decode)
 
 
 @functools.cache
 def dense() -> Code:
-  """A codeword for every value, for messages with few zeros.
+  """Builds the code with a codeword for every value: for few zeros.
 
     omega(j + 1), then the sign unless j = 0;  j = |code - zero|
 
   A grid without a zero has two codes in the middle: j counts from them, and
-  each value has its sign.
-
-  Returns:
-    A `Code`.
-
-  >>> codes = jnp.uint8([5, 3, 0, 3, 3, 3, 3, 3])
-  >>> dense().length(codes, base.Codes(3, 7, 3, 8))
-  Array([17], dtype=int32)
-
-  Source: the code Code' of the full version of arXiv:1610.02132.
+  each value has its sign. Code' of the full version of arXiv:1610.02132.
   """
   return by_symbol(lambda about: _dense_tables(about.count, about.zero))
 
 
 def by_symbol(tables: Callable[[base.Codes], prefix.Prefix]) -> Code:
-  """The code that writes one codeword for each value.
-
-  Args:
-    tables: Codes -> Prefix.
-
-  Returns:
-    A `Code`.
-
-  >>> code = by_symbol(lambda about: prefix.prefix(['0', '10', '11']))
-  >>> code.length(jnp.uint8([0, 1, 2, 0]), base.Codes(2, 3, 1, 2))
-  Array([3, 3], dtype=int32)
-  """
+  """Builds the code that writes the codeword of each value by itself."""
 
   def items(codes, about):
     rows, real = _rows(codes, about)
@@ -117,22 +85,9 @@ def by_symbol(tables: Callable[[base.Codes], prefix.Prefix]) -> Code:
 
 
 def counted_length(codes: Array, about: base.Codes) -> Array:
-  """Bits of the recursive code where each bucket tells its nonzeros first.
+  """Returns the bits of the recursive code where each bucket ends by itself.
 
-    omega(nonzeros + 1) + recursive: what a bucket takes that ends by itself
-
-  Args:
-    codes: u8[d].
-    about: what they are.
-
-  Returns:
-    i32[buckets].
-
-  >>> codes = jnp.uint8([5, 3, 0, 3, 3, 3, 3, 3])
-  >>> counted_length(codes, base.Codes(3, 7, 3, 8))
-  Array([15], dtype=int32)
-
-  Source: ours; the papers do not say how a bucket ends.
+  omega(nonzeros + 1) + recursive;  the papers do not say how a bucket ends
   """
   rows, real = _rows(codes, about)
   nonzeros = jnp.sum((rows != about.zero) & real, axis=1)
@@ -141,7 +96,7 @@ def counted_length(codes: Array, about: base.Codes) -> Array:
 
 
 def _of_items(items, decode):
-  """items: (codes, about) -> words u32 and lengths i32[buckets, width, k]."""
+  """Builds a code from (codes, about) -> words, lengths [buckets, width, k]."""
 
   def length(codes, about):
     return jnp.sum(items(codes, about)[1], axis=(1, 2))
@@ -240,7 +195,7 @@ def _width(about, size):
 
 
 def _rows(codes, about):
-  """A row per bucket, and which of its values are real; the last is filled."""
+  """Cuts codes into a row per bucket, and says which values are real."""
   width = _width(about, codes.size)
   row = lambda x: jnp.pad(x, (0, -x.size % width)).reshape(-1, width)
   return row(codes), row(jnp.ones(codes.shape, jnp.bool))

@@ -16,37 +16,21 @@ LONGEST = 20  # bits of a codeword: `lookup` has 2^20 entries then
 
 
 class Prefix(NamedTuple):
-  """The tables of a prefix code.
+  """The tables of a prefix code."""
 
-  Attributes:
-    values: u32[count], the codeword of each symbol as a number.
-    lengths: i32[count], its bits; 0 for a symbol without a codeword.
-    longest: the most bits of a codeword.
-    lookup: u32[2**longest], for what may stand at the front of a window the
-      symbol and, 8 bits higher, the length of its codeword.
-  """
-
-  values: np.ndarray
-  lengths: np.ndarray
-  longest: int
+  values: np.ndarray  # u32[count], the codeword of each symbol as a number
+  lengths: np.ndarray  # i32[count], its bits; 0 for a symbol without a codeword
+  longest: int  # the most bits of a codeword
+  # u32[2**longest], for what may stand at the front of a window the symbol and,
+  # 8 bits higher, the length of its codeword
   lookup: np.ndarray
 
 
 def prefix(codewords: Sequence[str]) -> Prefix:
-  """The tables of some codewords.
+  """Builds the tables of codewords, texts of 0 and 1, at most 256 symbols.
 
-  Args:
-    codewords: texts of 0 and 1, one for each symbol, at most 256; empty where
-      the symbol never comes.
-
-  Returns:
-    A `Prefix`. What no codeword begins decodes as the symbol 0 of one bit.
-
-  Raises:
-    ValueError: one codeword begins another, is too long, or there is none.
-
-  >>> prefix(['0', '11', '10']).lookup >> 8
-  array([1, 1, 2, 2], dtype=uint32)
+  An empty text is for a symbol that never comes; what no codeword begins is
+  decoded as the symbol 0 of one bit.
   """
   lengths = np.array([len(word) for word in codewords], np.int32)
   longest = int(lengths.max(initial=0))
@@ -70,35 +54,13 @@ def prefix(codewords: Sequence[str]) -> Prefix:
 
 
 def words(code: Prefix, symbols: Array) -> tuple[Array, Array]:
-  """The codewords of symbols, for `bits.write`.
-
-  Args:
-    code: its tables.
-    symbols: u8 of any shape.
-
-  Returns:
-    Values u32 and lengths i32, of that shape.
-
-  >>> words(prefix(['0', '11', '10']), jnp.uint8([2, 0]))[1]
-  Array([2, 1], dtype=int32)
-  """
+  """Returns the codewords of symbols u8: values u32 and lengths i32."""
   at = lambda table: jnp.asarray(table).at[symbols].get(mode='clip')
   return at(code.values), at(code.lengths)
 
 
 def front(code: Prefix, windows: Array) -> tuple[Array, Array]:
-  """The symbols whose codewords stand at the front of 32 bits.
-
-  Args:
-    code: its tables.
-    windows: u32 of any shape, as `bits.read` gives them.
-
-  Returns:
-    Symbols u8 and lengths i32, of that shape.
-
-  >>> front(prefix(['0', '11', '10']), jnp.uint32([0b11 << 30, 0b01 << 30]))
-  (Array([1, 0], dtype=uint8), Array([2, 1], dtype=int32))
-  """
+  """Returns the symbols at the front of windows u32, and their lengths i32."""
   index = (windows >> (32 - code.longest)).astype(jnp.int32)
   found = jnp.asarray(code.lookup).at[index].get(mode='promise_in_bounds')
   return (found & 255).astype(jnp.uint8), (found >> 8).astype(jnp.int32)

@@ -26,15 +26,21 @@ FIRST, EVERY = (0, 100, 2000), 10_000
 
 
 class Levels(NamedTuple):
-  """The state, the same on all workers.
+  """The state, the same on all workers."""
 
-  Attributes:
-    levels: f32[2^bits], ascending from -1 to 1.
-    count: i32[], how often the worker has observed.
-  """
+  levels: Array  # f32[2^bits], ascending from -1 to 1
+  count: Array  # i32[], how often the worker has observed
 
-  levels: Array
-  count: Array
+
+class Watch(NamedTuple):
+  """What the workers observe of their gradients, and when the levels move."""
+
+  bucket_size: int
+  norm: str
+  components: int
+  first: Sequence[int]
+  every: int
+  axis_name: str | None
 
 
 def alq(
@@ -90,8 +96,8 @@ def alq(
   """
   density = densities.norm_based(weights)
   fit = least_variance.from_starts(sweeps)
-  shared = bucket_size, norm, components, first, every, axis_name
-  return _adaptive(bits, density, fit, *shared)
+  watch = Watch(bucket_size, norm, components, first, every, axis_name)
+  return _adaptive(bits, density, fit, watch)
 
 
 def alq_n(
@@ -126,8 +132,8 @@ def alq_n(
   Source: ALQ-N of arXiv:2010.12460, `alq` in its code.
   """
   fit = least_variance.from_starts(sweeps)
-  shared = bucket_size, norm, components, first, every, axis_name
-  return _adaptive(bits, densities.norm_less, fit, *shared)
+  watch = Watch(bucket_size, norm, components, first, every, axis_name)
+  return _adaptive(bits, densities.norm_less, fit, watch)
 
 
 def amq(
@@ -163,10 +169,9 @@ def amq(
 
   Source: AMQ of arXiv:2010.12460, `amq_nb` in its code.
   """
-  shared = bucket_size, norm, components, first, every, axis_name
-  return _adaptive(
-    bits, densities.norm_based(weights), least_variance.of_powers, *shared
-  )
+  density = densities.norm_based(weights)
+  watch = Watch(bucket_size, norm, components, first, every, axis_name)
+  return _adaptive(bits, density, least_variance.of_powers, watch)
 
 
 def amq_n(
@@ -194,37 +199,37 @@ def amq_n(
 
   Source: AMQ-N of arXiv:2010.12460, `amq` in its code.
   """
-  shared = bucket_size, norm, components, first, every, axis_name
-  return _adaptive(bits, densities.norm_less, least_variance.of_powers, *shared)
+  watch = Watch(bucket_size, norm, components, first, every, axis_name)
+  return _adaptive(bits, densities.norm_less, least_variance.of_powers, watch)
 
 
-def _adaptive(
-  bits, density, fit, bucket_size, norm, components, first, every, axis_name
-):
-  """The `Tuned` of a density of `Statistics` and a fit to it."""
-  _check(bits, components, first, every)
-  leveled((-1, 1), bucket_size, norm)  # checks them
+def _adaptive(bits, density, fit, watch: Watch) -> base.Tuned:
+  """Builds the `Tuned` of a density of `Statistics` and a fit to it."""
+  _check(bits, watch)
+  leveled((-1, 1), watch.bucket_size, watch.norm)  # checks them
 
   def init():
     return Levels(least_variance.exponential(0.5, bits), jnp.int32(0))
 
   def quantizer(state, step):
     del step
-    return leveled(state.levels, bucket_size, norm)
+    return leveled(state.levels, watch.bucket_size, watch.norm)
 
   def observe(state, seen, x):
     del seen
 
     def move(levels):
-      own = densities.statistics(x, bucket_size, norm, components)
-      f = density(densities.together(own, axis_name))
-      levels = _agreed(levels, axis_name)
+      own = densities.statistics(
+        x, watch.bucket_size, watch.norm, watch.components
+      )
+      f = density(densities.together(own, watch.axis_name))
+      levels = _agreed(levels, watch.axis_name)
       return jnp.where(jnp.sum(f.weight) > 0, fit(f, levels), levels)
 
     # Agreed upon, the count is one scalar for `vmap` too, and cond stays cond.
-    count = _agreed(state.count, axis_name)
-    due = (count > 0) & (count % every == 0)
-    due |= jnp.any(count == jnp.array(tuple(first), jnp.int32))
+    count = _agreed(state.count, watch.axis_name)
+    due = (count > 0) & (count % watch.every == 0)
+    due |= jnp.any(count == jnp.array(tuple(watch.first), jnp.int32))
     levels = lax.cond(due, move, lambda levels: levels, state.levels)
     return Levels(levels, count + 1)
 
@@ -232,18 +237,18 @@ def _adaptive(
 
 
 def _agreed(value, axis_name):
-  """It is the same on all workers; this tells `vmap` so."""
+  """Tells `vmap` that a value is the same on all workers."""
   return value if axis_name is None else collectives.largest(value, axis_name)
 
 
-def _check(bits: int, components: int, first: Sequence[int], every: int):
-  schedule = (-1, *first)
+def _check(bits: int, watch: Watch):
+  schedule = (-1, *watch.first)
   ascending = all(a < b for a, b in zip(schedule, schedule[1:], strict=False))
   for name, value, valid, range_ in (
     ('bits', bits, bits in range(2, 9), '2 to 8'),
-    ('components', components, components >= 1, 'at least 1'),
-    ('first', first, ascending, 'counts that ascend, from 0 on'),
-    ('every', every, every >= 1, 'at least 1'),
+    ('components', watch.components, watch.components >= 1, 'at least 1'),
+    ('first', watch.first, ascending, 'counts that ascend, from 0 on'),
+    ('every', watch.every, watch.every >= 1, 'at least 1'),
   ):
     if not valid:
       raise ValueError(f'{name}={value!r}; the choice is {range_}.')

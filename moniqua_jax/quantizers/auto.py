@@ -26,7 +26,7 @@ def auto_theta(
   """`moniqua` with a theta that follows the distance it sees.
 
     theta_i <- max(safety * distance_i, shrink * max_j theta_j)    j: i and its
-    neighbours; 2 theta_i if a message on one of its edges was of no use
+    neighbours; 2 theta_i if a message on one of its edges was unreadable
 
   The thetas of neighbours come with their messages and pull each other up, so
   that all are equal but for some steps after a rise: the errors of two workers

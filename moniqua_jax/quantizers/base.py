@@ -37,58 +37,45 @@ class Seen(NamedTuple):
 
 
 def plain(payload: Array, reference: Array) -> Seen:
-  """`inspect` of a quantizer that cannot tell: readable, at no distance.
-
-  Args:
-    payload: u8[m].
-    reference: f32[d].
-
-  Returns:
-    A `Seen` that holds no news.
-
-  >>> bool(plain(jnp.zeros(1, jnp.uint8), jnp.zeros(3)).readable)
-  True
-  """
+  """The default `inspect`, which cannot tell: readable, at distance 0."""
   del payload, reference
   return Seen(jnp.bool(True), jnp.float32(0), jnp.float32(jnp.inf))
 
 
 class Codes(NamedTuple):
-  """How a payload begins: one packed code for each value.
+  """How a payload begins: one packed code for each value."""
 
-  Attributes:
-    bits: of a code as it is packed, 1 to 8.
-    count: of different codes, at most 2**bits.
-    zero: the code of the value 0 in the middle of the codes; None without.
-    bucket_size: values that belong together.
-
-  >>> from moniqua_jax import nuqsgd
-  >>> nuqsgd(bits=4).codes
-  Codes(bits=4, count=15, zero=7, bucket_size=8192)
-  """
-
-  bits: int
-  count: int
-  zero: int | None
-  bucket_size: int
+  bits: int  # of a code as it is packed, 1 to 8
+  count: int  # of different codes, at most 2**bits
+  zero: int | None  # the code of 0 in the middle of the codes; None without
+  bucket_size: int  # values that belong together
 
 
 class Short(NamedTuple):
-  """The same message in fewer bytes, where it fits. Nothing is lost.
+  """The same message in fewer bytes, where it fits. Nothing is lost."""
 
-  Attributes:
-    capacity: size d -> the number of bytes, static.
-    shorten: (payload u8[m], size d) -> (u8[capacity(d)], fits bool[]).
-    restore: (short u8[capacity(d)], size d) -> payload u8[m], if it fits.
+  capacity: Callable[[int], int]  # size d -> the number of bytes, static
+  # (payload u8[m], size d) -> (u8[capacity(d)], fits bool[])
+  shorten: Callable[[Array, int], tuple[Array, Array]]
+  # (short u8[capacity(d)], size d) -> payload u8[m], if it fitted
+  restore: Callable[[Array, int], Array]
 
-  >>> from moniqua_jax import coded, nuqsgd
-  >>> coded(nuqsgd(bits=4), capacity=2.5).short.capacity(8192)
-  2568
+
+class Fast(NamedTuple):
+  """The same results in less time or memory traffic, each if there is a way.
+
+  A wrapper that changes what goes in or comes out drops them all.
   """
 
-  capacity: Callable[[int], int]
-  shorten: Callable[[Array, int], tuple[Array, Array]]
-  restore: Callable[[Array, int], Array]
+  # (payloads u8[n, m], reference f32[d]) -> f32[n, d], row j from worker j, NaN
+  # where it is not readable: for quantizers that know their senders.
+  decode_all: Callable[[Array, Array], Array] | None = None
+  # (payloads: list, reference) -> list of Seen, as `inspect` of each.
+  inspect_all: Callable[..., list[Seen]] | None = None
+  # (x f32[d], payloads: own first, came bool[E], pull, onto=None) -> f32[d],
+  # onto (x if None) + pull(x_hats, came), with all payloads decoded next to x.
+  # `pull` works value by value, so any part of the vectors will do.
+  mix: Callable[..., Array] | None = None
 
 
 class Quantizer(NamedTuple):
@@ -103,16 +90,7 @@ class Quantizer(NamedTuple):
     shared: `encode` wants a key that all workers share, not a private one.
     codes: how the payload begins, if with packed codes.
     short: a shorter form of the payload, if there is one.
-    decode_all: (payloads u8[n, m], reference: f32[d]) -> f32[n, d], row j from
-      worker j, NaN where it is not readable: for quantizers that know their
-      senders and decode all at once in less time than one after the other.
-    inspect_all: (payloads: list, reference: f32[d]) -> list of Seen, as
-      `inspect` of each gives them, in less memory traffic.
-    mix: (x: f32[d], payload, received, came: bool[E], pull, onto=None) ->
-      f32[d], onto + pull([x_hat_i, x_hat_1, ..., x_hat_E], came): what `decode`
-      gives of this worker's own payload and of those that it received, next to
-      x, in less memory traffic. `pull` works value by value, so that any part
-      of the vectors will do; onto is x if not given.
+    fast: the same results in less time, if there is a way.
 
   >>> signs = Quantizer(
   ...   encode=lambda x, key: (x < 0).astype(jnp.uint8),
@@ -127,9 +105,7 @@ class Quantizer(NamedTuple):
   shared: bool = False
   codes: Codes | None = None
   short: Short | None = None
-  decode_all: Callable[[Array, Array], Array] | None = None
-  inspect_all: Callable[..., list[Seen]] | None = None
-  mix: Callable[..., Array] | None = None
+  fast: Fast | None = None
 
 
 class Tuned(NamedTuple):
@@ -155,20 +131,7 @@ class Tuned(NamedTuple):
 
 
 def tuned(quantizer: Quantizer | Tuned) -> Tuned:
-  """A `Tuned` for either: a plain quantizer is one that never moves.
-
-  Args:
-    quantizer: a `Quantizer` or a `Tuned`.
-
-  Returns:
-    A `Tuned`; the same object where it was one.
-
-  Raises:
-    TypeError: it is neither.
-
-  >>> tuned(full_precision()).init()
-  ()
-  """
+  """Returns a `Tuned` for either: a plain quantizer is one that never moves."""
   if isinstance(quantizer, Tuned):
     return quantizer
   if not isinstance(quantizer, Quantizer):
@@ -206,37 +169,18 @@ def scheduled(
 
 
 def largest(x: Array) -> Array:
-  """max|x|, or NaN if any value is not finite.
+  """Returns max|x|, or NaN if any value is not finite.
 
   `jnp.max` alone does not do: XLA on CPUs loses the NaN where workers are
   batched by `vmap`. A sum does not.
-
-  Args:
-    x: f32[d].
-
-  Returns:
-    f32[].
-
-  >>> largest(jnp.array([1.0, -2.0])), largest(jnp.array([1.0, jnp.inf]))
-  (Array(2., dtype=float32), Array(nan, dtype=float32))
   """
   return jnp.max(jnp.abs(x)) + jnp.sum(0 * x)
 
 
 def watched(decode: Callable[[Array, Array], Array]) -> Callable:
-  """`inspect` by the distance alone, which a value that is not finite spoils.
+  """Builds `inspect` from `decode`: unreadable if the distance is not finite.
 
-  Only the distance that the maximum finds: see `largest` for what it may lose.
-
-  Args:
-    decode: of the quantizer.
-
-  Returns:
-    (payload, reference) -> Seen, with max|decode(payload) - reference|.
-
-  >>> inspect = watched(lambda payload, reference: payload)
-  >>> float(inspect(jnp.ones(2), jnp.zeros(2)).distance)
-  1.0
+  A value that is not finite may hide from the maximum: see `largest`.
   """
 
   def inspect(payload: Array, reference: Array) -> Seen:
@@ -247,46 +191,25 @@ def watched(decode: Callable[[Array, Array], Array]) -> Callable:
 
 
 def rounded(product: Array, zero: Array) -> Array:
-  """The product as float32 has it, whatever it is added to later.
+  """Rounds a product to float32, whatever it is added to later.
 
   A compiler may fuse a multiplication with the addition that follows, and then
   the product is not rounded; whether it does depends on the program around. The
   sender and a receiver, or two runners, would differ in the last bit. A zero
-  that only shows at run time takes the place of that addition.
-
-  Args:
-    product: f32[...], the result of a multiplication.
-    zero: f32[] or like product, 0 (or NaN) but not a constant of the program.
-
-  Returns:
-    product + zero.
-
-  >>> rounded(jnp.float32(2) * 3, jnp.float32(0))
-  Array(6., dtype=float32)
+  that only shows at run time, no constant, takes the place of that addition.
   """
   return product + zero
 
 
-def replaced(
+def update_part(
   vector: Array, start: int, stop: int, change: Callable[[Array], Array]
 ) -> Array:
-  """The vector with one part of it changed, in place where there is a way.
+  """Applies `change` to vector[start:stop], so that XLA updates in place.
 
   XLA changes a vector in place if the slice that it reads is the one that it
   writes, which it sees of slices that start where only the run can tell; on a
-  TPU, if they start at a tile, which it sees in a choice of two such starts.
-
-  Args:
-    vector: f32[d].
-    start: of the part, a multiple of `wire.TILE`.
-    stop: of the part.
-    change: f32[stop - start] -> f32[stop - start].
-
-  Returns:
-    f32[d].
-
-  >>> replaced(jnp.arange(3), 0, 2, lambda part: -part)
-  Array([ 0, -1,  2], dtype=int32)
+  TPU, if they start at a tile, which it sees in a choice of two such starts. So
+  start must be a multiple of `wire.TILE`.
   """
   if stop - start == vector.size:
     return change(vector)
@@ -297,21 +220,12 @@ def replaced(
   return lax.dynamic_update_slice(vector, part, at)
 
 
-def total(rows: Array) -> Array:
-  """The sum of each row, in one order whatever the program around.
+def sum_rows(rows: Array) -> Array:
+  """Sums each row in one order, whatever the program around.
 
   `jnp.sum` adds in another order under `vmap` than without, and then two
   runners differ in the last bit of a norm. Lanes of 128 are added one after the
-  other, then in halves.
-
-  Args:
-    rows: f32[k, size]; products must be `rounded`.
-
-  Returns:
-    f32[k].
-
-  >>> total(jnp.ones((2, 5)))
-  Array([5., 5.], dtype=float32)
+  other, then in halves. Products must be `rounded`.
   """
   k, size = rows.shape
   lanes = jnp.pad(rows, ((0, 0), (0, -size % _LANES)))
@@ -338,7 +252,10 @@ def full_precision() -> Quantizer:
   Source: the baseline of every paper here.
   """
   return Quantizer(
-    _send_as_it_is, _take_as_it_is, _see_as_it_is, mix=_mix_as_it_is
+    _send_as_it_is,
+    _take_as_it_is,
+    _see_as_it_is,
+    fast=Fast(mix=_mix_as_it_is),
   )
 
 
@@ -352,11 +269,11 @@ def _take_as_it_is(payload: Array, reference: Array) -> Array:
   return payload
 
 
-def _mix_as_it_is(x, payload, received, came, pull, onto=None) -> Array:
+def _mix_as_it_is(x, payloads, came, pull, onto=None) -> Array:
   # Value by value: to leave out a whole message for a value that is not finite
   # would take a pass over all of them before this one.
   onto = x if onto is None else onto
-  return onto + pull([payload, *received], jnp.ones_like(came))
+  return onto + pull(payloads, jnp.ones_like(came))
 
 
 _see_as_it_is = watched(_take_as_it_is)

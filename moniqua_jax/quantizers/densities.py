@@ -21,39 +21,20 @@ WEIGHTS = {'norm_squared': lambda norm: norm**2, 'norm': lambda norm: norm}
 
 
 class Statistics(NamedTuple):
-  """Of buckets u = x / norm.
+  """Of buckets u = x / norm."""
 
-  Attributes:
-    mean: mu of u, f32[n].
-    variance: sigma^2 of u, f32[n], with size - 1 in the denominator.
-    norm: f32[n]; 0 for a bucket of no use, such as one that is not finite.
-    size: values in a bucket.
-  """
-
-  mean: Array
-  variance: Array
-  norm: Array
-  size: int
+  mean: Array  # mu of u, f32[n]
+  variance: Array  # sigma^2 of u, f32[n], with size - 1 in the denominator
+  norm: Array  # f32[n]; 0 for a bucket that is not finite, or zero
+  size: int  # values in a bucket
 
 
 def statistics(
   x: Array, bucket_size: int, norm: str, components: int
 ) -> Statistics:
-  """Mean, variance and norm of the buckets of largest norm.
+  """Returns mean, variance and norm of the buckets of largest norm.
 
-  Args:
-    x: f32[d].
-    bucket_size: values of a bucket; a last one that is not full is left out,
-      unless it is the only one.
-    norm: 'l2' or 'linf'.
-    components: how many buckets, at most.
-
-  Returns:
-    `Statistics` of min(components, buckets) buckets.
-
-  >>> s = statistics(jnp.array([3.0, 0.0, 0.0, 0.0]), 2, 'l2', components=1)
-  >>> print(s.mean, s.variance, s.norm)
-  [0.5] [0.5] [3.]
+  A last bucket that is not full is left out, unless it is the only one.
   """
   full, size = x.size // bucket_size, min(x.size, bucket_size)
   rows = x[: max(full, 1) * size].reshape(-1, size).astype(jnp.float32)
@@ -68,19 +49,7 @@ def statistics(
 
 
 def together(own: Statistics, axis_name: str | None) -> Statistics:
-  """The statistics of all workers on the axis; one's own without an axis.
-
-  Args:
-    own: of n buckets.
-    axis_name: of the workers, or None.
-
-  Returns:
-    `Statistics` of n * workers buckets, the same on all.
-
-  >>> own = statistics(jnp.ones(4), 2, 'l2', components=2)
-  >>> together(own, None) is own
-  True
-  """
+  """Gathers the statistics of all workers; one's own without an axis."""
   if axis_name is None:
     return own
   three = jnp.stack([own.mean, own.variance, own.norm])
@@ -89,25 +58,12 @@ def together(own: Statistics, axis_name: str | None) -> Statistics:
 
 
 def norm_based(weights: str) -> Callable[[Statistics], tn.Mixture]:
-  """One truncated normal for each bucket, weighted by the norms: ALQ and AMQ.
+  """Builds the density of ALQ and AMQ: a truncated normal for each bucket.
 
     F = sum_n w_n TN(mu_n, sigma_n),  w_n = norm_n^2 / sum_m norm_m^2
 
-  Args:
-    weights: 'norm_squared', which E|x_hat - x|^2 calls for, or 'norm', as in
-      the code.
-
-  Returns:
-    statistics -> density; all weights are 0 if no bucket is of use.
-
-  Raises:
-    ValueError: unknown weights.
-
-  >>> seen = statistics(jnp.array([3.0, 0.0, 1.0, 0.0]), 2, 'l2', components=2)
-  >>> print(norm_based('norm')(seen).weight)
-  [0.75 0.25]
-
-  Source: arXiv:2010.12460; the code has norm_n in place of its square.
+  E|x_hat - x|^2 calls for 'norm_squared', the authors' code has 'norm'. If
+  every norm is 0, so is every weight.
   """
   if weights not in WEIGHTS:
     raise ValueError(f'weights={weights!r}; choose from {sorted(WEIGHTS)}.')
@@ -123,21 +79,11 @@ def norm_based(weights: str) -> Callable[[Statistics], tn.Mixture]:
 
 
 def norm_less(seen: Statistics) -> tn.Mixture:
-  """One truncated normal for all buckets, whatever their norm: ALQ-N, AMQ-N.
+  """Returns the density of ALQ-N and AMQ-N: one for all buckets.
 
     mu = mean u,  sigma^2 = sum_n (size - 1) sigma_n^2 / N
 
-  Args:
-    seen: of n buckets; N = n size values.
-
-  Returns:
-    A density, of weight 0 if no bucket is of use.
-
-  >>> seen = statistics(jnp.array([3.0, 0.0, 4.0, 0.0]), 2, 'l2', components=2)
-  >>> print(norm_less(seen).mean, norm_less(seen).std)
-  [0.5] [0.5]
-
-  Source: arXiv:2010.12460, and its code for the pooling.
+  over the N values of buckets with a norm; its weight is 0 if there are none.
   """
   usable = (seen.norm > 0).astype(jnp.float32)
   share = usable / jnp.maximum(jnp.sum(usable), 1)

@@ -14,6 +14,7 @@ Payload: the packed codes, then the norms of the blocks, see norm_formats.py.
 """
 
 from collections.abc import Callable
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -156,78 +157,89 @@ def block(
   return _dithered(steps, tuple(block_sizes), norm, bits, norm_bits)
 
 
+class Rule(NamedTuple):
+  """The steps, how a code holds their levels, and how norms are taken."""
+
+  h: Array  # f32[d], or f32[] for all
+  per_step: Array  # 1 / h
+  top: int  # levels on either side of 0
+  bits: int  # of a code
+  sizes: tuple[int, ...] | None  # of the blocks; None for one block
+  norm: Callable  # rows f32[k, size] -> f32[k]
+  form: norm_formats.NormFormat
+
+
 def _dithered(steps, sizes, norm, bits, norm_bits):
-  """What the three share: a step for each value, or one for all."""
+  """Builds what the three share: a step for each value, or one for all."""
   if norm not in buckets.NORMS:
     raise ValueError(f'norm={norm!r}; choose from {sorted(buckets.NORMS)}.')
-  form = norm_formats.chosen(norm_bits)
-  if not isinstance(steps, jax.Array):
+  form, traced = norm_formats.chosen(norm_bits), isinstance(steps, jax.Array)
+  if not traced:
     steps = np.asarray(steps, np.float64)
   bits = _checked_bits(steps, bits)
-  top = 2 ** (bits - 1) - 1
-  if not isinstance(steps, jax.Array):
-    top = levels_needed(steps)  # fewer, if the last bit is not used up
+  # Known steps may not use up the last bit.
+  top = 2 ** (bits - 1) - 1 if traced else levels_needed(steps)
   h = jnp.asarray(steps, jnp.float32)
-  per_step = 1 / h if isinstance(steps, jax.Array) else np.float32(1 / steps)
-
-  def encode(x, key):
-    x = x.astype(jnp.float32)
-    blocks = _blocks(x.size, sizes, h.size)
-    norms = [buckets.NORMS[norm](rows) for rows in blocks.rows(x)]
-    norms = jnp.concatenate(norms)
-    # Too few bits for traced steps: better unreadable than clipped.
-    fits = jnp.max(per_step) <= top + 1e-3
-    ends = form.write(jnp.where(fits, norms, jnp.nan))
-    given = form.read(ends, norms.size)
-    shares = blocks.each(buckets.ratio, x, given)
-    zero = jnp.minimum(blocks.spread(given), 0)
-    shares = jnp.clip(shares, -1, 1)  # a quotient may exceed 1 by its rounding
-    u = dither.uniform(dither.seed(key), x.size)
-    # Odd about 0 in law, so no sign is needed.
-    levels = jnp.floor(base.rounded(shares * per_step, zero) + u)
-    codes = (top + levels.clip(-top, top)).astype(jnp.uint8)
-    return jnp.concatenate([wire.pack(codes, bits), ends])
-
-  def norms_of(payload, size):
-    count = _blocks(size, sizes, h.size).count
-    return form.read(payload[wire.packed_size(size, bits) :], count)
-
-  def decode(payload, reference):
-    size = reference.size
-    norms = _blocks(size, sizes, h.size).spread(norms_of(payload, size))
-    codes = wire.unpack(payload[: wire.packed_size(size, bits)], bits, size)
-    levels = codes.astype(jnp.float32) - top
-    zero = jnp.minimum(norms, 0)
-    x_hat = base.rounded(base.rounded(levels * h, zero) * norms, zero)
-    return x_hat.astype(reference.dtype)
-
-  def inspect(payload, reference):
-    seen = base.watched(decode)(payload, reference)
-    finite = jnp.isfinite(norms_of(payload, reference.size)).all()
-    return seen._replace(readable=finite)
-
+  per_step = 1 / h if traced else np.float32(1 / steps)
+  rule = Rule(h, per_step, top, bits, sizes, buckets.NORMS[norm], form)
   codes = None
   if sizes is None or len(set(sizes)) == 1:
     width = _WIDEST if sizes is None else sizes[0]
     codes = base.Codes(bits, 2 * top + 1, top, width)
-  return base.Quantizer(encode, decode, inspect, codes=codes)
+  bound = (functools.partial(fn, rule) for fn in (_encode, _decode, _inspect))
+  return base.Quantizer(*bound, codes=codes)
+
+
+def _encode(rule, x, key):
+  x = x.astype(jnp.float32)
+  blocks = _blocks(x.size, rule.sizes, rule.h.size)
+  norms = jnp.concatenate([rule.norm(rows) for rows in blocks.rows(x)])
+  # Too few bits for traced steps: better unreadable than clipped.
+  fits = jnp.max(rule.per_step) <= rule.top + 1e-3
+  ends = rule.form.write(jnp.where(fits, norms, jnp.nan))
+  given = rule.form.read(ends, norms.size)
+  shares = blocks.each(buckets.ratio, x, given)
+  zero = jnp.minimum(blocks.spread(given), 0)
+  shares = jnp.clip(shares, -1, 1)  # a quotient may exceed 1 by its rounding
+  u = dither.uniform(dither.seed(key), x.size)
+  # Odd about 0 in law, so no sign is needed.
+  levels = jnp.floor(base.rounded(shares * rule.per_step, zero) + u)
+  codes = (rule.top + levels.clip(-rule.top, rule.top)).astype(jnp.uint8)
+  return wire.join(codes, rule.bits, ends)
+
+
+def _split(rule, payload, size):
+  codes, ends = wire.split(payload, rule.bits, size)
+  count = _blocks(size, rule.sizes, rule.h.size).count
+  return codes, rule.form.read(ends, count)
+
+
+def _decode(rule, payload, reference):
+  size = reference.size
+  codes, norms = _split(rule, payload, size)
+  norms = _blocks(size, rule.sizes, rule.h.size).spread(norms)
+  levels = codes.astype(jnp.float32) - rule.top
+  zero = jnp.minimum(norms, 0)
+  x_hat = base.rounded(base.rounded(levels * rule.h, zero) * norms, zero)
+  return x_hat.astype(reference.dtype)
+
+
+def _inspect(rule, payload, reference):
+  decode = functools.partial(_decode, rule)
+  seen = base.watched(decode)(payload, reference)
+  _, norms = _split(rule, payload, reference.size)
+  return seen._replace(readable=jnp.isfinite(norms).all())
 
 
 class Blocks(NamedTuple):
-  """The blocks of a vector of d values; those of one size in a row are rows.
+  """The blocks of a vector of d values; those of one size in a row are rows."""
 
-  Attributes:
-    count: B.
-    rows: x f32[d] -> [f32[k, size], ...], an array for each run of one size.
-    each: (fn, x f32[d], numbers f32[B]) -> f32[d], fn(rows, numbers[:, None])
-      of every run.
-    spread: numbers f32[B] -> for every value that of its block.
-  """
-
-  count: int
-  rows: Callable
-  each: Callable
-  spread: Callable
+  count: int  # B
+  rows: Callable  # x f32[d] -> [f32[k, size], ...], one array per run of a size
+  each: (
+    Callable  # (fn, x, numbers f32[B]) -> f32[d], fn(rows, numbers[:, None])
+  )
+  spread: Callable  # numbers f32[B] -> for every value that of its block
 
 
 def _blocks(d: int, sizes: tuple[int, ...] | None, steps: int) -> Blocks:
@@ -255,18 +267,9 @@ def _blocks(d: int, sizes: tuple[int, ...] | None, steps: int) -> Blocks:
 
 
 def levels_needed(steps) -> int:
-  """The most levels on one side of 0: what the least step needs.
+  """Returns the most levels on one side of 0, max(1, ceil(1 / min h)).
 
   A code then has (2 * levels_needed(steps)).bit_length() bits.
-
-  Args:
-    steps: f[...] above 0.
-
-  Returns:
-    max(1, ceil(1 / min h)).
-
-  >>> levels_needed([0.25, 3.0])
-  4
   """
   # 1 / (1/49) is a little more than 49.
   return max(1, int(np.ceil(np.max(1 / np.asarray(steps)) * (1 - 1e-9))))

@@ -22,41 +22,19 @@ _STARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def psi(levels: Array, density: tn.Mixture) -> Array:
-  """The variance of one value of a bucket of norm 1, rounded to the levels.
+  """Returns the variance of one value of a bucket of norm 1, rounded to levels.
 
     Psi(l) = sum_j int_{l_j}^{l_{j+1}} (r - l_j) (l_{j+1} - r) dF
 
   For a bucket of d values: E|x_hat - x|^2 / norm^2 = d Psi.
-
-  Args:
-    levels: f32[k], ascending from -1 to 1.
-    density: of r = x / norm.
-
-  Returns:
-    f32[].
-
-  >>> one = tn.Mixture(jnp.zeros(1), jnp.full(1, 0.1), jnp.ones(1))
-  >>> print(f'{psi(jnp.array([-1.0, 1.0]), one):.2f}')
-  0.99
-
-  Source: arXiv:2010.12460, the objective of ALQ and AMQ.
   """
   return jnp.sum(tn.cell_variance(density, levels[:-1], levels[1:]))
 
 
 def exponential(p: Array | float, bits: int) -> Array:
-  """The levels +-(1, p, p^2, ...), without zero.
+  """Returns the levels +-(1, p, p^2, ...), f32[2^bits] ascending, without zero.
 
-  Args:
-    p: in (0, 1), f32[] or float.
-    bits: 2 to 8.
-
-  Returns:
-    f32[2^bits], ascending. Levels that float32 cannot tell from 0 are put at
-    multiples of 1e-30.
-
-  >>> print(exponential(0.5, 3))
-  [-1.    -0.5   -0.25  -0.125  0.125  0.25   0.5    1.   ]
+  Levels that float32 cannot tell from 0 are put at multiples of 1e-30.
   """
   j = np.arange(2 ** (bits - 1))
   # The larger of two sequences that descend descends.
@@ -66,24 +44,9 @@ def exponential(p: Array | float, bits: int) -> Array:
 
 
 def from_starts(sweeps: int) -> Fit:
-  """ALQ: `coordinate_descent` from four grids; the lowest Psi is kept.
+  """Builds ALQ's fit: `coordinate_descent` from four grids, lowest Psi kept.
 
   They are quantiles, uniform and exponential levels, and the present ones.
-
-  Args:
-    sweeps: of each descent, at least 1.
-
-  Returns:
-    (density, levels so far f32[k]) -> levels f32[k], k even.
-
-  Raises:
-    ValueError: sweeps below 1.
-
-  >>> one = tn.Mixture(jnp.zeros(1), jnp.full(1, 0.1), jnp.ones(1))
-  >>> print(from_starts(20)(one, exponential(0.5, 2)).round(2))
-  [-1.   -0.12  0.12  1.  ]
-
-  Source: arXiv:2010.12460, ALQ, and its code for the starts.
   """
   if type(sweeps) is not int or sweeps < 1:
     raise ValueError(f'sweeps={sweeps!r}; it must be at least 1.')
@@ -108,21 +71,10 @@ def from_starts(sweeps: int) -> Fit:
 def coordinate_descent(
   levels: Array, density: tn.Mixture, sweeps: int
 ) -> Array:
-  """Each level to its best place between its neighbours, odd ones, even ones.
+  """Moves each level to its best place between its neighbours, ALQ's descent.
 
-  Args:
-    levels: f32[k], ascending from -1 to 1, at least 2^-22 apart; k even.
-    density: of r = x / norm.
-    sweeps: how often.
-
-  Returns:
-    f32[k], with Psi not above that of the levels given.
-
-  >>> one = tn.Mixture(jnp.zeros(1), jnp.full(1, 0.1), jnp.ones(1))
-  >>> print(coordinate_descent(exponential(0.5, 2), one, 20).round(2))
-  [-1.   -0.12  0.12  1.  ]
-
-  Source: arXiv:2010.12460, ALQ.
+  Odd ones, then even ones; the levels are at least 2^-22 apart, k is even, and
+  Psi does not rise.
   """
 
   def half(levels, j):
@@ -135,22 +87,9 @@ def coordinate_descent(
 
 
 def of_powers(density: tn.Mixture, levels: Array) -> Array:
-  """AMQ: +-(1, p, p^2, ...) with p by gradient descent; the lowest Psi is kept.
+  """AMQ's fit: +-(1, p, p^2, ...) with p by gradient descent, lowest Psi kept.
 
-    p <- p - .7 dPsi/dp,  50 times from each of .1, ..., .9 and the present p
-
-  Args:
-    density: of r = x / norm.
-    levels: so far, f32[2^bits]; p is the last but one.
-
-  Returns:
-    f32[2^bits].
-
-  >>> one = tn.Mixture(jnp.zeros(1), jnp.full(1, 0.1), jnp.ones(1))
-  >>> print(of_powers(one, exponential(0.5, 2)).round(2))
-  [-1.   -0.13  0.13  1.  ]
-
-  Source: arXiv:2010.12460, AMQ, and its code for the numbers.
+  p <- p - .7 dPsi/dp,  50 times from each of .1, ..., .9 and the present p
   """
   bits = (len(levels) - 1).bit_length()
   # The negative half is the positive one of the mirrored density.
@@ -172,24 +111,10 @@ def of_powers(density: tn.Mixture, levels: Array) -> Array:
 
 
 def psi_slope(p: Array, density: tn.Mixture, bits: int) -> Array:
-  """dPsi/dp of the levels p^s, ..., p, 1 over [0, 1], s = 2^(bits-1) - 1.
+  """Returns dPsi/dp of the levels p^s, ..., p, 1 over [0, 1].
 
-    2 s p^(2s-1) m_0(0, p^s) + sum_{j<s} [ A_j m_1 - (2j+1) p^(2j) m_0 ],
-    m over [p^(j+1), p^j],  A_j = j p^(j-1) + (j+1) p^j
-
-  Args:
-    p: f32[] in (0, 1).
-    density: of r = x / norm.
-    bits: 2 to 8.
-
-  Returns:
-    f32[].
-
-  >>> one = tn.Mixture(jnp.zeros(1), jnp.full(1, 0.1), jnp.ones(1))
-  >>> print(f'{psi_slope(jnp.float32(0.5), one, 2):.3f}')
-  0.500
-
-  Source: arXiv:2010.12460, the gradient of AMQ.
+  2 s p^(2s-1) m_0(0, p^s) + sum_{j<s} [ A_j m_1 - (2j+1) p^(2j) m_0 ],
+  m over [p^(j+1), p^j],  A_j = j p^(j-1) + (j+1) p^j,  s = 2^(bits-1) - 1
   """
   s = 2 ** (bits - 1) - 1
   j = np.arange(s)
@@ -201,7 +126,7 @@ def psi_slope(p: Array, density: tn.Mixture, bits: int) -> Array:
 
 
 def _apart(levels):
-  """At least _GAP apart, from -1 to 1: the two ends stay."""
+  """Moves levels at least _GAP apart, from -1 to 1: the two ends stay."""
   room = _GAP * np.arange(len(levels), dtype=np.float32)
   levels = lax.cummax(levels - room) + room
   return jnp.minimum(levels, 1 - room[::-1])

@@ -53,20 +53,7 @@ def leveled(
 
 
 def signed(levels: Sequence[float]) -> tuple[float, ...]:
-  """Levels from -1 to 1: as given, or magnitudes mirrored.
-
-  Args:
-    levels: as for `leveled`.
-
-  Returns:
-    Signed levels.
-
-  Raises:
-    ValueError: as for `leveled`.
-
-  >>> signed((0, 0.5, 1))
-  (-1.0, -0.5, 0.0, 0.5, 1.0)
-  """
+  """Checks levels and returns them from -1 to 1: as given, or mirrored."""
   values = tuple(float(level) for level in levels)
   if values and values[0] >= 0:
     values = tuple(-v for v in reversed(values) if v > 0) + values
@@ -83,15 +70,7 @@ def signed(levels: Sequence[float]) -> tuple[float, ...]:
 
 
 def grid(levels: tuple[float, ...] | Array, bucket_size: int) -> buckets.Grid:
-  """The grid of signed levels.
-
-  Args:
-    levels: ascending from -1 to 1; a tuple, or a traced f32[k].
-    bucket_size: of the quantizer.
-
-  Returns:
-    A `Grid`.
-  """
+  """Builds the grid of signed levels, a tuple or a traced f32[k]."""
   count = len(levels)
   bits = (count - 1).bit_length()
   zero = None
@@ -118,7 +97,7 @@ def grid(levels: tuple[float, ...] | Array, bucket_size: int) -> buckets.Grid:
 
 
 def _with_levels_in_the_payload(levels, bucket_size, norm):
-  """The sender's levels decode its message, whatever those of the receiver."""
+  """Decodes with the sender's levels, whatever those of the receiver."""
   count = len(levels)
   own = buckets.bucketed(grid(levels, bucket_size), norm)
 

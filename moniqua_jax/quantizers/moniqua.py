@@ -25,8 +25,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import dither, wire
-from moniqua_jax.quantizers import base
-from moniqua_jax.quantizers import digest as digests
+from moniqua_jax.quantizers import base, digest
 
 Array = jax.Array
 
@@ -36,36 +35,22 @@ _CODED_TOGETHER = 8192  # values, if the codes are to be entropy-coded
 
 
 class Rounding(NamedTuple):
-  """How a coordinate finds its grid point.
+  """How a coordinate finds its grid point."""
 
-  Attributes:
-    delta: bits -> worst error, as a fraction of B_theta.
-    sent: (seed, size, start) -> u of the places from start on, taken off before
-      rounding.
-    received: the same, put back after it.
-    shared: whether all workers must draw the same u.
-  """
-
-  delta: Callable[[int], float]
+  delta: Callable[[int], float]  # bits -> worst error, as a share of B_theta
+  # (seed, size, start) -> u of the places from start on, taken off first
   sent: Callable[[Array, int, int], Array]
-  received: Callable[[Array, int, int], Array]
-  shared: bool
+  received: Callable[[Array, int, int], Array]  # the same, put back afterwards
+  shared: bool  # whether all workers must draw the same u
 
 
 class Header(NamedTuple):
-  """What a message says of its codes.
+  """What a message says of its codes."""
 
-  Attributes:
-    bound: f32[], theta; NaN if the message is unreadable.
-    step: f32[], s.
-    inverse: f32[], 1 / s.
-    seed: u32[], of u.
-  """
-
-  bound: Array
-  step: Array
-  inverse: Array
-  seed: Array
+  bound: Array  # f32[], theta; NaN if the message is unreadable
+  step: Array  # f32[], s
+  inverse: Array  # f32[], 1 / s
+  seed: Array  # u32[], of u
 
 
 def _dither(seed, size, start):
@@ -78,30 +63,22 @@ def _nothing(seed, size, start):
 
 
 class Grid(NamedTuple):
-  """The circle in 2^b steps, and how a value finds one of them.
+  """The circle in 2^b steps, and how a value finds one of them."""
 
-  Attributes:
-    bits: b, of a code.
-    delta: worst error of rounding, as a fraction of B_theta.
-    sent: u of some places, taken off before rounding; see `Rounding`.
-    received: u of some places, put back after it.
-    digest: whether messages end with one.
-  """
-
-  bits: int
-  delta: float
-  sent: Callable[[Array, int, int], Array]
+  bits: int  # b, of a code
+  delta: float  # worst error of rounding, as a share of B_theta
+  sent: Callable[[Array, int, int], Array]  # see `Rounding`
   received: Callable[[Array, int, int], Array]
-  digest: bool
+  digest: bool  # whether messages end with one
 
   @property
   def levels(self) -> int:
-    """2^b."""
+    """Returns 2^b."""
     return 2**self.bits
 
   @property
   def per_theta(self) -> float:
-    """s / theta as one number, so that both ends compute the same step."""
+    """Returns s / theta as one number: both ends compute the same step."""
     return 2 / (1 - 2 * self.delta) / self.levels
 
 
@@ -164,79 +141,83 @@ def moniqua(
     lambda payload, reference: inspect_all([payload], reference)[0],
     rule.shared,
     base.Codes(bits, grid.levels, None, _CODED_TOGETHER),
-    inspect_all=inspect_all,
-    mix=functools.partial(_mix, grid),
+    fast=base.Fast(inspect_all=inspect_all, mix=functools.partial(_mix, grid)),
   )
 
 
-def _described(grid, bound, seed):
+def _describe(grid, bound, seed):
+  """Returns the header of a message with this theta and seed."""
   step = bound * grid.per_theta
   return Header(bound, step, 1 / step, seed)
 
 
-def _header(grid, payload, size):
+def _read_header(grid, payload, size):
+  """Reads what `_encode` wrote behind the codes."""
   at = wire.packed_size(size, grid.bits)
   bound = wire.from_bytes(payload[at : at + 4], jnp.float32)
-  return _described(
-    grid, bound, wire.from_bytes(payload[at + 4 : at + 8], jnp.uint32)
-  )
+  seed = wire.from_bytes(payload[at + 4 : at + 8], jnp.uint32)
+  return _describe(grid, bound, seed)
 
 
 def _place(grid, about, y, start):
-  # y / s - u, to the bit the same in whichever fusion XLA computes it. So are
-  # n and k: what is sent, its digest, and what the sender believes that it
-  # sent agree without being computed together. (A division would not do: XLA
-  # makes it a product here and there.)
+  """Returns y / s - u, to the bit the same in whichever fusion XLA computes it.
+
+  So are n and k: what is sent, its digest, and what the sender believes that it
+  sent agree without being computed together. (A division would not do: XLA
+  makes it a product here and there.)
+  """
   quotient = base.rounded(y * about.inverse, jnp.minimum(about.step, 0))
   return quotient - grid.sent(about.seed, y.size, start).reshape(y.shape)
 
 
-def _valued(grid, about, n, start):
+def _value(grid, about, n, start):
+  """Returns (n + u) s, the value of a grid point."""
   u = grid.received(about.seed, n.size, start)
   zero = jnp.minimum(about.step, 0)  # a step is positive, or NaN
   return base.rounded((n + u) * about.step, zero)
 
 
-def _resolved(grid, about, codes, y, start=0):
+def _resolve(grid, about, codes, y, start=0):
+  """Returns k, the turn that y tells, and x_hat."""
   codes = codes.astype(jnp.float32)
   k = jnp.rint((_place(grid, about, y, start) - codes) / grid.levels)
-  return k, _valued(grid, about, codes + grid.levels * k, start)
+  return k, _value(grid, about, codes + grid.levels * k, start)
 
 
-def _written(grid, about, y, start):
-  y = digests.lanes(y)  # filled up with zeros, and n is 0 there
+def _write(grid, about, y, start):
+  """Returns the codes of a part; its turns and magnitudes for the checks."""
+  y = digest.lanes(y)  # filled up with zeros, and n is 0 there
   n = jnp.rint(_place(grid, about, y, start)).astype(jnp.int32)
   codes = (n & (grid.levels - 1)).astype(jnp.uint8)
-  return codes, digests.low_byte(n >> grid.bits), _size(y)
+  return codes, digest.low_byte(n >> grid.bits), _magnitude(y)
 
 
-def _written_all(grid, about, x, parts, group):
-  """The bytes, turns and sizes of a group of parts, in lanes."""
-  each = {
-    part: _written(grid, about, x[slice(*part)], part[0]) for part in group
-  }
+def _write_group(grid, about, x, parts, group):
+  """Returns the bytes of a group of parts, and in lanes what is checked."""
+  each = {part: _write(grid, about, x[slice(*part)], part[0]) for part in group}
   codes = [each[part][0] if part in each else None for part in parts]
   _, turned, sizes = zip(*each.values(), strict=True)
-  limit = _size(_REACH * about.step)
+  limit = _magnitude(_REACH * about.step)
   beyond = lambda sizes: (sizes >= limit).astype(jnp.uint8)
   return (
     wire.pack_parts(codes, grid.bits, x.size),
-    digests.over_rows(lax.bitwise_xor, turned) if grid.digest else None,
-    digests.over_rows(lax.max, sizes, beyond),
+    digest.reduce_rows(lax.bitwise_xor, turned) if grid.digest else None,
+    digest.reduce_rows(lax.max, sizes, beyond),
   )
 
 
 def _encode(grid, theta, x, key):
+  """Writes a message: the packed codes, theta, the seed, and the digest."""
   x = x.astype(jnp.float32)
   # 0, but only a run can tell: `mix` takes theta from a header, and must find
   # the same n.
   zero = jnp.minimum(jnp.abs(x[0]), 0)
   bound = jnp.asarray(theta, jnp.float32) + zero
-  about, shares = _described(grid, bound, dither.seed(key)), []
+  about, shares = _describe(grid, bound, dither.seed(key)), []
   parts = wire.parts(x.size, grid.bits)
   # One pass for all that is made of a part: XLA manages four, not eight.
   for group in (parts[k : k + 4] for k in range(0, len(parts), 4)):
-    share = _written_all(grid, about, x, parts, group)
+    share = _write_group(grid, about, x, parts, group)
     x, share = lax.optimization_barrier((x, share))
     shares.append(share)
   packed, turned, far = zip(*shares, strict=True)
@@ -245,87 +226,90 @@ def _encode(grid, theta, x, key):
   far = functools.reduce(lax.bitwise_or, far)
   fields = [jnp.where(within & ~far.any(), bound, jnp.nan), about.seed]
   if grid.digest:
-    fields.append(digests.folded(functools.reduce(lax.bitwise_xor, turned)))
+    fields.append(digest.fold(functools.reduce(lax.bitwise_xor, turned)))
   return jnp.concatenate([*wire.merged(packed), *map(wire.to_bytes, fields)])
 
 
 def _decode(grid, payload, reference):
-  codes = wire.unpack(payload, grid.bits, reference.size)
-  about, y = (
-    _header(grid, payload, reference.size),
-    reference.astype(jnp.float32),
-  )
-  return _resolved(grid, about, codes, y)[1].astype(reference.dtype)
+  """Reads a message next to the receiver's own vector."""
+  y = reference.astype(jnp.float32)
+  codes = wire.unpack(payload, grid.bits, y.size)
+  about = _read_header(grid, payload, y.size)
+  return _resolve(grid, about, codes, y)[1].astype(reference.dtype)
 
 
-def _looked(grid, about, codes, y, start):
-  """In lanes: the largest distance, behind it a byte of no use; the turns."""
-  k, x_hat = _resolved(grid, about, codes, y, start)
+def _look(grid, about, codes, y, start):
+  """Returns, in lanes, the largest distance over a spare byte, and turns."""
+  k, x_hat = _resolve(grid, about, codes, y, start)
   gap = jnp.abs(x_hat - y)
   if not grid.digest:
-    return (digests.over_rows(lax.max, [digests.lanes(_size(gap))]),)
+    return (digest.reduce_rows(lax.max, [digest.lanes(_magnitude(gap))]),)
   part = gap * about.inverse / grid.levels  # of the circle; half of it at most
-  words = digests.made_once(digests.lanes(digests.packed(k, part)))
-  return [digests.over_rows(op, [words]) for op in (lax.max, lax.bitwise_xor)]
+  words = digest.compute_once(digest.lanes(digest.pack(k, part)))
+  return [digest.reduce_rows(op, [words]) for op in (lax.max, lax.bitwise_xor)]
 
 
-def _concluded(grid, about, payload, seen):
+def _conclude(grid, about, payload, seen):
+  """Puts what was seen of all parts of a message together."""
   largest, *turned = zip(*seen, strict=True)
   largest = jnp.max(functools.reduce(lax.max, largest))
-  gap = lax.bitcast_convert_type(largest, jnp.float32)
+  gap = wire.floats(largest)
   readable = jnp.isfinite(about.bound)
   if grid.digest:
-    gap = digests.unpacked(largest)[1] * grid.levels * about.step
+    gap = digest.unpack(largest)[1] * grid.levels * about.step
     # Who is not finite itself reads nothing.
     readable &= jnp.isfinite(gap)
-    low = digests.unpacked(functools.reduce(lax.bitwise_xor, *turned))[0]
-    readable &= digests.folded(low) == wire.from_bytes(payload[-4:], jnp.uint32)
+    low = digest.unpack(functools.reduce(lax.bitwise_xor, *turned))[0]
+    readable &= digest.fold(low) == wire.from_bytes(payload[-4:], jnp.uint32)
   error = grid.delta * grid.levels * about.step
   return base.Seen(readable, jnp.maximum(gap - error, 0), about.bound)
 
 
 def _inspect_all(grid, payloads, reference):
+  """Inspects all messages in one pass over the reference."""
   size, y = reference.size, reference.astype(jnp.float32)
-  headers, each = [_header(grid, payload, size) for payload in payloads], []
+  headers, each = (
+    [_read_header(grid, payload, size) for payload in payloads],
+    [],
+  )
   for start, stop in wire.parts(size, grid.bits):
     seen = []
     for about, payload in zip(headers, payloads, strict=True):
       codes = wire.unpack_part(payload, grid.bits, size, start, stop)
-      seen.append(_looked(grid, about, codes, y[start:stop], start))
-    # One pass over each part, for all messages.
+      seen.append(_look(grid, about, codes, y[start:stop], start))
     y, seen = lax.optimization_barrier((y, seen))
     each.append(seen)
   messages = zip(headers, payloads, zip(*each, strict=True), strict=True)
-  return [_concluded(grid, *message) for message in messages]
+  return [_conclude(grid, *message) for message in messages]
 
 
-def _mix(grid, x, payload, received, came, pull, onto=None):
-  own = _header(grid, payload, x.size)
-  theirs = [_header(grid, message, x.size) for message in received]
+def _mix(grid, x, payloads, came, pull, onto=None):
+  """Adds the pull to a vector part by part, in place; see `base.Fast.mix`."""
+  own, *theirs = [_read_header(grid, payload, x.size) for payload in payloads]
 
   def change(start, stop, part):
     y = (part if onto is None else x[start:stop]).astype(jnp.float32)
     # n again, and not from the codes: a third of the traffic of 1 bit.
-    x_hats = [_valued(grid, own, jnp.rint(_place(grid, own, y, start)), start)]
-    for about, message in zip(theirs, received, strict=True):
+    x_hats = [_value(grid, own, jnp.rint(_place(grid, own, y, start)), start)]
+    for about, message in zip(theirs, payloads[1:], strict=True):
       codes = wire.unpack_part(message, grid.bits, x.size, start, stop)
-      x_hats.append(_resolved(grid, about, codes, y, start)[1])
+      x_hats.append(_resolve(grid, about, codes, y, start)[1])
     return part + pull([x_hat.astype(x.dtype) for x_hat in x_hats], came)
 
   mixed = x if onto is None else onto
   parts = wire.parts(x.size, grid.bits) if grid.bits < 8 else ((0, x.size),)
   for start, stop in parts:
     part_of = functools.partial(change, start, stop)
-    mixed = base.replaced(mixed, start, stop, part_of)
+    mixed = base.update_part(mixed, start, stop, part_of)
   return lax.optimization_barrier(mixed)  # as one vector; see gossip.py
 
 
-def _size(values):
-  """|values| as integers in the same order, where a NaN is the largest.
+def _magnitude(values):
+  """Returns |values| as integers in the same order, where a NaN is the largest.
 
   `jnp.max` of floats may lose it, see `base.largest`.
   """
-  return lax.bitcast_convert_type(jnp.abs(values), jnp.uint32)
+  return wire.words(jnp.abs(values))
 
 
 def _check(theta, bits, rounding):

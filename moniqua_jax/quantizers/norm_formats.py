@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import wire
@@ -20,35 +19,15 @@ Array = jax.Array
 
 
 class NormFormat(NamedTuple):
-  """A way to write norms.
+  """A way to write norms."""
 
-  Attributes:
-    write: f32[B] -> u8[m], rounded up.
-    read: (u8[m], B) -> f32[B].
-    growth: the most that a norm grows by, as a factor.
-  """
-
-  write: Callable[[Array], Array]
-  read: Callable[[Array, int], Array]
-  growth: float
+  write: Callable[[Array], Array]  # f32[B] -> u8[m], rounded up
+  read: Callable[[Array, int], Array]  # (u8[m], B) -> f32[B]
+  growth: float  # the most that a norm grows by, as a factor
 
 
 def chosen(bits: int) -> NormFormat:
-  """The format by its bits.
-
-  Args:
-    bits: 32, 16 or 8.
-
-  Returns:
-    A `NormFormat`.
-
-  Raises:
-    ValueError: other bits.
-
-  >>> form = chosen(8)
-  >>> form.read(form.write(jnp.array([1.0, 0.3])), 2)
-  Array([1.    , 0.3125], dtype=float32)
-  """
+  """Returns the format of 32, 16 or 8 bits."""
   if bits not in FORMATS:
     raise ValueError(f'norm_bits={bits!r}; choose from {sorted(FORMATS)}.')
   return FORMATS[bits]
@@ -60,14 +39,12 @@ def _read_32(ends, count):
 
 def _write_16(norms):
   # Exponent and 8 bits of the mantissa; a norm has no sign.
-  half = (_bits(norms) + 0x7FFF) >> 15
-  return jnp.concatenate([(half >> j).astype(jnp.uint8) for j in (0, 8)])
+  return wire.to_planes((wire.words(norms) + 0x7FFF) >> 15, 2)
 
 
 def _read_16(ends, count):
-  low, high = (part.astype(jnp.uint32) for part in jnp.split(ends, 2))
   del count
-  return _float((low | high << 8) << 15)
+  return wire.floats(wire.from_planes(ends, 2) << 15)
 
 
 # As a share of the largest norm: 5 bits of exponent, 3 of mantissa, 255 is 1.
@@ -77,24 +54,16 @@ _ONE = 127 * 8
 def _write_8(norms):
   most = base.largest(norms)
   share = buckets.ratio(norms[None], most[None, None])[0]
-  steps = ((_bits(share) + 0xFFFFF) >> 20).astype(jnp.int32)
+  steps = ((wire.words(share) + 0xFFFFF) >> 20).astype(jnp.int32)
   codes = jnp.where(share > 0, jnp.clip(steps - _ONE + 255, 1, 255), 0)
   return jnp.concatenate([codes.astype(jnp.uint8), wire.to_bytes(most)])
 
 
 def _read_8(ends, count):
   codes, most = ends[:count], wire.from_bytes(ends[count:], jnp.float32)
-  share = _float((codes.astype(jnp.uint32) + (_ONE - 255)) << 20)
+  share = wire.floats((codes.astype(jnp.uint32) + (_ONE - 255)) << 20)
   norms = jnp.where(codes > 0, share, 0) * most
   return base.rounded(norms, jnp.minimum(most, 0))
-
-
-def _bits(x):
-  return lax.bitcast_convert_type(x, jnp.uint32)
-
-
-def _float(bits):
-  return lax.bitcast_convert_type(bits, jnp.float32)
 
 
 FORMATS = {

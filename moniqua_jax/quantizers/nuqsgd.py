@@ -7,7 +7,6 @@ rounding without a norm, Horvath et al. 2019, arXiv:1905.10988.
 """
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import dither, wire
@@ -69,18 +68,12 @@ def nuqsgd(
 
 
 def halving_grid(s: int, bucket_size: int) -> buckets.Grid:
-  """The levels 0, 2^-s, ..., 1/2, 1 and their negatives.
+  """Builds the grid of 0, 2^-s, ..., 1/2, 1 and their negatives.
 
   No search: for r in [2^e, 2^(e+1)) the chance of the upper level is
   r / 2^e - 1, which is the mantissa of r. Random bits added to it carry into
-  the exponent with just that chance.
-
-  Args:
-    s: the least level above 0 is 2^-s.
-    bucket_size: of the quantizer.
-
-  Returns:
-    A `Grid`; code = s + 1 + sign index, where 2^(index - s - 1) is the level.
+  the exponent with just that chance. The code is s + 1 + sign index, where
+  2^(index - s - 1) is the level.
   """
   zero = s + 1
 
@@ -88,7 +81,7 @@ def halving_grid(s: int, bucket_size: int) -> buckets.Grid:
     size = jnp.abs(r)
     # Below 2^-s the chance is r 2^s; 1 + r 2^s has it as its mantissa.
     small = size < 2.0**-s
-    float_bits = _bits(jnp.where(small, 1 + size * 2.0**s, size))
+    float_bits = wire.words(jnp.where(small, 1 + size * 2.0**s, size))
     exponent = _exponent(float_bits + (words >> 32 - _MANTISSA)) - 127
     index = jnp.where(small, exponent, exponent + zero)
     return zero + jnp.where(r < 0, -index, index)
@@ -126,18 +119,19 @@ def natural() -> base.Quantizer:
   def encode(x, key):
     x = x.astype(jnp.float32)
     words = dither.bits(dither.seed(key), x.size) >> 32 - _MANTISSA
-    size = _bits(jnp.abs(x))
+    size = wire.words(jnp.abs(x))
     # An exponent of 0 is that of 0 and of denormals, 255 that of inf and NaN.
     plain = (size >> _MANTISSA) % 255 > 0
     exponent = _exponent(jnp.where(plain, size + words, size)).astype(jnp.uint8)
     signs = wire.pack((x < 0).astype(jnp.uint8), 1)
-    return jnp.concatenate([exponent, signs])
+    return wire.join(exponent, 8, signs)
 
   def decode(payload, reference):
-    exponent = payload[: reference.size].astype(jnp.int32)
+    exponent, signs = wire.split(payload, 8, reference.size)
+    exponent = exponent.astype(jnp.int32)
     size = jnp.where(exponent == 0, 0, _power(exponent - 127))
     size = jnp.where(exponent == 255, jnp.nan, size)
-    negative = wire.unpack(payload[reference.size :], 1, reference.size)
+    negative = wire.unpack(signs, 1, reference.size)
     x_hat = jnp.where(negative > 0, -size, size)
     return x_hat.astype(reference.dtype)
 
@@ -148,14 +142,10 @@ def natural() -> base.Quantizer:
   return base.Quantizer(encode, decode, inspect)
 
 
-def _bits(x):
-  return lax.bitcast_convert_type(x, jnp.uint32)
-
-
 def _exponent(float_bits):
   return (float_bits >> _MANTISSA).astype(jnp.int32)
 
 
 def _power(exponent):
-  """2^exponent, exactly, for -126 to 127."""
-  return lax.bitcast_convert_type((exponent + 127) << _MANTISSA, jnp.float32)
+  """Returns 2^exponent, exactly, for -126 to 127."""
+  return wire.floats((exponent + 127) << _MANTISSA)

@@ -9,15 +9,25 @@ needs.
 """
 
 from collections.abc import Callable
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
+from moniqua_jax import wire
 from moniqua_jax.quantizers import base
 
 Array = jax.Array
+
+
+class Senders(NamedTuple):
+  """The quantizers that all workers know, one for each sender."""
+
+  make: Callable[[Any], base.Quantizer]  # row -> Quantizer
+  tables: Any
+  count: int  # n
 
 
 def per_worker(
@@ -65,79 +75,86 @@ def per_worker(
       f'tables: first axes of {sorted(counts)}; each array has a row for every '
       'worker.'
     )
-  (n,) = counts
-  row = lambda index: jax.tree.map(lambda table: table[index], tables)
-  first = make(row(0))
-
-  def cut(payload):
-    end = _index_bytes(0, n, payload.dtype).size
-    return payload[:-end], _index_of(payload[-end:])
-
-  def encode(x, key):
-    me = lax.axis_index(axis_name)
-    payload = make(row(me) if own is None else own).encode(x, key)
-    return jnp.concatenate([payload, _index_bytes(me, n, payload.dtype)])
-
-  def decode(payload, reference):
-    message, sender = cut(payload)
-    known = row(jnp.minimum(sender, n - 1))
-    x_hat = make(known).decode(message, reference)
-    return jnp.where(sender < n, x_hat, jnp.nan)
-
-  def inspect(payload, reference):
-    message, sender = cut(payload)
-    seen = make(row(jnp.minimum(sender, n - 1))).inspect(message, reference)
-    return seen._replace(readable=seen.readable & (sender < n))
-
-  def decode_all(payloads, reference):
-    def one(row, index, payload):
-      message, sender = cut(payload)
-      own = make(row)
-      readable = own.inspect(message, reference).readable & (sender == index)
-      return jnp.where(readable, own.decode(message, reference), jnp.nan)
-
-    return jax.vmap(one)(tables, jnp.arange(n), payloads)
-
+  senders = Senders(make, tables, *counts)
+  first = make(_row(senders, 0))
   return base.Quantizer(
-    encode,
-    decode,
-    inspect,
+    functools.partial(_encode, senders, axis_name, own),
+    functools.partial(_decode, senders),
+    functools.partial(_inspect, senders),
     first.shared,
     first.codes,
-    _short(first.short, make, row, cut, n) if first.short else None,
-    decode_all,
+    _short(senders, first.short) if first.short else None,
+    base.Fast(functools.partial(_decode_all, senders)),
   )
 
 
-def _short(first, make, row, cut, n):
-  """The short form of the sender's quantizer, and the sender's index."""
+def _row(senders, index):
+  return jax.tree.map(lambda table: table[index], senders.tables)
+
+
+def _open(senders, payload):
+  """Returns the message, the sender's index, and its quantizer if known."""
+  end = _index_bytes(senders, 0, payload.dtype).size
+  message, end = payload[:-end], payload[-end:]
+  if end.dtype == jnp.uint8:
+    end = wire.from_planes(end, end.size)
+  sender = end[0].astype(jnp.int32)
+  known = _row(senders, jnp.minimum(sender, senders.count - 1))
+  return message, sender, senders.make(known)
+
+
+def _index_bytes(senders, index, dtype) -> Array:
+  """Writes the sender's index for the end of a payload of either kind."""
+  if dtype != jnp.uint8:
+    return jnp.full(1, index, dtype)
+  word = jnp.full(1, index, jnp.uint32)
+  return wire.to_planes(word, wire.index_bytes(senders.count))
+
+
+def _encode(senders, axis_name, own, x, key):
+  me = lax.axis_index(axis_name)
+  quantizer = senders.make(_row(senders, me) if own is None else own)
+  payload = quantizer.encode(x, key)
+  end = _index_bytes(senders, me, payload.dtype)
+  return jnp.concatenate([payload, end])
+
+
+def _decode(senders, payload, reference):
+  message, sender, quantizer = _open(senders, payload)
+  x_hat = quantizer.decode(message, reference)
+  return jnp.where(sender < senders.count, x_hat, jnp.nan)
+
+
+def _inspect(senders, payload, reference):
+  message, sender, quantizer = _open(senders, payload)
+  seen = quantizer.inspect(message, reference)
+  return seen._replace(readable=seen.readable & (sender < senders.count))
+
+
+def _decode_all(senders, payloads, reference):
+  """Decodes row j by the table's row j, which needs no gather."""
+
+  def one(row, index, payload):
+    message, sender, _ = _open(senders, payload)
+    own = senders.make(row)
+    readable = own.inspect(message, reference).readable & (sender == index)
+    return jnp.where(readable, own.decode(message, reference), jnp.nan)
+
+  return jax.vmap(one)(senders.tables, jnp.arange(senders.count), payloads)
+
+
+def _short(senders, first):
+  """Builds the short form: that of the sender's quantizer, and its index."""
 
   def shorten(payload, size):
-    message, sender = cut(payload)
-    form = make(row(jnp.minimum(sender, n - 1))).short
-    short, fits = form.shorten(message, size)
+    message, _, quantizer = _open(senders, payload)
+    short, fits = quantizer.short.shorten(message, size)
     return jnp.concatenate([short, payload[message.size :]]), fits
 
   def restore(short, size):
-    message, sender = cut(short)
-    form = make(row(jnp.minimum(sender, n - 1))).short
-    payload = form.restore(message, size)
+    message, _, quantizer = _open(senders, short)
+    payload = quantizer.short.restore(message, size)
     return jnp.concatenate([payload, short[message.size :]])
 
-  end = _index_bytes(0, n, jnp.uint8).size
+  end = wire.index_bytes(senders.count)
   return base.Short(lambda size: first.capacity(size) + end, shorten, restore)
-
-
-def _index_bytes(index, n, dtype) -> Array:
-  """The sender's index at the end of a payload of either kind."""
-  if dtype != jnp.uint8:
-    return jnp.full(1, index, dtype)
-  width = max(1, -(-(n - 1).bit_length() // 8))
-  word = jnp.asarray(index, jnp.uint32)
-  return jnp.stack([(word >> 8 * j).astype(jnp.uint8) for j in range(width)])
-
-
-def _index_of(end) -> Array:
-  if end.dtype != jnp.uint8:
-    return end[0].astype(jnp.int32)
-  return sum(end[j].astype(jnp.int32) << 8 * j for j in range(end.size))

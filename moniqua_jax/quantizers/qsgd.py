@@ -47,15 +47,7 @@ def qsgd(bits: int, bucket_size: int = 512, norm: str = 'l2') -> base.Quantizer:
 
 
 def uniform_grid(s: int, bucket_size: int) -> buckets.Grid:
-  """The levels -1, ..., -1/s, 0, 1/s, ..., 1; code = s + s level.
-
-  Args:
-    s: levels above 0.
-    bucket_size: of the quantizer.
-
-  Returns:
-    A `Grid`.
-  """
+  """Builds the grid of -1, ..., -1/s, 0, 1/s, ..., 1; code = s + s level."""
   count = 2 * s + 1
 
   def round_(r, words):
@@ -97,7 +89,7 @@ def terngrad(bucket_size: int = 512, clip: float = 2.5) -> base.Quantizer:
   def clipped(rows, real):
     most = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
     zero, share = jnp.minimum(most, 0), 1 / jnp.sum(real, axis=1, keepdims=True)
-    mean_of = lambda x: base.rounded(base.total(x)[:, None] * share, zero)
+    mean_of = lambda x: base.rounded(base.sum_rows(x)[:, None] * share, zero)
     # Of x / max|x|, whose squares neither overflow nor vanish.
     unit = base.rounded(buckets.ratio(rows, most), zero)
     apart = jnp.where(real, unit - mean_of(unit), 0)

@@ -20,56 +20,24 @@ _ZERO = 1e-12
 
 
 class Root(NamedTuple):
-  """L^{1/2} and L^{-1/2}, each a factor that `times` takes.
-
-  Attributes:
-    half: of L^{1/2}.
-    inverse: of L^{-1/2}, or of the pseudo-inverse.
-  """
+  """L^{1/2} and L^{-1/2} (or the pseudo-inverse), as factors for `times`."""
 
   half: Any
   inverse: Any
 
 
 class Kronecker(NamedTuple):
-  """The factor left (x) right, for a block that is a matrix [a, b], row by row.
+  """The factor left (x) right, for a block that is a matrix, row by row."""
 
-  Attributes:
-    left: f32[a, a].
-    right: f32[b, b], symmetric.
-  """
-
-  left: Array
-  right: Array
-
-
-class LowRank(NamedTuple):
-  """The factor c I + V diag(v) V^T: for fewer samples than coordinates.
-
-  Attributes:
-    scale: f32[], c.
-    vectors: f32[d, k], V, orthonormal columns.
-    values: f32[k], v.
-  """
-
-  scale: Array
-  vectors: Array
-  values: Array
+  left: Array  # f32[a, a]
+  right: Array  # f32[b, b], symmetric
 
 
 def times(factor, x: Array) -> Array:
-  """The product of a factor and a vector.
+  """Multiplies a factor and a vector f32[d].
 
-  Args:
-    factor: f32[d], a diagonal; f32[d, d]; `Kronecker`; `LowRank`; or a list of
-      those, blocks along the diagonal.
-    x: f32[d].
-
-  Returns:
-    f32[d].
-
-  >>> times([jnp.array([2.0]), jnp.eye(2)], jnp.ones(3))
-  Array([2., 1., 1.], dtype=float32)
+  A factor is f32[d], a diagonal; f32[d, d]; `Kronecker`; or a list of those,
+  blocks along the diagonal.
   """
   if isinstance(factor, list):
     ends = np.cumsum([_size(part) for part in factor])
@@ -78,30 +46,17 @@ def times(factor, x: Array) -> Array:
   if isinstance(factor, Kronecker):
     rows = x.reshape(factor.left.shape[0], factor.right.shape[0])
     return _dot(_dot(factor.left, rows), factor.right).reshape(-1)
-  if isinstance(factor, LowRank):
-    inside = factor.values * _dot(x, factor.vectors)
-    return factor.scale * x + _dot(factor.vectors, inside)
   return factor * x if factor.ndim == 1 else _dot(factor, x)
 
 
 def root(matrix, pseudo_inverse: bool = False) -> Root:
-  """The root of one matrix, or of a stack of full matrices.
+  """Takes the root of a matrix L, or of a stack of full ones, in float64.
 
-  Args:
-    matrix: L, symmetric and positive definite: f[d], a diagonal; f[..., d, d];
-      a pair (A, B) of matrices for the Kronecker product of both; or a list of
-      those, blocks along the diagonal.
-    pseudo_inverse: whether L may be singular. What it does not see is then not
-      sent: right for gradients, which lie in its range, wrong for parameters.
-
-  Returns:
-    `Root`, by eigenvalues in float64, stored in float32.
-
-  Raises:
-    ValueError: L is not finite, symmetric and positive definite.
-
-  >>> root(np.array([4.0, 0.25])).half
-  Array([2. , 0.5], dtype=float32)
+  L is symmetric and positive definite: f[d], a diagonal; f[..., d, d]; a pair
+  (A, B) for their Kronecker product; or a list of those, blocks along the
+  diagonal. With `pseudo_inverse` it may be singular; what it does not see is
+  then not sent: right for gradients, which lie in its range, wrong for
+  parameters.
   """
   if isinstance(matrix, list):
     return _transposed([root(part, pseudo_inverse) for part in matrix])
@@ -127,50 +82,8 @@ def root(matrix, pseudo_inverse: bool = False) -> Root:
   )
 
 
-def low_rank_root(features, scale: float, curvature: float) -> Root:
-  """The root of (c/m) A^T A + lam I without a matrix of d x d.
-
-    L^{1/2} x = lam^{1/2} x + V ((w + lam)^{1/2} - lam^{1/2}) V^T x
-
-  Args:
-    features: A, f64[m, d], m < d.
-    scale: lam, above 0.
-    curvature: c, of the loss of one sample: 1/4 for the logistic loss.
-
-  Returns:
-    `Root` of `LowRank` factors.
-
-  Raises:
-    ValueError: lam is not above 0.
-
-  >>> r = low_rank_root(np.ones((1, 4)), 1.0, 1.0)
-  >>> bool(jnp.allclose(times(r.half, times(r.inverse, jnp.ones(4))), 1))
-  True
-  """
-  if not scale > 0:
-    raise ValueError(f'scale={scale!r}; L is singular without lam above 0.')
-  _, singular, back = np.linalg.svd(features, full_matrices=False)
-  values = curvature / len(features) * singular**2 + scale
-  factor = lambda power: LowRank(
-    jnp.float32(scale**power),
-    jnp.asarray(back.T, jnp.float32),
-    jnp.asarray(values**power - scale**power, jnp.float32),
-  )
-  return Root(factor(0.5), factor(-0.5))
-
-
 def stacked(roots: Sequence[Root]) -> Root:
-  """A table of roots, one row a worker, for `per_worker`.
-
-  Args:
-    roots: of one form.
-
-  Returns:
-    `Root` whose arrays have a first axis of n.
-
-  >>> stacked([root(np.ones(2))] * 3).half.shape
-  (3, 2)
-  """
+  """Stacks roots of one form into a table for `per_worker`, a row a worker."""
   return jax.tree.map(lambda *rows: jnp.stack(rows), *roots)
 
 
@@ -181,8 +94,6 @@ def _transposed(roots):
 def _size(factor) -> int:
   if isinstance(factor, Kronecker):
     return factor.left.shape[0] * factor.right.shape[0]
-  if isinstance(factor, LowRank):
-    return factor.vectors.shape[0]
   return factor.shape[0]
 
 
@@ -192,7 +103,7 @@ def _dot(a, b):
 
 
 def _checked(values, pseudo_inverse):
-  """Square roots of eigenvalues and their inverses."""
+  """Returns the square roots of eigenvalues, and their inverses."""
   least, most = np.min(values), np.max(values)
   if most <= 0 or least < -1e-8 * most:
     raise ValueError(

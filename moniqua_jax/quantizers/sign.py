@@ -18,21 +18,18 @@ Array = jax.Array
 
 
 class Scale(NamedTuple):
-  """What the two codes of a bucket stand for.
+  """What the two codes of a bucket stand for."""
 
-  Attributes:
-    measure: (rows f32[n, size], real bool[n, size]) -> f32[k, n], what is sent.
-    ends: f32[k, n] -> the values of code 0 and of code 1, each f32[n].
-    threshold: the same -> f32[n], from which on a value gets code 1.
-  """
-
+  # (rows f32[n, size], real bool[n, size]) -> f32[k, n], what is sent
   measure: Callable[[Array, Array], Array]
+  # f32[k, n] -> the values of code 0 and of code 1, each f32[n]
   ends: Callable[[Array], tuple[Array, Array]]
+  # f32[k, n] -> f32[n], from which on a value gets code 1
   threshold: Callable[[Array], Array]
 
 
 def _mean(rows, where):
-  total = base.total(jnp.where(where, rows, 0))
+  total = base.sum_rows(jnp.where(where, rows, 0))
   # Not total / count: for a count that is constant some programs do this.
   return total * (1 / jnp.maximum(jnp.sum(where, axis=1), 1))
 
@@ -109,21 +106,22 @@ def sign(bucket_size: int = 512, scale: str = 'mean_abs') -> base.Quantizer:
     scales = rule.measure(rows, real) + jnp.sum(0 * rows, axis=1)[None]
     codes = rows >= rule.threshold(scales)[:, None]
     codes = codes.reshape(-1)[: x.size].astype(jnp.uint8)
-    return jnp.concatenate([wire.pack(codes, 1), wire.to_bytes(scales)])
+    return wire.join(codes, 1, scales)
 
-  def scales_of(payload, size):
-    tail = payload[wire.packed_size(size, 1) :]
-    return wire.from_bytes(tail, jnp.float32, (-1, -(-size // bucket_size)))
+  def split(payload, size):
+    codes, ends = wire.split(payload, 1, size)
+    shape = -1, -(-size // bucket_size)
+    return codes, wire.from_bytes(ends, jnp.float32, shape)
 
   def decode(payload, reference):
     size = reference.size
-    codes = wire.unpack(payload[: wire.packed_size(size, 1)], 1, size)
-    low, high = (end[:, None] for end in rule.ends(scales_of(payload, size)))
+    codes, scales = split(payload, size)
+    low, high = (end[:, None] for end in rule.ends(scales))
     x_hat = jnp.where(rows_of(codes) > 0, high, low).reshape(-1)[:size]
     return x_hat.astype(reference.dtype)
 
   def inspect(payload, reference):
-    scales = scales_of(payload, reference.size)
+    _, scales = split(payload, reference.size)
     seen = base.watched(decode)(payload, reference)
     return seen._replace(readable=jnp.isfinite(scales).all())
 

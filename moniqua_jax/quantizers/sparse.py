@@ -52,16 +52,16 @@ def top_k(fraction: float) -> base.Quantizer:
     values, places = lax.top_k(jnp.abs(x), _kept(fraction, x.size))
     # A comparison loses a NaN; a sum does not.
     values = x[places] + jnp.sum(0 * x)
-    places = _planes(places.astype(jnp.uint32), _width(x.size))
-    return jnp.concatenate([_planes(_words(values), 4), places])
+    places = wire.to_planes(places.astype(jnp.uint32), wire.index_bytes(x.size))
+    return jnp.concatenate([_write(values), places])
 
   def decode(payload, reference):
     size, kept = reference.size, _kept(fraction, reference.size)
-    values = _floats(_from_planes(payload[: 4 * kept], 4))
-    places = _from_planes(payload[4 * kept :], _width(size))
+    values = _read(payload[: 4 * kept])
+    places = wire.from_planes(payload[4 * kept :], wire.index_bytes(size))
     return _placed(values, places.astype(jnp.int32), reference)
 
-  return base.Quantizer(encode, decode, _watched(decode))
+  return base.Quantizer(encode, decode, _inspect(decode))
 
 
 def random_k(fraction: float) -> base.Quantizer:
@@ -98,14 +98,14 @@ def random_k(fraction: float) -> base.Quantizer:
     x, seed = x.astype(jnp.float32), dither.seed(key)
     places = places_of(seed, x.size)
     values = x[places] * (x.size / places.size) + jnp.sum(0 * x)
-    return jnp.concatenate([_planes(_words(values), 4), wire.to_bytes(seed)])
+    return jnp.concatenate([_write(values), wire.to_bytes(seed)])
 
   def decode(payload, reference):
     seed = wire.from_bytes(payload[-4:], jnp.uint32)
-    values = _floats(_from_planes(payload[:-4], 4))
+    values = _read(payload[:-4])
     return _placed(values, places_of(seed, reference.size), reference)
 
-  return base.Quantizer(encode, decode, _watched(decode))
+  return base.Quantizer(encode, decode, _inspect(decode))
 
 
 def random_tau(
@@ -161,30 +161,30 @@ def random_tau(
     # A value that is not finite shows in all that are sent, drawn or not.
     values = (x / p if rescale else x) + jnp.sum(0 * x)
     values = jnp.where(drawn(seed), values, 0)
-    return jnp.concatenate([_planes(_words(values), 4), wire.to_bytes(seed)])
+    return jnp.concatenate([_write(values), wire.to_bytes(seed)])
 
   def decode(payload, reference):
-    values = _floats(_from_planes(payload[:-4], 4))
+    values = _read(payload[:-4])
     return values.astype(reference.dtype)
 
   def shorten(payload, size):
     mask = drawn(wire.from_bytes(payload[-4:], jnp.uint32))
-    values = _floats(_from_planes(payload[:-4], 4))
+    values = _read(payload[:-4])
     place = jnp.where(mask, jnp.cumsum(mask) - 1, size)
     slots = jnp.zeros(room, jnp.float32).at[place].set(values, mode='drop')
-    short = jnp.concatenate([_planes(_words(slots), 4), payload[-4:]])
+    short = jnp.concatenate([_write(slots), payload[-4:]])
     return short, jnp.sum(mask) <= room
 
   def restore(short, size):
     del size
     mask = drawn(wire.from_bytes(short[-4:], jnp.uint32))
-    slots = _floats(_from_planes(short[:-4], 4))
+    slots = _read(short[:-4])
     values = slots.at[jnp.cumsum(mask) - 1].get(mode='clip')
     values = jnp.where(mask, values, 0)
-    return jnp.concatenate([_planes(_words(values), 4), short[-4:]])
+    return jnp.concatenate([_write(values), short[-4:]])
 
   short = base.Short(lambda size: 4 * room + 4, shorten, restore)
-  return base.Quantizer(encode, decode, _watched(decode), short=short)
+  return base.Quantizer(encode, decode, _inspect(decode), short=short)
 
 
 def _check(fraction):
@@ -197,29 +197,13 @@ def _kept(fraction, size):
   return min(size, math.ceil(fraction * size * (1 - 1e-12)))
 
 
-def _width(size):
-  """Bytes that a place below `size` takes."""
-  return max(1, -(-(size - 1).bit_length() // 8))
+def _write(values):
+  """Writes f32 in planes of bytes."""
+  return wire.to_planes(wire.words(values), 4)
 
 
-def _planes(words, width):
-  """The bytes of words, all first bytes first: long elementwise operations."""
-  return jnp.concatenate(
-    [(words >> 8 * j).astype(jnp.uint8) for j in range(width)]
-  )
-
-
-def _from_planes(packed, width):
-  planes = packed.reshape(width, -1).astype(jnp.uint32)
-  return sum(planes[j] << 8 * j for j in range(width))
-
-
-def _words(values):
-  return lax.bitcast_convert_type(values, jnp.uint32)
-
-
-def _floats(words):
-  return lax.bitcast_convert_type(words, jnp.float32)
+def _read(packed):
+  return wire.floats(wire.from_planes(packed, 4))
 
 
 def _placed(values, places, reference):
@@ -227,7 +211,9 @@ def _placed(values, places, reference):
   return x_hat.astype(reference.dtype)
 
 
-def _watched(decode):
+def _inspect(decode):
+  """Builds `inspect`: unreadable if any value that was sent is not finite."""
+
   def inspect(payload, reference):
     x_hat = decode(payload, reference)
     seen = base.watched(decode)(payload, reference)

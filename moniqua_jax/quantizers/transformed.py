@@ -64,7 +64,7 @@ def within(
 
 
 def _within_short(short, to):
-  """The short form, for messages of `to(x)`, which may be longer than x."""
+  """Builds the short form for `to(x)`, which may be longer than x."""
 
   def size_of(size):
     x = jax.ShapeDtypeStruct((size,), jnp.float32)

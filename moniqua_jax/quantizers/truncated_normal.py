@@ -28,72 +28,29 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(5)
 
 
 class Mixture(NamedTuple):
-  """A mixture of n normal densities, truncated to [-1, 1].
+  """A mixture of n normal densities, truncated to [-1, 1]."""
 
-  Attributes:
-    mean: mu, f32[n] in [-1, 1], before truncation.
-    std: sigma, f32[n], before truncation; `LEAST_STD` takes the place of less.
-    weight: w, f32[n], not negative, of sum 1.
-  """
-
-  mean: Array
-  std: Array
-  weight: Array
+  mean: Array  # mu, f32[n] in [-1, 1], before truncation
+  std: Array  # sigma, f32[n], before truncation; at least `LEAST_STD` is used
+  weight: Array  # w, f32[n], not negative, of sum 1
 
 
 def pdf(mixture: Mixture, x: Array) -> Array:
-  """The density f.
-
-  Args:
-    mixture: of n densities.
-    x: f32[k] in [-1, 1].
-
-  Returns:
-    f32[k].
-
-  >>> one = Mixture(jnp.zeros(1), jnp.full(1, 0.01), jnp.ones(1))
-  >>> print(pdf(one, jnp.zeros(1)).round(2))
-  [39.89]
-  """
+  """Returns the density f at x, f32[k] in [-1, 1]."""
   return _mixed(mixture, _phi(_z(mixture, x)) / _std(mixture))
 
 
 def cdf(mixture: Mixture, x: Array) -> Array:
-  """The distribution F, from F(-1) = 0 to F(1) = 1.
-
-  Args:
-    mixture: of n densities.
-    x: f32[k] in [-1, 1].
-
-  Returns:
-    f32[k].
-
-  >>> one = Mixture(jnp.zeros(1), jnp.full(1, 0.01), jnp.ones(1))
-  >>> print(cdf(one, jnp.array([-1.0, 0.0, 1.0])))
-  [0.  0.5 1. ]
-  """
+  """Returns the distribution F at x, from F(-1) = 0 to F(1) = 1."""
   return moments(mixture, jnp.full_like(x, -1), x)[0]
 
 
 def moments(mixture: Mixture, c: Array, d: Array) -> tuple[Array, Array, Array]:
-  """m_k = int_c^d r^k dF for k = 0, 1, 2.
+  """Integrates r^k dF from c to d, both f32[k]: m_0, m_1 and m_2.
 
-    m_0 = F(d) - F(c)
-    m_1 = mu m_0 - sigma^2 (f(d) - f(c))
-    m_2 = (mu^2 + sigma^2) m_0 - sigma^2 ((d + mu) f(d) - (c + mu) f(c))
-
-  Args:
-    mixture: of n densities.
-    c: f32[k], lower ends, in [-1, 1].
-    d: f32[k], upper ends, at least c.
-
-  Returns:
-    Three f32[k].
-
-  >>> one = Mixture(jnp.zeros(1), jnp.full(1, 0.1), jnp.ones(1))
-  >>> m0, m1, m2 = moments(one, -jnp.ones(1), jnp.ones(1))
-  >>> print(m0, m1, m2)
-  [1.] [0.] [0.01]
+  m_0 = F(d) - F(c)
+  m_1 = mu m_0 - sigma^2 (f(d) - f(c))
+  m_2 = (mu^2 + sigma^2) m_0 - sigma^2 ((d + mu) f(d) - (c + mu) f(c))
   """
   mean, std = mixture.mean[None], _std(mixture)
   near, far, _ = _reflected(_z(mixture, c), _z(mixture, d))
@@ -107,22 +64,10 @@ def moments(mixture: Mixture, c: Array, d: Array) -> tuple[Array, Array, Array]:
 
 
 def cell_variance(mixture: Mixture, c: Array, d: Array) -> Array:
-  """What rounding at random to c or d costs: int_c^d (r - c)(d - r) dF.
+  """Returns what rounding at random to c or d costs: int (r - c)(d - r) dF.
 
-    (c + d) m_1 - m_2 - c d m_0,  in z: sigma^2 (b phi(a) - a phi(b)
-    - (1 + a b) m_0),  a = (c - mu) / sigma, b = (d - mu) / sigma
-
-  Args:
-    mixture: of n densities.
-    c: f32[k], lower ends, in [-1, 1].
-    d: f32[k], upper ends, at least c.
-
-  Returns:
-    f32[k].
-
-  >>> one = Mixture(jnp.zeros(1), jnp.full(1, 0.1), jnp.ones(1))
-  >>> print(f'{cell_variance(one, -jnp.ones(1), jnp.ones(1))[0]:.2f}')
-  0.99
+  (c + d) m_1 - m_2 - c d m_0,  in z: sigma^2 (b phi(a) - a phi(b)
+  - (1 + a b) m_0),  a = (c - mu) / sigma, b = (d - mu) / sigma
   """
   a, b, _ = _reflected(_z(mixture, c), _z(mixture, d))
   wide = b * _phi(a) - a * _phi(b) - (1 + a * b) * _mass_between(a, b)
@@ -133,19 +78,7 @@ def cell_variance(mixture: Mixture, c: Array, d: Array) -> Array:
 
 
 def quantile(mixture: Mixture, q: Array) -> Array:
-  """F^-1, in closed form for one density and by bisection for a mixture.
-
-  Args:
-    mixture: of n densities.
-    q: f32[k] in [0, 1].
-
-  Returns:
-    f32[k] in [-1, 1].
-
-  >>> one = Mixture(jnp.zeros(1), jnp.full(1, 0.01), jnp.ones(1))
-  >>> print(quantile(one, jnp.array([0, 0.5, 0.8413447, 1])).round(4))
-  [-1.    0.    0.01  1.  ]
-  """
+  """Returns F^-1: in closed form for one density, by bisection for more."""
   ends = _upper(jnp.abs(_z(mixture, jnp.array([-1.0, 1.0]))))
   below, above = _mixed(mixture, ends)  # what truncation cut off
   side = jnp.where(q < 0.5, -1, 1)
@@ -155,30 +88,15 @@ def quantile(mixture: Mixture, q: Array) -> Array:
 
 
 def best_between(mixture: Mixture, c: Array, d: Array, start: Array) -> Array:
-  """The level l between c and d of least variance.
+  """Finds the level l between c and d of least variance: ALQ's coordinate step.
 
     int_c^l (r - c) dF = int_l^d (d - r) dF,  that is (by parts)
     F(l) = mean of F over [c, d]
          = F(d) - ((mu - c) m_0 - sigma^2 (f(d) - f(c))) / (d - c)
 
   Solved for the smaller of F and 1 - F, which float32 has to a relative error.
-  What truncation cuts off is the same on both sides and left out.
-
-  Args:
-    mixture: of n densities.
-    c: f32[k], the level below.
-    d: f32[k], the level above.
-    start: f32[k], what to return where float32 sees no mass on one side.
-
-  Returns:
-    f32[k] in [c, d].
-
-  >>> one = Mixture(jnp.zeros(1), jnp.full(1, 0.1), jnp.ones(1))
-  >>> x = jnp.ones(1)
-  >>> print(jnp.abs(best_between(one, -x, x, x)))
-  [0.]
-
-  Source: the coordinate step of ALQ in arXiv:2010.12460.
+  What truncation cuts off is the same on both sides and left out. Where float32
+  sees no mass on one side, `start` is returned.
   """
   a, b, flipped = _reflected(_z(mixture, c), _z(mixture, d))
   # int_a^b of the upper tail is [phi(t) - t upper(t)] from b to a.
@@ -197,7 +115,7 @@ def best_between(mixture: Mixture, c: Array, d: Array, start: Array) -> Array:
 
 
 def _where_tail_is(mixture, side, tail, c, d):
-  """x in [c, d] where the upper (side 1) or lower tail (-1) has this mass."""
+  """Finds x in [c, d] where the upper (side 1) or lower tail (-1) is `tail`."""
   if len(mixture.mean) == 1:
     total = _mixed(mixture, jnp.ones((1, 1)))
     z = -side * ndtri(tail / total)
@@ -219,12 +137,12 @@ def _std(mixture):
 
 
 def _z(mixture, x):
-  """f32[k] -> f32[k, n]."""
+  """Normalises x: f32[k] -> f32[k, n]."""
   return (x[:, None] - mixture.mean[None]) / _std(mixture)
 
 
 def _mixed(mixture, values):
-  """The sum over f32[k, n] with w / Z, Z being the mass before truncation."""
+  """Sums f32[k, n] with w / Z, Z being the mass before truncation."""
   low, high = _z(mixture, jnp.array([-1.0, 1.0]))
   mass = 1 - _upper(-low) - _upper(high)
   return jnp.sum(values * (mixture.weight / mass)[None], axis=1)
@@ -239,13 +157,13 @@ def _upper(z):
 
 
 def _reflected(a, b):
-  """[a, b] or [-b, -a], so that b >= |a|; and which of them."""
+  """Returns [a, b] or [-b, -a], so that b >= |a|; and which of them."""
   flipped = a + b < 0
   return jnp.where(flipped, -b, a), jnp.where(flipped, -a, b), flipped
 
 
 def _mean(fn, a, b):
-  """The mean of fn(t, node) over t in [a, b], for a narrow [a, b]."""
+  """Averages fn(t, node) over t in [a, b], for a narrow [a, b]."""
   middle, half = (a + b) / 2, (b - a) / 2
   nodes = jnp.asarray(_NODES, jnp.float32)[:, None, None]
   # One axis for the nodes: five copies would take five times to compile.

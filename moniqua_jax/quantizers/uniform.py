@@ -65,23 +65,23 @@ def uniform(
     u = jnp.broadcast_to(noise(dither.seed(key), rows.size), (rows.size,))
     codes = jnp.floor((rows - low) / step + u.reshape(rows.shape))
     codes = jnp.clip(codes, 0, top).astype(jnp.uint8).reshape(-1)[: x.size]
-    ends = wire.to_bytes(jnp.concatenate([low, high]))
-    return jnp.concatenate([wire.pack(codes, bits), ends])
+    return wire.join(codes, bits, low, high)
+
+  def split(payload, size):
+    codes, ends = wire.split(payload, bits, size)
+    shape = 2, -(-size // bucket_size), 1
+    return codes, wire.from_bytes(ends, jnp.float32, shape)
 
   def decode(payload, reference):
-    size, stop = reference.size, wire.packed_size(reference.size, bits)
-    codes = wire.unpack(payload[:stop], bits, size)
-    count = -(-size // bucket_size)
-    low, high = wire.from_bytes(payload[stop:], jnp.float32, (2, count, 1))
+    size = reference.size
+    codes, (low, high) = split(payload, size)
     rows = _buckets(codes, bucket_size).astype(jnp.float32)
     above = rows * ((high - low) / top)
     x_hat = low + base.rounded(above, jnp.minimum(high - low, 0))
     return x_hat.reshape(-1)[:size].astype(reference.dtype)
 
   def inspect(payload, reference):
-    stop = wire.packed_size(reference.size, bits)
-    count = -(-reference.size // bucket_size)
-    ends = wire.from_bytes(payload[stop:], jnp.float32, (2 * count,))
+    _, ends = split(payload, reference.size)
     seen = base.watched(decode)(payload, reference)
     return seen._replace(readable=seen.readable & jnp.isfinite(ends).all())
 

@@ -1,30 +1,26 @@
 """Messages as bytes on the host, bit for bit as the papers write them.
 
-Norms and codes of a bucket together, bucket after bucket, in plain Python: for
-files, for other programs, and to check what runs inside `jit`.
+Norms and codes of a bucket together, bucket after bucket, in plain Python: an
+oracle for what runs inside `jit`.
 """
 
 from collections.abc import Callable
 import struct
 from typing import NamedTuple
 
+import bitarray
 import numpy as np
 
-from moniqua_jax import extras
 from moniqua_jax.coding import elias
 from moniqua_jax.quantizers import base
 
 
 class Form(NamedTuple):
-  """How one bucket is written.
+  """How one bucket is written."""
 
-  Attributes:
-    write: (codes, zero) -> a text of 0 and 1.
-    read: (text, where it starts, where it ends, number of codes, zero) ->
-      (codes, where the next bucket starts).
-  """
-
+  # (codes, zero) -> a text of 0 and 1
   write: Callable[[list[int], int], str]
+  # (text, its start, its end, number of codes, zero) -> (codes, the next start)
   read: Callable[[str, int, int, int, int], tuple[list[int], int]]
 
 
@@ -83,29 +79,7 @@ DENSE = Form(_dense, _read_dense)
 def to_bytes(
   norms: np.ndarray, codes: np.ndarray, about: base.Codes, form: Form = COUNTED
 ) -> bytes:
-  """A message as bytes.
-
-    for each bucket:  its norm, 32 bits, IEEE, big-endian;  its codes
-
-  Args:
-    norms: f32[buckets].
-    codes: u8[d].
-    about: what they are, with a zero.
-    form: COUNTED, DENSE or SPARSE.
-
-  Returns:
-    The bytes; the last is filled with zeros.
-
-  Raises:
-    ValueError: a grid without a zero level.
-
-  >>> codes = np.uint8([5, 3, 0, 3, 3, 3, 3, 3])  # 3, 0, -4 by their norm 5
-  >>> to_bytes(np.float32([5]), codes, base.Codes(3, 7, 3, 8)).hex()
-  '40a00000c49c'
-  """
-  with extras.needed('coding'):
-    import bitarray
-
+  """Writes a message: for each bucket its norm, big-endian, and its codes."""
   _with_zero(about)
   step, text = about.bucket_size, ''
   codes = np.asarray(codes).tolist()
@@ -123,28 +97,7 @@ def from_bytes(
   form: Form = COUNTED,
   lengths: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The inverse of `to_bytes`.
-
-  Args:
-    data: its bytes.
-    size: number of codes, d.
-    about: what they are, with a zero.
-    form: that it was written in.
-    lengths: bits of each bucket without its norm; for SPARSE only.
-
-  Returns:
-    Norms f32[buckets] and codes u8[d].
-
-  Raises:
-    ValueError: a grid without a zero level, or SPARSE without lengths.
-
-  >>> about = base.Codes(3, 7, 3, 8)
-  >>> from_bytes(bytes.fromhex('40a00000c49c'), 8, about)[1]
-  array([5, 3, 0, 3, 3, 3, 3, 3], dtype=uint8)
-  """
-  with extras.needed('coding'):
-    import bitarray
-
+  """Reads what `to_bytes` wrote; SPARSE needs the bits of each bucket."""
   _with_zero(about)
   if form is SPARSE and lengths is None:
     raise ValueError('SPARSE does not say where a bucket ends; give lengths.')
@@ -162,19 +115,9 @@ def from_bytes(
 
 
 def omega_from(text: str, start: int = 0) -> tuple[int, int]:
-  """The omega codeword at a place of a text.
+  """Reads the omega codeword at a place of a text, and returns where it ends.
 
-    n = 1; while the next bit is 1: n <- the next n + 1 bits
-
-  Args:
-    text: of 0 and 1.
-    start: where the codeword starts.
-
-  Returns:
-    The number, and where the codeword ends.
-
-  >>> omega_from('1110010')
-  (9, 7)
+  n = 1; while the next bit is 1: n <- the next n + 1 bits
   """
   n = 1
   while text[start] == '1':
