@@ -9,7 +9,7 @@ from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
-from moniqua_jax import command_line, pods
+from moniqua_jax import command_line, plots, pods
 from moniqua_jax.laboratory import driver
 from moniqua_jax.launch import initialize, multihost
 from moniqua_jax.training import experiment, loop, monitor, summary
@@ -56,9 +56,7 @@ def main(argv):
       if 'laboratory' in config:
         driver.run(config, _WORKDIR.value, _RESUME.value)
       else:
-        loop.train_and_evaluate(
-          config, _WORKDIR.value, _RESUME.value, _START_FROM.value
-        )
+        train(config, _WORKDIR.value)
     except monitor.Stopped as error:
       print(f'stopped: {error}', file=sys.stderr)
       sys.exit(1)
@@ -80,10 +78,17 @@ def start(config):
     jax.config.update('jax_num_cpu_devices', devices)
 
 
+def train(config, workdir):
+  """Trains, and draws the report of the run."""
+  loop.train_and_evaluate(config, workdir, _RESUME.value, _START_FROM.value)
+  if multihost.is_primary():
+    print(plots.report([workdir], workdir))
+
+
 def described(config) -> str:
   if 'laboratory' in config:
     return driver.describe(config)
-  return summary.describe(config, experiment.from_config(config))
+  return summary.describe(experiment.from_config(config))
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, theory, topologies
+from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
 
@@ -84,4 +85,4 @@ def d2(
     drift, heard = neighbours.mix(state.drift, half, state.heard, step, agree)
     return unravel(u + drift), D2State(heard, drift)
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return Gossip(init, update, 'd2')

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
+from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
 
@@ -75,4 +76,4 @@ def dcd(
     )
     return unravel(sent), DCDState(heard, state.apart + pull)
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return Gossip(init, update, 'dcd', may_rest=False)

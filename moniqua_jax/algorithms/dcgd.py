@@ -55,6 +55,7 @@ def dcgd(
     return reduced, reduced.sent
 
   return large_leaves.on_large_leaves(
+    'dcgd',
     quantizer,
     mean,
     lambda x: quantized_mean.first_sent(quantizer, x),

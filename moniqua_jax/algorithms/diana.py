@@ -92,6 +92,7 @@ def diana(
     return Shifts(zeros, zeros, quantized_mean.first_sent(quantizer, x))
 
   return large_leaves.on_large_leaves(
+    'diana',
     quantizer,
     mean,
     start,
@@ -99,4 +100,5 @@ def diana(
     key=key,
     keep=keep,
     rounds=1,
+    shift=lambda state: state.error.own,
   )

@@ -11,6 +11,7 @@ import jax
 import optax
 
 from moniqua_jax import gossip, topologies
+from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
 
@@ -73,4 +74,4 @@ def dpsgd(
     updates, heard = neighbours.mix(u, x, state.heard, step, agree)
     return unravel(updates), DPSGDState(heard)
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return Gossip(init, update, 'dpsgd')

@@ -63,6 +63,7 @@ def error_feedback(
     return reduced, x + error - reduced.own
 
   return large_leaves.on_large_leaves(
+    'error_feedback',
     quantizer,
     mean,
     jnp.zeros_like,
@@ -126,6 +127,7 @@ def double_squeeze(
     return jnp.zeros_like(x), jnp.zeros(-(-x.size // n), x.dtype)
 
   return large_leaves.on_large_leaves(
+    'double_squeeze',
     quantizer,
     mean,
     error,
