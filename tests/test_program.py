@@ -10,7 +10,7 @@ from configs import digits, nuqsgd_imagenet
 import moniqua_jax as mj
 from moniqua_jax import gossip, pods
 from moniqua_jax.algorithms import large_leaves, transformation
-from moniqua_jax.training import experiment, optimizer, validation
+from moniqua_jax.training import experiment, optimizer, resolve
 
 N = 8
 SLOTS = dict(axis_name='workers', key=jax.random.key(0))
@@ -23,7 +23,7 @@ RING = mj.lazy(mj.ring(N), 0.5)
 def test_a_config_resolves_without_its_data():
   config = nuqsgd_imagenet.get_config('resnet50:nuqsgd4')
   config.runner, config.data.data_dir = 'simulated', 'nowhere'
-  setup = validation.resolve(config)
+  setup = resolve.resolve(config)
   assert setup.schedule == () and setup.patience == 0
   with pytest.raises(ValueError, match='nowhere'):
     experiment.from_config(config)

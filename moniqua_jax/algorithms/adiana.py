@@ -22,7 +22,7 @@ _COIN = 2**31 - 1  # no worker has this index
 
 
 class AdianaState(NamedTuple):
-  """What ADIANA keeps; the parameters themselves are x.
+  """State of ADIANA; the parameters themselves are x.
 
   Attributes:
     tuned: state of the quantizer, () where it does not move.

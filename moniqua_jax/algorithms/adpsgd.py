@@ -20,7 +20,7 @@ from moniqua_jax.quantizers import base
 
 
 class ADPSGDState(NamedTuple):
-  """What AD-PSGD keeps.
+  """State of AD-PSGD.
 
   Attributes:
     heard: of the messages.

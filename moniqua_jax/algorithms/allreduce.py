@@ -65,15 +65,9 @@ def allreduce(
   def mean(quantizer, x, error, key, axis_name):
     return by.mean(quantizer, x, key, axis_name), error
 
+  rule = large_leaves.Rule('allreduce', mean, lambda x: (), by.rounds)
   return large_leaves.on_large_leaves(
-    'allreduce',
-    quantizer,
-    mean,
-    lambda x: (),
-    axis_name=axis_name,
-    key=key,
-    keep=keep,
-    rounds=by.rounds,
+    rule, quantizer, axis_name=axis_name, key=key, keep=keep
   )
 
 

@@ -16,7 +16,7 @@ from moniqua_jax.quantizers import base
 
 
 class ChocoState(NamedTuple):
-  """What CHOCO-SGD keeps, two vectors instead of a replica per neighbour.
+  """State of CHOCO-SGD: two vectors instead of a replica per neighbour.
 
   Attributes:
     heard: of the messages.

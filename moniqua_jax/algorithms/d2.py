@@ -17,7 +17,7 @@ from moniqua_jax.quantizers import base
 
 
 class D2State(NamedTuple):
-  """What D^2 keeps.
+  """State of D^2.
 
   Attributes:
     heard: of the messages.

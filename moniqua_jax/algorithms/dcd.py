@@ -16,7 +16,7 @@ from moniqua_jax.quantizers import base
 
 
 class DCDState(NamedTuple):
-  """What DCD-PSGD keeps, one vector instead of a replica per neighbour.
+  """State of DCD-PSGD: one vector instead of a replica per neighbour.
 
   Attributes:
     heard: of the messages.

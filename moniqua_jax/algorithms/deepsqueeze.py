@@ -16,7 +16,7 @@ from moniqua_jax.quantizers import base
 
 
 class DeepSqueezeState(NamedTuple):
-  """What DeepSqueeze keeps.
+  """State of DeepSqueeze.
 
   Attributes:
     heard: of the messages.

@@ -16,7 +16,7 @@ from moniqua_jax.quantizers import base
 
 
 class DPSGDState(NamedTuple):
-  """What D-PSGD keeps: nothing that grows with the model."""
+  """State of D-PSGD: nothing that grows with the model."""
 
   heard: gossip.Heard
 

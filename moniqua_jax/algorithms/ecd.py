@@ -17,7 +17,7 @@ from moniqua_jax.quantizers import base
 
 
 class ECDState(NamedTuple):
-  """What ECD-PSGD keeps, two vectors instead of a replica per neighbour.
+  """State of ECD-PSGD: two vectors instead of a replica per neighbour.
 
   Attributes:
     heard: of the messages.

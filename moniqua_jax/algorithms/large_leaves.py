@@ -37,43 +37,53 @@ class ReduceState(NamedTuple):
   short: Array
 
 
+class Rule(NamedTuple):
+  """What a reduction does with the vector of large leaves.
+
+  Attributes:
+    name: of the algorithm.
+    mean: (quantizer, x: f32[d], error, key, axis_name) -> (Mean, error).
+    error: f32[d] -> the first error.
+    rounds: P, of messages in a step.
+    shift: state -> what is subtracted from x before it is quantized.
+  """
+
+  name: str
+  mean: Callable
+  error: Callable
+  rounds: int = 1
+  shift: Callable = lambda state: 0.0
+
+
 def on_large_leaves(
-  name: str,
+  rule: Rule,
   quantizer: base.Quantizer | base.Tuned,
-  mean: Callable,
-  error: Callable,
   *,
   axis_name: str,
   key: Array,
   keep: 'Keep',
-  rounds: int,
-  shift: Callable = lambda state: 0.0,
 ) -> Reduction:
-  """Builds a reduction that quantizes the large leaves as one flat vector.
-
-  `mean` is (quantizer, x: f32[d], error, key, axis_name) -> (Mean, error), and
-  `error` gives the first error for an x; `rounds` of messages go in a step.
-  """
+  """Builds a reduction that quantizes the large leaves as one flat vector."""
   tuned = base.tuned(quantizer)
 
   def init(params):
     x, _ = split(params, keep)
-    short = jnp.zeros(rounds, jnp.int32)
-    return ReduceState(tuned.init(), error(x), short)
+    short = jnp.zeros(rule.rounds, jnp.int32)
+    return ReduceState(tuned.init(), rule.error(x), short)
 
   def update(updates, state, params=None, *, step, **extra_args):
     del params, extra_args
     x, join = split(updates, keep)
     current = tuned.quantizer(state.tuned, step)
     own_key = gossip.worker_key(key, step, axis_name, current.shared)
-    reduced, left = mean(current, x, state.error, own_key, axis_name)
+    reduced, left = rule.mean(current, x, state.error, own_key, axis_name)
     observed = tuned.observe(state.tuned, gossip.no_news(1), x)
     kept = collectives.mean(join.kept, axis_name)
     short = state.short + reduced.short
     state = ReduceState(observed, left, short)
     return join.together(reduced.mean, kept), state
 
-  return Reduction(init, update, name, shift=shift)
+  return Reduction(init, update, rule.name, shift=rule.shift)
 
 
 def chosen(quantizer, strategy: str, key) -> quantized_mean.Strategy:

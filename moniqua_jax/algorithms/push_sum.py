@@ -16,7 +16,7 @@ from moniqua_jax.quantizers import base
 
 
 class PushSumState(NamedTuple):
-  """What push-sum keeps: one number.
+  """State of push-sum: one number.
 
   Attributes:
     heard: of the messages.

@@ -16,7 +16,7 @@ from moniqua_jax.algorithms.transformation import Gossip
 
 
 class StaleState(NamedTuple):
-  """What a stale algorithm keeps.
+  """State of a stale algorithm.
 
   Attributes:
     own: of the algorithm.

@@ -86,8 +86,7 @@ def _strategy(config) -> str | None:
 
 
 def so_far(experiment, done: int, opt_state) -> dict:
-  """Sums up the first `done` steps; how often messages were short is counted
-  in the state."""
+  """Sums up the first `done` steps; the state counts short messages."""
   setup, slots = experiment.setup, optimizer.Optimizer(*opt_state)
   quantizes = experiment.optimizer.reduce.quantizes
   short = _of_one(slots.reduce.short) if quantizes else 0

@@ -15,10 +15,11 @@ from moniqua_jax import data, pods
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.curvature import refresh
 from moniqua_jax.training import bytes_sent, optimizer, quantizer, validation
+from moniqua_jax.training.resolve import Setup, resolve
 
 
 class Data(NamedTuple):
-  """What is learned from.
+  """Images, and whose they are.
 
   Attributes:
     dataset: images.
@@ -30,7 +31,7 @@ class Data(NamedTuple):
 
 
 class Pace(NamedTuple):
-  """How long a run is.
+  """The length of a run, and its learning rate.
 
   Attributes:
     steps: of the whole run.
@@ -45,7 +46,7 @@ class Pace(NamedTuple):
 
 
 class Model(NamedTuple):
-  """What learns.
+  """The net, its first parameters, and how devices hold them.
 
   Attributes:
     module: of flax.
@@ -71,7 +72,7 @@ class Experiment(NamedTuple):
     sent: bytes of a step.
   """
 
-  setup: validation.Setup
+  setup: Setup
   data: Data
   pace: Pace
   model: Model
@@ -87,7 +88,7 @@ class Experiment(NamedTuple):
 
 def from_config(config) -> Experiment:
   """Builds what a config names; a `ValueError` says what does not fit."""
-  setup = validation.resolve(config)
+  setup = resolve(config)
   read = _data(setup)
   pace = _pace(setup, read)
   model = _model(setup, read)
@@ -133,7 +134,7 @@ def _data(setup) -> Data:
   shards = setup.make.partition(
     labels=labels, n=config.workers, seed=config.seed
   )
-  validation.check_batch(config.batch_size, shards)
+  validation.batch(config.batch_size, shards)
   return Data(dataset, shards)
 
 

@@ -8,6 +8,7 @@ there are.
 from collections.abc import Callable, Mapping
 import functools
 import inspect
+import math
 
 from moniqua_jax import (
   algorithms,
@@ -23,8 +24,9 @@ from moniqua_jax.theory import gammas
 from moniqua_jax.training import schedules
 
 
-def _from(namespace, names):
-  return {name: getattr(namespace, name) for name in names}
+def _from(namespace, names: str) -> dict:
+  """Collects the factories of these names."""
+  return {name: getattr(namespace, name) for name in names.split()}
 
 
 def _block(
@@ -49,19 +51,19 @@ def _block(
 
 def _adiana(
   quantizer,
-  alpha: float,
-  eta: float,
-  theta1: float,
-  theta2: float,
-  gamma: float,
-  beta: float,
-  p: float,
+  alpha: float = math.nan,
+  eta: float = math.nan,
+  theta1: float = math.nan,
+  theta2: float = math.nan,
+  gamma: float = math.nan,
+  beta: float = math.nan,
+  p: float = math.nan,
   *,
   axis_name: str,
   key,
   keep,
 ):
-  """Builds `adiana` from numbers of a spec."""
+  """Builds `adiana` from numbers of a spec; none of them has a default."""
   numbers = gammas.Adiana(alpha, eta, theta1, theta2, gamma, beta, p)
   for name, valid, range_ in (
     ('alpha', 0 < alpha <= 1, 'above 0 and at most 1'),
@@ -81,58 +83,31 @@ def _adiana(
   )
 
 
-MODELS = _from(models, models.__all__)
-DATASETS = _from(data, ['cifar10', 'digits', 'imagenet2012', 'synthetic'])
-PARTITIONS = _from(data, ['dirichlet', 'iid', 'sorted_by_label'])
+MODELS = _from(models, ' '.join(models.__all__))
+DATASETS = _from(data, 'cifar10 digits imagenet2012 synthetic')
+PARTITIONS = _from(data, 'dirichlet iid sorted_by_label')
 TOPOLOGIES = _from(
   topologies,
-  [
-    'complete',
-    'exponential',
-    'hypercube',
-    'one_peer_exponential',
-    'random_matchings',
-    'ring',
-    'star',
-    'torus',
-  ],
+  'complete exponential hypercube one_peer_exponential random_matchings ring '
+  'star torus',
 )
 QUANTIZERS = _from(
   quantizers,
-  [
-    'alq',
-    'alq_n',
-    'amq',
-    'amq_n',
-    'auto_theta',
-    'full_precision',
-    'leveled',
-    'moniqua',
-    'natural',
-    'nuqsgd',
-    'one_bit',
-    'qsgd',
-    'random_k',
-    'sign',
-    'terngrad',
-    'top_k',
-    'uniform',
-  ],
+  'alq alq_n amq amq_n auto_theta full_precision leveled moniqua natural '
+  'nuqsgd one_bit qsgd random_k sign terngrad top_k uniform',
 ) | {'block': _block}
-LEARNING_RATES = _from(schedules, ['constant', 'cosine', 'step'])
-THETAS = _from(schedules, ['fixed', 'follow'])
+LEARNING_RATES = _from(schedules, 'constant cosine step')
+THETAS = _from(schedules, 'fixed follow')
 REDUCE = _from(
-  algorithms,
-  ['allreduce', 'dcgd', 'diana', 'double_squeeze', 'error_feedback'],
+  algorithms, 'allreduce dcgd diana double_squeeze error_feedback'
 ) | {'adiana': _adiana, 'none': transformation.no_reduction}
 GOSSIP = _from(
-  algorithms,
-  ['adpsgd', 'choco', 'd2', 'dcd', 'deepsqueeze', 'dpsgd', 'ecd', 'push_sum'],
+  algorithms, 'adpsgd choco d2 dcd deepsqueeze dpsgd ecd push_sum'
 ) | {'none': transformation.no_gossip}
 SMOOTHNESS = {'none': refresh.none} | {
   kind: functools.partial(refresh.estimated, kind) for kind in moments.KINDS
 }
-RUNNERS = _from(workers, ['pmapped', 'sharded', 'simulated'])
+RUNNERS = _from(workers, 'pmapped sharded simulated')
 
 
 def named(

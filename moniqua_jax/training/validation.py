@@ -1,156 +1,10 @@
-"""What a config asks for, checked: all that can be refused before data is read.
+"""Entries of a config that do not go together, each refused in one line."""
 
-Only here and in what `resolve` gives is a config read by entries that choose
-something; each refusal is one line with the entry, its value and the way out.
-"""
-
-from collections.abc import Callable
-import functools
-from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
-
-from moniqua_jax import pods, topologies, workers
-from moniqua_jax.algorithms import large_leaves
-from moniqua_jax.curvature import refresh
-from moniqua_jax.quantizers import base
-from moniqua_jax.training import (
-  monitor,
-  optimizer,
-  quantizer,
-  registry,
-)
+from moniqua_jax.training import monitor, optimizer
 
 
-class Setup(NamedTuple):
-  """A config and what it says without data and without a net.
-
-  Attributes:
-    config: the ConfigDict.
-    pod: the devices of a worker.
-    run: the runner, (fn, in_axes, **jit_options) -> mapped fn.
-    schedule: the topologies, cycled by step; () without gossip.
-    spec: of the quantizer; auto_theta has its limit.
-    smoothness: how estimates shape the quantizer; None without.
-    patience: consecutive unreadable messages on an edge before the run stops.
-    make: the factories that wait for data.
-  """
-
-  config: Any
-  pod: pods.Pod
-  run: Callable
-  schedule: tuple[topologies.Topology, ...]
-  spec: dict
-  smoothness: refresh.Smoothness | None
-  patience: int
-  make: 'Factories'
-
-
-class Factories(NamedTuple):
-  """What a config names, with its arguments; the rest are keywords.
-
-  Attributes:
-    dataset: () -> images.
-    partition: (labels, n, seed) -> indices of each worker's images.
-    model: (num_classes) -> a flax module.
-    learning_rate: (steps, steps_per_epoch) -> rate by step.
-    theta: (learning_rate, steps) -> theta by step, relative to the first.
-  """
-
-  dataset: Callable
-  partition: Callable
-  model: Callable
-  learning_rate: Callable
-  theta: Callable
-
-
-def resolve(config) -> Setup:
-  """Checks a config; a `ValueError` says what is unknown or does not fit."""
-  pod, schedule = pods.of(config), _schedule(config)
-  run, spec = _runner(config, pod), quantizer.with_limit(config, schedule)
-  shape = registry.build(registry.SMOOTHNESS, 'smoothness', config.smoothness)
-  setup = Setup(config, pod, run, schedule, spec, shape, 0, _factories(config))
-  _check_pods(config, pod)
-  _check_slots(config, pod)
-  if shape is not None:
-    _check_smoothness(config, shape, schedule)
-  answered = _tried(setup).answered or config.answered
-  return setup._replace(patience=_patience(config, answered))
-
-
-def _factories(config) -> Factories:
-  named = registry.named
-  return Factories(
-    named(registry.DATASETS, 'data', config.data),
-    named(
-      registry.PARTITIONS,
-      'partition',
-      config.partition,
-      ('labels', 'n', 'seed'),
-    ),
-    named(registry.MODELS, 'model', config.model, ('num_classes',)),
-    named(
-      registry.LEARNING_RATES,
-      'learning_rate',
-      config.learning_rate,
-      ('steps', 'steps_per_epoch'),
-    ),
-    named(registry.THETAS, 'theta', config.theta, ('learning_rate', 'steps')),
-  )
-
-
-def _tried(setup) -> base.Tuned:
-  """Builds quantizer and chain for a net of one leaf: they refuse for us."""
-  slices = large_leaves.slices([jnp.zeros((1, 1024))])
-  tried = base.tuned(quantizer.build(setup.config, setup.spec, (1024,)))
-  means = optimizer.of_means(setup, tried, slices)
-  optimizer.make(setup, tried, means, slices, learning_rate=1.0)
-  return tried
-
-
-def _schedule(config):
-  if config.gossip.name == 'none':
-    return ()
-  topology = registry.build(
-    registry.TOPOLOGIES, 'topology', config.topology, n=config.workers
-  )
-  schedule = topologies.schedule(topologies.lazy(topology, config.gamma))
-  if schedule[0].n != config.workers:
-    raise ValueError(
-      f'config.topology has {schedule[0].n} workers, config.workers='
-      f'{config.workers}; they must agree.'
-    )
-  return schedule
-
-
-def _runner(config, pod):
-  if config.runner not in registry.RUNNERS:
-    raise ValueError(
-      f'config.runner={config.runner!r}; choose from '
-      f'{sorted(registry.RUNNERS)}.'
-    )
-  if jax.process_count() > 1 and config.runner != 'sharded':
-    raise ValueError(
-      f'config.runner={config.runner!r} knows one process only, and there are '
-      f"{jax.process_count()}; take 'sharded'."
-    )
-  if pod.size > 1:
-    if config.runner != 'sharded':
-      raise ValueError(
-        f'config.runner={config.runner!r} knows no pods, and config.pod is '
-        f"{pod.data} (data) x {pod.fsdp} (fsdp); take 'sharded'."
-      )
-    return functools.partial(workers.sharded, mesh=pods.mesh(pod))
-  if config.runner != 'simulated':
-    workers.device_mesh(config.workers)
-  return registry.RUNNERS[config.runner]
-
-
-# ------------------------------------------- entries that do not go together
-
-
-def _patience(config, answered) -> int:
+def patience(config, answered: bool) -> int:
+  """Returns the patience; refuses one where messages are not acknowledged."""
   if config.patience and not answered:
     raise ValueError(
       f'config.patience={config.patience}: a message that only one end leaves '
@@ -161,7 +15,7 @@ def _patience(config, answered) -> int:
   return config.patience
 
 
-def _check_slots(config, pod) -> None:
+def slots(config, pod) -> None:
   """Refuses what does not go with the reduce and gossip slots."""
   name, entry = config.reduce.name, 'config.reduce.name'
   if name == config.gossip.name == 'none':
@@ -180,10 +34,10 @@ def _check_slots(config, pod) -> None:
       "and config.gossip.name='none'."
     )
   if name == 'adiana':
-    _check_adiana(config, entry)
+    _adiana(config, entry)
 
 
-def _check_adiana(config, entry) -> None:
+def _adiana(config, entry) -> None:
   rate = config.learning_rate
   for other, value, wanted in (
     ('learning_rate.name', rate.name, 'constant'),
@@ -201,7 +55,7 @@ def _check_adiana(config, entry) -> None:
       )
 
 
-def _check_smoothness(config, shape, schedule) -> None:
+def smoothness(config, shape, schedule) -> None:
   """Refuses estimates that cannot shape this quantizer, or change nothing."""
   name, entry = config.quantizer.name, 'config.smoothness'
   if name == 'full_precision':
@@ -230,7 +84,7 @@ def _check_smoothness(config, shape, schedule) -> None:
     )
 
 
-def _check_pods(config, pod) -> None:
+def pods(config, pod) -> None:
   """Refuses what does not go with pods of several devices, or needs them."""
   quantized = config.reduce_quantizer.name
   if quantized != 'full_precision' and pod.data == 1:
@@ -261,7 +115,7 @@ def _check_pods(config, pod) -> None:
       )
 
 
-def check_batch(batch_size: int, shards) -> None:
+def batch(batch_size: int, shards) -> None:
   """Refuses a batch that is larger than a worker's shard."""
   sizes = [len(shard) for shard in shards]
   least = min(sizes)
