@@ -40,10 +40,10 @@ from moniqua_jax.quantizers import base
 from moniqua_jax.training import (
   experiment,
   gradient_noise,
-  loop,
   optimizer,
   workdir,
 )
+from moniqua_jax.training import step as step_lib
 
 LOOKS = (0, 10, 20, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000)
 MARKS = (0, 100, 1000)  # of the table
@@ -97,8 +97,7 @@ def run(args, write):
   config = configured(args)
   built = experiment.from_config(config)
   stream = lambda seed: data.batches(
-    built.dataset,
-    built.shards,
+    *built.data,
     seed=seed,
     start=0,
     stop=10**6,
@@ -108,11 +107,11 @@ def run(args, write):
     ({name: value[0] for name, value in batch.items()} for _, batch in batches)
     for batches in (stream(args.seed), stream(args.seed + 1))
   )
-  variables = dict(built.variables)
+  variables = dict(built.model.variables)
   params, unravel = gossip.flatten(variables.pop('params'))
   grad, tx = (
-    loop.make_gradient(built),
-    optimizer.local(config, built.learning_rate),
+    step_lib.make_gradient(built),
+    optimizer.local(config, built.pace.learning_rate),
   )
   large = lambda grads: large_leaves.split(unravel(grads), KEEP[args.keep])[0]
   opt_state, stats = tx.init(params), variables

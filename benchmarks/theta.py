@@ -24,7 +24,8 @@ from configs import digits_sorted
 import moniqua_jax as mj
 from moniqua_jax import data
 from moniqua_jax.plots import kept, tables
-from moniqua_jax.training import evaluation, experiment, loop, monitor
+from moniqua_jax.training import evaluation, experiment, monitor
+from moniqua_jax.training import step as step_lib
 from moniqua_jax.training.workdir import provenance
 from moniqua_jax.workers import AXIS
 
@@ -41,23 +42,22 @@ def digits(bits, gamma, seed, **quantizer) -> dict:
   config.quantizer.update(bits=bits, **quantizer)
   config.epochs = STEPS / (1437 // (config.workers * config.batch_size))
   built = experiment.from_config(config)
-  init, train_step, eval_step = loop.make_steps(built)
+  init, train_step, eval_step = step_lib.make_steps(built)
   state = built.run(init, (0,))(np.arange(config.workers))
   train = built.run(train_step, (0, 0, None), donate_argnums=0)
-  watched = Watched(built.schedule, built.patience)
+  watched = Watched(built.setup.schedule, built.setup.patience)
   batches = data.batches(
-    built.dataset,
-    built.shards,
+    *built.data,
     seed=config.seed,
     start=0,
-    stop=built.steps,
+    stop=built.pace.steps,
     batch_size=config.batch_size,
   )
   for step, batch in batches:
     state, report = train(state, batch, np.int32(step))
     if stopped := watched.stopped(step, report):
       return stopped
-  row = evaluation.make(built, eval_step, config)(state, True)
+  row = evaluation.make(built, eval_step)(state, True)
   ends = row['test/accuracy'], row['test/worst_worker']
   return {**watched.thetas(), 'mean model': ends[0], 'worst worker': ends[1]}
 

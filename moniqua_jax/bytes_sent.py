@@ -42,15 +42,7 @@ NOTHING = Traffic(_NONE, _NONE, 0.0, _NONE, _NONE)
 def of_gossip(
   schedule: tuple[topologies.Topology, ...], quantizer: base.Tuned, d: int
 ) -> Traffic:
-  """The payload (and the answer) times the workers it is sent to.
-
-  Args:
-    schedule: topologies, cycled by step.
-    quantizer: a `Tuned`.
-    d: number of parameters.
-
-  Returns:
-    `Traffic`.
+  """Counts bytes per gossip round: (payload + acknowledgement) x receivers.
 
   >>> q = base.tuned(base.full_precision())
   >>> of_gossip((topologies.ring(4),), q, d=10).gossip
@@ -71,14 +63,7 @@ def of_gossip(
 
 
 def of_exact(params, n: int) -> Traffic:
-  """2 (n - 1) / n * 4 d, what a ring all-reduce of float32 sends.
-
-  Args:
-    params: a tree of arrays, or of their shapes.
-    n: number of workers.
-
-  Returns:
-    `Traffic`.
+  """Counts what a ring all-reduce of float32 sends: 2 (n - 1) / n * 4 d.
 
   >>> of_exact(jnp.zeros(10), n=2).exact
   40.0
@@ -95,21 +80,10 @@ def of_reduce(
   keep: Callable[[jax.Array], bool],
   means: int = 1,
 ) -> Traffic:
-  """The messages of a quantized mean, and the leaves whose mean is exact.
+  """Counts the messages of quantized means, and the leaves whose mean is exact.
 
   Not what `alq` and `amq` tell each other where they fit: 12 bytes of each of
   up to 50 buckets, and in every step one integer.
-
-  Args:
-    strategy: a key of `reduce.STRATEGIES`.
-    quantizer: a `Tuned`.
-    params: a tree of arrays, or of their shapes.
-    n: number of workers.
-    keep: leaf -> whether its mean is exact.
-    means: quantized means in a step.
-
-  Returns:
-    `Traffic`.
   """
   leaves = jax.tree.leaves(params)
   d = sum(leaf.size for leaf in leaves if not keep(leaf))
@@ -130,18 +104,11 @@ def total(
   gossip_short=0,
   estimates: int = 0,
 ) -> float:
-  """Bytes that a worker sent so far.
+  """Sums up what a worker sent so far.
 
-  Args:
-    traffic: of one step.
-    steps: that were done.
-    rounds: of gossip that were done; fewer than steps with local steps.
-    short: i32[P], how often each round of messages went in short form.
-    gossip_short: i32[R], the same of each round of the schedule.
-    estimates: of smoothness that were exchanged.
-
-  Returns:
-    A number of bytes.
+  `rounds` of gossip were done, fewer than `steps` with local steps; `short` and
+  `gossip_short` count, for each round of messages in a step and of the
+  schedule, how often it went in short form; `estimates` are of smoothness.
 
   >>> sizes = np.array([1.0, 10.0])
   >>> total(NOTHING._replace(gossip=sizes, gossip_short=sizes), 5, 3)
@@ -157,7 +124,7 @@ def total(
 
 
 def _sizes(quantizer):
-  """Bytes of a message of so many values, whole and in short form."""
+  """Builds values -> bytes of a message: of a whole one, of a short one."""
 
   def whole(size):
     x = jax.ShapeDtypeStruct((1, size), jnp.float32)

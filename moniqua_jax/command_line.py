@@ -28,16 +28,10 @@ def one_line_errors():
 
 
 def parser(argv: list[str]) -> list[str]:
-  """For `absl.app.run(main, flags_parser=parser)`: the same, for flags.
+  """Parses flags for `absl.app.run(main, flags_parser=parser)`.
 
-  Args:
-    argv: the command line.
-
-  Returns:
-    What is left of it.
-
-  Raises:
-    SystemExit: a flag, a config or an entry of it is unknown or ill-typed.
+  A flag, a config or an entry of it that is unknown or ill-typed is one line on
+  stderr and exit status 2.
   """
   from absl import flags
 
@@ -56,16 +50,7 @@ def parser(argv: list[str]) -> list[str]:
 
 
 def config(text: str):
-  """The config of `PATH` or `PATH:METHOD`.
-
-  Args:
-    text: as after --config=.
-
-  Returns:
-    A ConfigDict.
-
-  Raises:
-    ValueError: there is no such file, or it knows no such method.
+  """Reads the config of `PATH` or `PATH:METHOD`.
 
   >>> config('configs/digits.py:moniqua4').workers
   8
@@ -92,7 +77,7 @@ def _check_path(path):
 
 
 def _config_of(argv) -> list[str]:
-  """The path that --config names, and the argument after the colon, if any."""
+  """Splits what --config names: the path, and the argument if there is one."""
   named = [a.split('=', 1)[1] for a in argv if re.match(r'^--?config=', a)]
   return named[-1].split(':', 1)
 
@@ -114,6 +99,6 @@ def _unknown_entry(argv) -> str:
 
 
 def _last_cause(text: str) -> str:
-  """The reason at the end of a report that quotes a whole traceback."""
+  """Finds the reason at the end of a report that quotes a whole traceback."""
   causes = re.findall(r'^\s*ValueError: (.*)$', text, flags=re.MULTILINE)
   return causes[-1] if causes else ' '.join(text.split())

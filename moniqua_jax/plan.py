@@ -117,18 +117,7 @@ class Row(NamedTuple):
 
 
 def pod(topology: str, workers: int | None = None) -> Pod:
-  """The chips of `CHIP` or `CHIP:AxB`, and how many pods the workers need.
-
-  Args:
-    topology: such as v5e:16x16, v4:4x4x8, H100:8 or cpu.
-    workers: in all; by default one for each chip.
-
-  Returns:
-    `Pod`.
-
-  Raises:
-    ValueError: the chip or the shape is unknown, or workers and chips do not
-      divide each other.
+  """Reads `CHIP` or `CHIP:AxB`; says how many pods so many workers need.
 
   >>> pod('v5e:16x16', workers=4096)
   Pod(chip='v5e', chips=256, pods=16, workers=4096)
@@ -156,18 +145,7 @@ def pod(topology: str, workers: int | None = None) -> Pod:
 
 
 def schedule(config, workers: int) -> tuple[topologies.Topology, ...]:
-  """Who talks to whom, for so many workers.
-
-  Args:
-    config: a ConfigDict, see configs/digits.py for its entries.
-    workers: in all.
-
-  Returns:
-    Topologies.
-
-  Raises:
-    ValueError: the config has no gossip, or a topology that does not fit.
-  """
+  """Builds the topologies of a config for so many workers."""
   if config.gossip.name == 'none':
     raise ValueError(
       "config.gossip.name='none': a plan compares the messages of gossip."
@@ -185,17 +163,7 @@ def schedule(config, workers: int) -> tuple[topologies.Topology, ...]:
 
 
 def images(config) -> tuple[tuple[int, int, int], int]:
-  """The shape of an image and the number of classes, without the data.
-
-  Args:
-    config: a ConfigDict.
-
-  Returns:
-    (height, width, channels), classes.
-
-  Raises:
-    ValueError: a data set of which this is not known.
-  """
+  """Returns (height, width, channels) and the classes, without the data."""
   name = config.data.name
   if name == 'synthetic':
     return tuple(config.data.shape), config.data.num_classes
@@ -208,14 +176,9 @@ def images(config) -> tuple[tuple[int, int, int], int]:
 
 
 def work(config) -> tuple[int, float]:
-  """The model's parameters, and the operations of a worker's gradient.
+  """Counts the model's parameters, and the operations of a worker's gradient.
 
-  Args:
-    config: a ConfigDict.
-
-  Returns:
-    d, and floating-point operations in a step, as XLA counts them in the
-    program before it is compiled.
+  Operations of a step are counted by XLA, before the program is compiled.
   """
   shape, classes = images(config)
   model = registry.build(
@@ -242,19 +205,11 @@ def work(config) -> tuple[int, float]:
 def rows(
   rounds: tuple[topologies.Topology, ...], d: int, compute: float, chip: Chip
 ) -> list[Row]:
-  """What each number of bits costs, and below which speed it pays.
+  """Computes a `Row` for each of `BITS`.
 
   The codec of b bits writes a payload from x, and checks what came in on E
-  edges next to x: 4 d (2 + (1 + E) b / 32) bytes of memory.
-
-  Args:
-    rounds: topologies, cycled by step.
-    d: number of parameters.
-    compute: seconds of a gradient.
-    chip: on which the codec runs.
-
-  Returns:
-    A `Row` for each of `BITS`.
+  edges next to x: 4 d (2 + (1 + E) b / 32) bytes of memory. `compute` is the
+  seconds of a gradient.
   """
   edges = np.mean([len(topology.edges) for topology in rounds])
   x, sent = jax.ShapeDtypeStruct((d,), jnp.float32), {}
@@ -278,19 +233,7 @@ def rows(
 
 
 def text(config, where: Pod, utilisation: float = UTILISATION) -> str:
-  """The plan in words and one table.
-
-  Args:
-    config: a ConfigDict.
-    where: as `pod` gives it.
-    utilisation: of the chip's peak, by the gradient.
-
-  Returns:
-    Lines.
-
-  Raises:
-    ValueError: the config does not fit, or the utilisation is not in (0, 1].
-  """
+  """Writes the plan in words and one table."""
   if not 0 < utilisation <= 1:
     raise ValueError(
       f'--utilisation={utilisation}; it must be above 0 and at most 1.'

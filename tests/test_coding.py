@@ -18,7 +18,8 @@ from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.coding import bits, elias, message, prefix
 from moniqua_jax.coding.huffman import codewords
 from moniqua_jax.quantizers import base, leveled, moniqua
-from moniqua_jax.training import experiment, loop
+from moniqua_jax.training import experiment
+from moniqua_jax.training import step as step_lib
 from tests import coding_on_host as host
 
 OMEGA = dict(
@@ -523,10 +524,10 @@ def test_what_cannot_be_coded_is_refused():
 def gradient_of_the_digits():
   """f32[9472], the large leaves of the digits' net at its start."""
   built = experiment.from_config(digits.get_config('allreduce'))
-  batch = data.batch(built.dataset, built.shards, seed=0, step=0, batch_size=16)
+  batch = data.batch(*built.data, seed=0, step=0, batch_size=16)
   batch = {name: value[0] for name, value in batch.items()}
-  params, unravel = gossip.flatten(built.variables['params'])
-  _, grads = loop.make_gradient(built)(params, {}, batch)
+  params, unravel = gossip.flatten(built.model.variables['params'])
+  _, grads = step_lib.make_gradient(built)(params, {}, batch)
   return large_leaves.split(unravel(grads), large_leaves.small)[0]
 
 

@@ -10,16 +10,16 @@ from configs import digits
 import moniqua_jax as mj
 from moniqua_jax import wire
 from moniqua_jax.training import experiment as experiment_lib
-from moniqua_jax.training import loop
+from moniqua_jax.training import step as step_lib
 
 
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
 def test_a_train_step_lowers_and_sends_packed_bytes(platform):
   config = digits.get_config('moniqua4')
   experiment = experiment_lib.from_config(config)
-  init, step, _ = loop.make_steps(experiment)
+  init, step, _ = step_lib.make_steps(experiment)
   n, b = config.workers, config.batch_size
-  rows = experiment.held.rows(list(range(n)))
+  rows = experiment.model.held.rows(list(range(n)))
   state = jax.eval_shape(jax.vmap(init), rows)
   batch = {
     'image': jax.ShapeDtypeStruct((n, b, 8, 8, 1), jnp.float32),

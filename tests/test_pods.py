@@ -27,6 +27,7 @@ from moniqua_jax import (
   workers,
 )
 from moniqua_jax.training import checkpoint, experiment, loop, metrics, summary
+from moniqua_jax.training import step as step_lib
 from tests import hlo
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -334,10 +335,10 @@ def config_of(layout, method='dpsgd', /, **entries):
 
 def compiled_step(config):
   built = experiment.from_config(config)
-  init, train_step, _ = loop.make_steps(built)
-  state = built.run(init, (0,))(built.held.rows(ALL))
-  batch = data.batch(built.dataset, built.shards, seed=0, step=0, batch_size=16)
-  batch = pods.split(built.pod, batch, ALL)
+  init, train_step, _ = step_lib.make_steps(built)
+  state = built.run(init, (0,))(built.model.held.rows(ALL))
+  batch = data.batch(*built.data, seed=0, step=0, batch_size=16)
+  batch = pods.split(built.setup.pod, batch, ALL)
   step = built.run(train_step, (0, 0, None))
   return built, step.lower(state, batch, np.int32(0)).compile()
 
@@ -353,7 +354,7 @@ def test_only_packed_parts_leave_a_pod(pod):
   edges = min(2, pod.workers - 1)
   sent = [c for c in found if c[0] == 'collective-permute']
   assert sent == [('collective-permute', 'u8', payload)] * edges
-  assert built.traffic.gossip == edges * pod.size * payload
+  assert built.sent.by_worker.gossip == edges * pod.size * payload
   assert pod.size * (payload - 12) < 9610 / 2 + 40
   # Each leaf by itself; what replicas tell each other is of one part each.
   whole = [
@@ -407,7 +408,9 @@ def test_gradients_within_a_pod_are_quantized_beside_gossip():
   assert ('all-gather', 'u8', 2 * message) in found
   kept = 4 * (64 + 640 + 6)
   within = 4 * (3 * 4806 + 2403) + message + kept
-  assert built.inside.exact + built.inside.whole.sum() == within
+  assert (
+    built.sent.within_pod.exact + built.sent.within_pod.whole.sum() == within
+  )
   sent = {c for c in found if c[0] == 'collective-permute'}
   assert {dtype for _, dtype, _ in sent} == {'u8'}
 
@@ -436,8 +439,8 @@ def test_training_is_the_same_as_without_pods(tmp_path, pod):
   assert 1 <= sent < 1.001
   # Of its mean model another run may start, without pods.
   built = experiment.from_config(alone)
-  mean = checkpoint.mean_model(tmp_path / 'pods', built.variables)
-  expected = checkpoint.mean_model(tmp_path / 'alone', built.variables)
+  mean = checkpoint.mean_model(tmp_path / 'pods', built.model.variables)
+  expected = checkpoint.mean_model(tmp_path / 'alone', built.model.variables)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, atol=1e-5), mean, expected
   )
@@ -499,7 +502,7 @@ def test_a_mistake_has_one_line(name):
 
 def test_the_description_tells_both_kinds_of_bytes():
   config = config_of(LAYOUTS['fsdp'], 'moniqua4')
-  text = summary.describe(config, experiment.from_config(config))
+  text = summary.describe(experiment.from_config(config))
   assert 'pod        1 (data) x 2 (fsdp) devices; each holds 0.02 MB' in text
   payload = (9610 // 2 + 1) // 2 + 12
   assert f'sends {2 * payload:,} bytes a step to other pods' in text

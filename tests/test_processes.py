@@ -161,7 +161,7 @@ def test_one_killed_process_ends_the_others_with_its_name(tmp_path):
 LAST = """
 from configs import digits
 from moniqua_jax import checkpoint, experiment
-like = experiment.from_config(digits.get_config('moniqua4')).variables
+like = experiment.from_config(digits.get_config('moniqua4')).model.variables
 checkpoint.mean_model('{}', like)
 """
 

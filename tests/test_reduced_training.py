@@ -111,7 +111,12 @@ def test_local_momentum_is_that_of_each_worker():
     mean = mj.allreduce(axis_name='workers')
     chains.append(optax.chain(before, mean, optimizer.local(config, 0.1)))
     assert (
-      len(experiment.from_config(config).tx.init(np.zeros(9610, 'f4'))) == 4
+      len(
+        experiment.from_config(config).optimizer.chain.init(
+          np.zeros(9610, 'f4')
+        )
+      )
+      == 4
     )
   results = []
   for tx in chains:
@@ -235,7 +240,7 @@ def test_every_config_builds(name):
       num_train=2400, num_test=40, shape=(32, 32, 3), num_classes=10, seed=0
     )
   built = experiment.from_config(config)
-  assert 'bytes per worker' in summary.describe(config, built)
+  assert 'bytes per worker' in summary.describe(built)
 
 
 def test_paper_settings():

@@ -10,6 +10,7 @@ from moniqua_jax.asynchronous import training
 from moniqua_jax.curvature import refresh, shaped
 from moniqua_jax.quantizers import roots
 from moniqua_jax.training import experiment, loop, metrics, summary
+from moniqua_jax.training import step as step_lib
 from tests import hlo
 from tests.test_loop import assert_same_run, last_state
 from tests.test_reduced_training import KEPT, LARGE, stop_after
@@ -111,7 +112,7 @@ def test_the_estimates_are_one_gather(kind):
   built = experiment.from_config(config)
   found = collectives_of_an_exchange(config, built)
   assert found == [('all-gather', 'f32', 8 * 4 * TABLE[kind])]
-  assert built.traffic.estimate == 7 * 4 * TABLE[kind]
+  assert built.sent.by_worker.estimate == 7 * 4 * TABLE[kind]
 
 
 def test_one_matrix_for_all_is_one_all_reduce():
@@ -119,14 +120,14 @@ def test_one_matrix_for_all_is_one_all_reduce():
   built = experiment.from_config(config)
   found = collectives_of_an_exchange(config, built)
   assert found == [('all-reduce', 'f32', 4 * LARGE)]
-  assert built.traffic.estimate == 2 * 7 / 8 * 4 * LARGE
+  assert built.sent.by_worker.estimate == 2 * 7 / 8 * 4 * LARGE
 
 
 def collectives_of_an_exchange(config, built):
-  init, _, _ = loop.make_steps(built)
+  init, _, _ = step_lib.make_steps(built)
   state = built.run(init, (0,))(np.arange(8))
-  sample, exchange = refresh.make_functions(built, config)
-  batch = data.batch(built.dataset, built.shards, seed=0, step=0, batch_size=16)
+  sample, exchange = refresh.make_functions(built)
+  batch = data.batch(*built.data, seed=0, step=0, batch_size=16)
   sample = built.run(sample, (0, 0, 0, None))
   args = state.params, state.model_state, batch, np.int32(0)
   assert not list(hlo.collectives(sample.lower(*args).compile().as_text()))
@@ -156,7 +157,7 @@ def test_bytes_sent_are_those_of_payloads_and_estimates(
 
 def test_same_bytes_with_and_without():
   """In gossip not even a sender's index is added."""
-  sent = lambda name: experiment.from_config(short(name)).traffic
+  sent = lambda name: experiment.from_config(short(name)).sent.by_worker
   for name in ('choco_ring3', 'moniqua_torus2'):
     kind = 'layer' if 'moniqua' in name else 'diagonal'
     shaped_ = sent(f'{kind}_{name}')
@@ -188,9 +189,9 @@ def test_an_estimate_depends_on_the_step_and_the_seed_alone():
   config = short('shared_kronecker4')
   config.smoothness.draws = 2
   built = experiment.from_config(config)
-  init, _, _ = loop.make_steps(built)
+  init, _, _ = step_lib.make_steps(built)
   state = built.run(init, (0,))(np.arange(8))
-  estimate = refresh.make(built, config)
+  estimate = refresh.renewal(built)
   halves = [
     shapes_of(estimate(state, step)).own.half[0].left for step in (3, 3, 4)
   ]
@@ -358,7 +359,7 @@ def test_configs_build(method):
     config.data.update(
       num_train=400, num_test=40, shape=(32, 32, 3), num_classes=10, seed=0
     )
-  text = summary.describe(config, experiment.from_config(config))
+  text = summary.describe(experiment.from_config(config))
   assert ('per worker and estimate' in text) == (
     config.smoothness.name != 'none'
   )

@@ -10,7 +10,8 @@ import pytest
 from configs import digits
 import moniqua_jax as mj
 from moniqua_jax import data, theory, topologies
-from moniqua_jax.training import experiment, loop, overlap
+from moniqua_jax.training import experiment, overlap
+from moniqua_jax.training import step as step_lib
 from tests import helpers, oracles
 from tests import test_decentralized as battery
 
@@ -210,7 +211,7 @@ def test_auto_theta_takes_the_limit_of_the_stale_form():
     config = digits.get_config('moniqua4')
     config.update(gossip=dict(name='d2'), gamma=0.5, quantizer=spec)
     config.overlap = late
-    limits[late] = experiment.from_config(config).limit
+    limits[late] = experiment.from_config(config).quantizer.limit
   gradient = lambda name: theory.sums(RING, name).gradient
   ratio = gradient('stale_d2') / gradient('d2')
   np.testing.assert_allclose(limits[True] / limits[False], ratio, rtol=1e-6)
@@ -230,14 +231,13 @@ def config_of(gossip, **entries):
 def test_two_programs_and_a_third_are_the_one(gossip):
   config = config_of(gossip, runner='sharded')
   built = experiment.from_config(config)
-  init, one, _ = loop.make_steps(built)
+  init, one, _ = step_lib.make_steps(built)
   one = built.run(one, (0, 0, None))
-  three = overlap.train_step(built, loop.make_gradient(built))
+  three = overlap.train_step(built, step_lib.make_gradient(built))
   make = built.run(init, (0,))
   states = [make(np.arange(N)), make(np.arange(N))]
   batches = data.batches(
-    built.dataset,
-    built.shards,
+    *built.data,
     seed=0,
     start=0,
     stop=5,
@@ -253,7 +253,9 @@ def test_two_programs_and_a_third_are_the_one(gossip):
 def test_dpsgd_overlaps_as_it_is():
   plain = experiment.from_config(config_of('dpsgd', overlap=False))
   late = experiment.from_config(config_of('dpsgd'))
-  shape = lambda built: jax.tree.structure(built.tx.init(np.zeros(3, 'f4')))
+  shape = lambda built: jax.tree.structure(
+    built.optimizer.chain.init(np.zeros(3, 'f4'))
+  )
   assert shape(plain) == shape(late)
 
 

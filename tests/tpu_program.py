@@ -18,7 +18,7 @@ from configs import digits
 import moniqua_jax as mj
 from moniqua_jax import gossip, models
 from moniqua_jax.training import experiment as experiment_lib
-from moniqua_jax.training import loop
+from moniqua_jax.training import step as step_lib
 from moniqua_jax.workers import AXIS
 from tests import hlo
 
@@ -112,8 +112,8 @@ def train_step(mesh):
   config.data.update(name='synthetic', num_train=16 * n, num_test=16, seed=0)
   config.data.update(shape=(32, 32, 3), num_classes=10)
   experiment = experiment_lib.from_config(config)
-  init, step, _ = loop.make_steps(experiment)
-  rows = experiment.held.rows(list(range(n)))
+  init, step, _ = step_lib.make_steps(experiment)
+  rows = experiment.model.held.rows(list(range(n)))
   state = jax.eval_shape(jax.vmap(init), rows)
   batch = {
     'image': jax.ShapeDtypeStruct((n, 16, 32, 32, 3), jnp.float32),

@@ -23,7 +23,8 @@ from moniqua_jax import bytes_sent, data, workers
 from moniqua_jax.collectives import mean
 from moniqua_jax.launch import multihost
 from moniqua_jax.training import experiment as experiment_lib
-from moniqua_jax.training import loop, optimizer, registry
+from moniqua_jax.training import optimizer, registry
+from moniqua_jax.training import step as step_lib
 
 MODELS = {
   'resnet20': dict(name='resnet20', norm='batch', hidden=None),
@@ -117,18 +118,18 @@ def make(config) -> Parts:
     `Parts`.
   """
   experiment, n = experiment_lib.from_config(config), config.workers
-  local = optimizer.local(config, experiment.learning_rate)
+  local = optimizer.local(config, experiment.pace.learning_rate)
   # What talks, without what lies between.
-  talk = optax.chain(experiment.reduce, experiment.gossip)
+  talk = optax.chain(experiment.optimizer.reduce, experiment.optimizer.gossip)
   own = multihost.own(n)
   index = multihost.placed(np.arange(n)[own])
   batch = multihost.placed(_batch(config, own))
-  x = experiment.run(loop.make_steps(experiment)[0], (0,))(index).params
+  x = experiment.run(step_lib.make_steps(experiment)[0], (0,))(index).params
   used = _used(talk, x, n)
-  alone = experiment._replace(tx=local)
+  alone = experiment._replace(optimizer=optimizer.only(local))
   train, train_alone = (
-    loop.train_program(experiment, config),
-    alone.run(loop.make_steps(alone)[1], (0, 0, None), donate_argnums=0),
+    step_lib.train_program(experiment),
+    alone.run(step_lib.make_steps(alone)[1], (0, 0, None), donate_argnums=0),
   )
   parts = {
     'full': _stepping(experiment, train, index, batch),
@@ -142,7 +143,7 @@ def make(config) -> Parts:
     n,
     jnp.int32(0),
   )
-  claimed = bytes_sent.total(experiment.traffic, steps=1, rounds=1)
+  claimed = bytes_sent.total(experiment.sent.by_worker, steps=1, rounds=1)
   return Parts(parts, _empty(experiment, everybody, index), claimed, x.shape[1])
 
 
@@ -169,7 +170,7 @@ def _batch(config, own):
 
 def _stepping(experiment, train, index, batch):
   """One step after the other, on the same batch."""
-  init = experiment.run(loop.make_steps(experiment)[0], (0,))
+  init = experiment.run(step_lib.make_steps(experiment)[0], (0,))
   return Part(train, init(index), (batch,))
 
 

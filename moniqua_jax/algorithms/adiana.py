@@ -15,13 +15,14 @@ import optax
 from moniqua_jax import collectives, gossip, quantized_mean
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.algorithms.diana import Shifts
+from moniqua_jax.algorithms.transformation import Reduction
 from moniqua_jax.quantizers import base
 
 _COIN = 2**31 - 1  # no worker has this index
 
 
 class AdianaState(NamedTuple):
-  """What ADIANA keeps; the parameters themselves are x.
+  """State of ADIANA; the parameters themselves are x.
 
   Attributes:
     tuned: state of the quantizer, () where it does not move.
@@ -145,4 +146,5 @@ def adiana(
     state = AdianaState(seen, shifts, state.short + short, y, z, w)
     return tree(jnp.subtract, params, x), state
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  shift = lambda state: state.error.own
+  return Reduction(init, update, 'adiana', shift=shift)

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
+from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
 
 class ADPSGDState(NamedTuple):
-  """What AD-PSGD keeps.
+  """State of AD-PSGD.
 
   Attributes:
     heard: of the messages.
@@ -100,7 +101,7 @@ def adpsgd(
     updates, heard = neighbours.mix(u, x, state.heard, step, agree)
     return unravel(updates), ADPSGDState(heard, late)
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return Gossip(init, update, 'adpsgd', may_rest=False)
 
 
 def _checked_delays(delays, n: int) -> tuple[int, ...]:

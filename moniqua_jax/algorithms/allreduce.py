@@ -11,6 +11,7 @@ import optax
 
 from moniqua_jax import collectives, quantized_mean
 from moniqua_jax.algorithms import large_leaves
+from moniqua_jax.algorithms.transformation import Reduction
 from moniqua_jax.quantizers import base
 
 STRATEGIES = sorted(['exact', *quantized_mean.STRATEGIES])
@@ -58,24 +59,19 @@ def allreduce(
   if strategy not in STRATEGIES:
     raise ValueError(f'strategy={strategy!r}; choose from {STRATEGIES}.')
   if strategy == 'exact':
-    return _exact(quantizer, axis_name)
+    return _exact(quantizer, axis_name, keep)
   by = large_leaves.chosen(quantizer, strategy, key)
 
   def mean(quantizer, x, error, key, axis_name):
     return by.mean(quantizer, x, key, axis_name), error
 
+  rule = large_leaves.Rule('allreduce', mean, lambda x: (), by.rounds)
   return large_leaves.on_large_leaves(
-    quantizer,
-    mean,
-    lambda x: (),
-    axis_name=axis_name,
-    key=key,
-    keep=keep,
-    rounds=by.rounds,
+    rule, quantizer, axis_name=axis_name, key=key, keep=keep
   )
 
 
-def _exact(quantizer, axis_name):
+def _exact(quantizer, axis_name, keep):
   if quantizer not in (None, base.full_precision()):
     raise ValueError(
       "strategy='exact' sends full precision; it takes no other quantizer. "
@@ -84,8 +80,8 @@ def _exact(quantizer, axis_name):
 
   def update(updates, state, params=None, **extra_args):
     del params, extra_args
-    return collectives.mean(updates, axis_name), state
+    leaves, whole, _ = large_leaves.parts(updates, keep)
+    return whole(collectives.mean(leaves, axis_name)), state
 
-  return optax.GradientTransformationExtraArgs(
-    lambda params: optax.EmptyState(), update
-  )
+  init = lambda params: optax.EmptyState()
+  return Reduction(init, update, 'allreduce', quantizes=False)

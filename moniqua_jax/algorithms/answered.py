@@ -3,6 +3,7 @@
 import optax
 
 from moniqua_jax import edge
+from moniqua_jax.algorithms.transformation import Gossip
 
 
 def answered(
@@ -36,4 +37,4 @@ def answered(
     extra_args = {'agree': edge.acknowledged, **extra_args}
     return algorithm.update(updates, state, params, **extra_args)
 
-  return optax.GradientTransformationExtraArgs(algorithm.init, update)
+  return Gossip(algorithm.init, update, **vars(algorithm))

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
+from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
 
 class ChocoState(NamedTuple):
-  """What CHOCO-SGD keeps, two vectors instead of a replica per neighbour.
+  """State of CHOCO-SGD: two vectors instead of a replica per neighbour.
 
   Attributes:
     heard: of the messages.
@@ -88,4 +89,4 @@ def choco(
       heard, state.replica + q, apart
     )
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return Gossip(init, update, 'choco')

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, theory, topologies
+from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
 
 class D2State(NamedTuple):
-  """What D^2 keeps.
+  """State of D^2.
 
   Attributes:
     heard: of the messages.
@@ -84,4 +85,4 @@ def d2(
     drift, heard = neighbours.mix(state.drift, half, state.heard, step, agree)
     return unravel(u + drift), D2State(heard, drift)
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return Gossip(init, update, 'd2')

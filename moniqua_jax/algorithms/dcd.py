@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
+from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
 
 class DCDState(NamedTuple):
-  """What DCD-PSGD keeps, one vector instead of a replica per neighbour.
+  """State of DCD-PSGD: one vector instead of a replica per neighbour.
 
   Attributes:
     heard: of the messages.
@@ -75,4 +76,4 @@ def dcd(
     )
     return unravel(sent), DCDState(heard, state.apart + pull)
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return Gossip(init, update, 'dcd', may_rest=False)

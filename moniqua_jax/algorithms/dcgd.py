@@ -54,12 +54,9 @@ def dcgd(
     reduced = quantized_mean.all_gathered(quantizer, x, key, axis_name)
     return reduced, reduced.sent
 
+  rule = large_leaves.Rule(
+    'dcgd', mean, lambda x: quantized_mean.first_sent(quantizer, x)
+  )
   return large_leaves.on_large_leaves(
-    quantizer,
-    mean,
-    lambda x: quantized_mean.first_sent(quantizer, x),
-    axis_name=axis_name,
-    key=key,
-    keep=keep,
-    rounds=1,
+    rule, quantizer, axis_name=axis_name, key=key, keep=keep
   )

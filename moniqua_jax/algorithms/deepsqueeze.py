@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
+from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
 
 class DeepSqueezeState(NamedTuple):
-  """What DeepSqueeze keeps.
+  """State of DeepSqueeze.
 
   Attributes:
     heard: of the messages.
@@ -82,4 +83,4 @@ def deepsqueeze(
     sent, pull, heard = neighbours.exchange(v, v, state.heard, step, agree)
     return unravel(u + eta * pull), DeepSqueezeState(heard, v - sent)
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return Gossip(init, update, 'deepsqueeze')

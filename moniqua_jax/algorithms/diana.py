@@ -18,7 +18,7 @@ from moniqua_jax.quantizers import base
 
 
 class Shifts(NamedTuple):
-  """What DIANA keeps, in `ReduceState.error`.
+  """Shifts of DIANA, in `ReduceState.error`.
 
   Attributes:
     own: f32[d], h_i, which learns the gradient of this worker at the optimum.
@@ -91,12 +91,9 @@ def diana(
     zeros = jnp.zeros_like(x)
     return Shifts(zeros, zeros, quantized_mean.first_sent(quantizer, x))
 
+  rule = large_leaves.Rule(
+    'diana', mean, start, shift=lambda state: state.error.own
+  )
   return large_leaves.on_large_leaves(
-    quantizer,
-    mean,
-    start,
-    axis_name=axis_name,
-    key=key,
-    keep=keep,
-    rounds=1,
+    rule, quantizer, axis_name=axis_name, key=key, keep=keep
   )

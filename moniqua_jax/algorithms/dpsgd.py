@@ -11,11 +11,12 @@ import jax
 import optax
 
 from moniqua_jax import gossip, topologies
+from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
 
 class DPSGDState(NamedTuple):
-  """What D-PSGD keeps: nothing that grows with the model."""
+  """State of D-PSGD: nothing that grows with the model."""
 
   heard: gossip.Heard
 
@@ -73,4 +74,4 @@ def dpsgd(
     updates, heard = neighbours.mix(u, x, state.heard, step, agree)
     return unravel(updates), DPSGDState(heard)
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return Gossip(init, update, 'dpsgd')

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
+from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
 
 class ECDState(NamedTuple):
-  """What ECD-PSGD keeps, two vectors instead of a replica per neighbour.
+  """State of ECD-PSGD: two vectors instead of a replica per neighbour.
 
   Attributes:
     heard: of the messages.
@@ -88,4 +89,4 @@ def ecd(
     apart = (1 - 2 / t) * state.apart + 2 / t * pull
     return unravel(moved), ECDState(heard, replica, apart)
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return Gossip(init, update, 'ecd', may_rest=False)

@@ -62,14 +62,9 @@ def error_feedback(
     reduced = by.mean(quantizer, x + error, key, axis_name)
     return reduced, x + error - reduced.own
 
+  rule = large_leaves.Rule('error_feedback', mean, jnp.zeros_like, by.rounds)
   return large_leaves.on_large_leaves(
-    quantizer,
-    mean,
-    jnp.zeros_like,
-    axis_name=axis_name,
-    key=key,
-    keep=keep,
-    rounds=by.rounds,
+    rule, quantizer, axis_name=axis_name, key=key, keep=keep
   )
 
 
@@ -125,12 +120,7 @@ def double_squeeze(
     n = lax.axis_size(axis_name)
     return jnp.zeros_like(x), jnp.zeros(-(-x.size // n), x.dtype)
 
+  rule = large_leaves.Rule('double_squeeze', mean, error, by.rounds)
   return large_leaves.on_large_leaves(
-    quantizer,
-    mean,
-    error,
-    axis_name=axis_name,
-    key=key,
-    keep=keep,
-    rounds=by.rounds,
+    rule, quantizer, axis_name=axis_name, key=key, keep=keep
   )

@@ -8,12 +8,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax.algorithms.adpsgd import ADPSGDState
-from moniqua_jax.algorithms.dcd import DCDState
-from moniqua_jax.algorithms.ecd import ECDState
-
-# Their states hold what the parameters were after the last message.
-_NOT_ALONE = (ADPSGDState, DCDState, ECDState)
+from moniqua_jax.algorithms.transformation import Gossip
 
 
 def every(
@@ -32,7 +27,7 @@ def every(
     A transformation whose state is that of the algorithm.
 
   Raises:
-    ValueError: steps < 1; when it starts, an algorithm that must see each step.
+    ValueError: steps < 1; an algorithm that must see each step.
 
   >>> import jax
   >>> from moniqua_jax import dpsgd, moniqua, ring
@@ -44,15 +39,11 @@ def every(
   """
   if not isinstance(steps, int) or steps < 1:
     raise ValueError(f'steps={steps!r}; every needs a whole number >= 1.')
-
-  def init(params):
-    state = algorithm.init(params)
-    if isinstance(state, _NOT_ALONE):
-      raise ValueError(
-        f'every: {type(state).__name__[:-5].lower()} must see each step; use '
-        'dpsgd, d2, choco, deepsqueeze or push_sum.'
-      )
-    return state
+  if not getattr(algorithm, 'may_rest', True):
+    raise ValueError(
+      f'every: {algorithm.name} must see each step; use dpsgd, d2, choco, '
+      'deepsqueeze or push_sum.'
+    )
 
   def update(updates, state, params=None, *, step, **extra_args):
     def talk(updates, state, params):
@@ -67,4 +58,4 @@ def every(
     turn = jnp.equal((step + 1) % steps, 0)
     return lax.cond(turn, talk, rest, updates, state, params)
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return Gossip(algorithm.init, update, **vars(algorithm))

@@ -1,39 +1,30 @@
-"""Which leaves of a gradient are quantized: the large ones, as one vector.
+"""Which part of a gradient is quantized: its large leaves, as one vector.
 
 Buckets go across leaves; small leaves and those of one dimension (biases,
 scales of normalisation) are few and delicate: their mean is exact.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
 from moniqua_jax import collectives, gossip, quantized_mean
+from moniqua_jax.algorithms.transformation import Reduction
 from moniqua_jax.quantizers import base
 
 Array = jax.Array
 
 
 def small(leaf: Array) -> bool:
-  """Whether a leaf stays in full precision: below 1024 values, or 1-d.
-
-  Args:
-    leaf: an array or its shape.
-
-  Returns:
-    A bool, static.
-
-  >>> small(jnp.zeros((3, 3, 16, 16))), small(jnp.zeros(4096))
-  (False, True)
-  """
+  """Tells whether a leaf stays exact: it has below 1024 values, or is 1-d."""
   return leaf.size < 1024 or leaf.ndim < 2
 
 
 class ReduceState(NamedTuple):
-  """What a quantized mean of gradients keeps.
+  """State of a quantized mean of gradients.
 
   Attributes:
     tuned: state of the quantizer, () where it does not move.
@@ -46,67 +37,57 @@ class ReduceState(NamedTuple):
   short: Array
 
 
+class Rule(NamedTuple):
+  """What a reduction does with the vector of large leaves.
+
+  Attributes:
+    name: of the algorithm.
+    mean: (quantizer, x: f32[d], error, key, axis_name) -> (Mean, error).
+    error: f32[d] -> the first error.
+    rounds: P, of messages in a step.
+    shift: state -> what is subtracted from x before it is quantized.
+  """
+
+  name: str
+  mean: Callable
+  error: Callable
+  rounds: int = 1
+  shift: Callable = lambda state: 0.0
+
+
 def on_large_leaves(
+  rule: Rule,
   quantizer: base.Quantizer | base.Tuned,
-  mean: Callable,
-  error: Callable,
   *,
   axis_name: str,
   key: Array,
-  keep: Callable[[Array], bool],
-  rounds: int,
-) -> optax.GradientTransformationExtraArgs:
-  """A transformation that quantizes the large leaves as one flat vector.
-
-  Args:
-    quantizer: a `Quantizer` or a `Tuned`.
-    mean: (quantizer, x: f32[d], error, key, axis_name) -> (Mean, error).
-    error: f32[d] -> the first error.
-    axis_name: of the workers.
-    key: of the run, the same on all workers.
-    keep: leaf -> whether it stays in full precision.
-    rounds: P, of messages in a step.
-
-  Returns:
-    A transformation whose `update(updates, state, params, *, step)` takes the
-    step as i32[], the same on all workers.
-  """
+  keep: 'Keep',
+) -> Reduction:
+  """Builds a reduction that quantizes the large leaves as one flat vector."""
   tuned = base.tuned(quantizer)
 
   def init(params):
     x, _ = split(params, keep)
-    short = jnp.zeros(rounds, jnp.int32)
-    return ReduceState(tuned.init(), error(x), short)
+    short = jnp.zeros(rule.rounds, jnp.int32)
+    return ReduceState(tuned.init(), rule.error(x), short)
 
   def update(updates, state, params=None, *, step, **extra_args):
     del params, extra_args
     x, join = split(updates, keep)
     current = tuned.quantizer(state.tuned, step)
     own_key = gossip.worker_key(key, step, axis_name, current.shared)
-    reduced, left = mean(current, x, state.error, own_key, axis_name)
+    reduced, left = rule.mean(current, x, state.error, own_key, axis_name)
     observed = tuned.observe(state.tuned, gossip.no_news(1), x)
     kept = collectives.mean(join.kept, axis_name)
     short = state.short + reduced.short
     state = ReduceState(observed, left, short)
     return join.together(reduced.mean, kept), state
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return Reduction(init, update, rule.name, shift=rule.shift)
 
 
 def chosen(quantizer, strategy: str, key) -> quantized_mean.Strategy:
-  """The strategy by its name, if what it needs is there.
-
-  Args:
-    quantizer: not None.
-    strategy: a key of `reduce.STRATEGIES`.
-    key: not None.
-
-  Returns:
-    A `Strategy`.
-
-  Raises:
-    ValueError: unknown strategy, or no quantizer or key.
-  """
+  """Looks up a strategy by its name, and refuses one without what it needs."""
   if strategy not in quantized_mean.STRATEGIES:
     raise ValueError(
       f'strategy={strategy!r}; choose from {sorted(quantized_mean.STRATEGIES)}.'
@@ -118,29 +99,19 @@ def chosen(quantizer, strategy: str, key) -> quantized_mean.Strategy:
 
 
 class Join(NamedTuple):
-  """The small leaves, and the way back.
+  """The exact part of a gradient, and the way back to the whole.
 
   Attributes:
     kept: list of arrays.
-    together: (f32[d], list like kept) -> the tree.
+    together: (f32[d], list like kept) -> the gradient.
   """
 
   kept: list
   together: Callable
 
 
-def split(tree, keep: Callable[[Array], bool]) -> tuple[Array, Join]:
-  """The large leaves as one vector, and what puts the tree together again.
-
-  Args:
-    tree: a pytree of f32 arrays.
-    keep: leaf -> whether it stays in full precision.
-
-  Returns:
-    f32[d], in the order of the leaves, and `Join`.
-
-  Raises:
-    ValueError: nothing is left to quantize, or a leaf is not float32.
+def split(gradient, keep: 'Keep') -> tuple[Array, Join]:
+  """Takes the large leaves out of a gradient, as one vector.
 
   >>> x, join = split([jnp.ones((2, 2)), jnp.zeros(1)], lambda a: a.ndim < 2)
   >>> x
@@ -148,8 +119,7 @@ def split(tree, keep: Callable[[Array], bool]) -> tuple[Array, Join]:
   >>> [leaf.shape for leaf in join.together(x, join.kept)]
   [(2, 2), (1,)]
   """
-  leaves, structure = jax.tree.flatten(tree)
-  keeps = [keep(leaf) for leaf in leaves]
+  leaves, whole, keeps = parts(gradient, keep)
   if all(keeps):
     raise ValueError(
       f'all {len(leaves)} leaves stay in full precision: none is large enough '
@@ -161,9 +131,65 @@ def split(tree, keep: Callable[[Array], bool]) -> tuple[Array, Join]:
 
   def together(x, kept):
     large, kept = iter(back(x)), iter(kept)
-    return structure.unflatten(
-      [next(kept if stays else large) for stays in keeps]
-    )
+    return whole([next(kept if stays else large) for stays in keeps])
 
   kept = [leaf for leaf, stays in zip(leaves, keeps, strict=True) if stays]
   return x, Join(kept, together)
+
+
+def parts(gradient, keep: 'Keep') -> tuple[list, Callable, Sequence[bool]]:
+  """Cuts a gradient into leaves: those, the way back, and which stay exact."""
+  if isinstance(keep, Slices):
+    return keep.cut(gradient), keep.vector, keep.small
+  leaves, structure = jax.tree.flatten(gradient)
+  return leaves, structure.unflatten, [keep(leaf) for leaf in leaves]
+
+
+# ---------------------------------------------- the leaves of a flat gradient
+
+
+class Slices(NamedTuple):
+  """Where the leaves of a gradient lie in its flat vector; static.
+
+  Attributes:
+    ends: (start, stop) of each slice, in the order of the leaves.
+    small: of each slice, whether it stays exact.
+    sizes: of the leaves that are quantized.
+  """
+
+  ends: tuple[tuple[int, int], ...]
+  small: tuple[bool, ...]
+  sizes: tuple[int, ...]
+
+  def cut(self, vector: Array) -> list:
+    """Returns the slices of a vector."""
+    return [vector[start:stop] for start, stop in self.ends]
+
+  def vector(self, pieces: list) -> Array:
+    """Puts a vector together from its slices."""
+    in_order = sorted(range(len(pieces)), key=self.ends.__getitem__)
+    return jnp.concatenate([pieces[i] for i in in_order])
+
+
+Keep = Callable[[Array], bool] | Slices
+
+
+def slices(tree, rows: int = 1) -> Slices:
+  """Finds the leaves of a tree in its flat vector.
+
+  Where the vector is a matrix of so many `rows`, a leaf has a slice in each.
+
+  >>> slices([jnp.zeros(3), jnp.zeros((32, 64))])
+  Slices(ends=((0, 3), (3, 2051)), small=(True, False), sizes=(2048,))
+  """
+  leaves = jax.tree.leaves(tree)
+  widths = [leaf.size // rows for leaf in leaves]
+  starts, width = np.cumsum([0, *widths[:-1]]).tolist(), sum(widths)
+  ends = [
+    (row * width + start, row * width + start + size)
+    for start, size in zip(starts, widths, strict=True)
+    for row in range(rows)
+  ]
+  stays = [small(leaf) for leaf in leaves for _ in range(rows)]
+  sizes = [leaf.size for leaf in leaves if not small(leaf)]
+  return Slices(tuple(ends), tuple(stays), tuple(sizes))

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import edge, gossip, topologies, wire
+from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
 
 class PushSumState(NamedTuple):
-  """What push-sum keeps: one number.
+  """State of push-sum: one number.
 
   Attributes:
     heard: of the messages.
@@ -89,7 +90,7 @@ def push_sum(
     new = (state.mass * half[:-1] + pull[:-1]) / mass
     return unravel(new - z), PushSumState(heard, mass)
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return Gossip(init, update, 'push_sum')
 
 
 def _with_mass(quantizer: base.Tuned) -> base.Tuned:

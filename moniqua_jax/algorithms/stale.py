@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import theory, topologies
+from moniqua_jax.algorithms.transformation import Gossip
 
 
 class StaleState(NamedTuple):
-  """What a stale algorithm keeps.
+  """State of a stale algorithm.
 
   Attributes:
     own: of the algorithm.
@@ -94,29 +95,12 @@ def stale(
     pull = jax.tree.map(jnp.subtract, moved, state.before)
     return jax.tree.map(jnp.add, updates, pull), StaleState(own, updates)
 
-  return optax.GradientTransformationExtraArgs(init, update)
-
-
-def remember(state, updates):
-  """The state of gossip, told the updates of a step afterwards.
-
-  For who calls `update` with 0 and adds the updates to what it gives.
-
-  Args:
-    state: of any gossip algorithm.
-    updates: u_k, like the parameters.
-
-  Returns:
-    A state that has them, if it keeps any.
-  """
-  if isinstance(state, StaleState):
-    return state._replace(before=updates)
-  return state
+  told = lambda state, updates: state._replace(before=updates)
+  return Gossip(init, update, f'stale_{algorithm.name}', told=told)
 
 
 def _check(algorithm, topology):
-  state = jax.eval_shape(algorithm.init, jnp.zeros(1))
-  name = type(state).__name__[:-5].lower()
+  name = getattr(algorithm, 'name', 'this algorithm')
   law = theory.LAWS.get(f'stale_{name}')
   if law is None:
     raise ValueError(

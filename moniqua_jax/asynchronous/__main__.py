@@ -94,7 +94,7 @@ def set_up(argv, network):
     built.ends,
     built.neighbours,
     seed=built.config.seed,
-    patience=built.experiment.patience,
+    patience=built.experiment.setup.patience,
     max_staleness=_MAX_STALENESS.value,
   )
   log = Log(own, built, worker, averaging, network, before)

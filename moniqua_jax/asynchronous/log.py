@@ -50,8 +50,8 @@ class Log:
     }
     row = {
       'step': steps,
-      'epoch': steps / self._experiment.steps_per_epoch,
-      'train/learning_rate': self._experiment.learning_rate(clock),
+      'epoch': steps / self._experiment.pace.steps_per_epoch,
+      'train/learning_rate': self._experiment.pace.learning_rate(clock),
       'pace/clock': clock,
       'pace/steps_per_second': (steps - self._first) / (self._seconds or 1),
       'pace/staleness': self._staleness,
@@ -69,8 +69,8 @@ class Log:
       return
     self._printed = time.monotonic()
     print(
-      f'step {row["pace/clock"]} of {self._experiment.steps}, loss of worker 0 '
-      f'{row.get("train/loss", np.nan):.3g}, its pace '
+      f'step {row["pace/clock"]} of {self._experiment.pace.steps}, loss of '
+      f'worker 0 {row.get("train/loss", np.nan):.3g}, its pace '
       f'{row["pace/steps_per_second"]:.3g} steps/s, sent '
       f'{row["wire/bytes_sent"] / 1e6:.1f} MB',
       flush=True,

@@ -19,7 +19,8 @@ from moniqua_jax.asynchronous.log import Log
 from moniqua_jax.asynchronous.network import Network
 from moniqua_jax.models import norms
 from moniqua_jax.training import experiment as experiment_lib
-from moniqua_jax.training import loop, metrics, monitor, optimizer, workdir
+from moniqua_jax.training import metrics, monitor, optimizer, workdir
+from moniqua_jax.training import step as step_lib
 
 
 class Setup(NamedTuple):
@@ -54,26 +55,28 @@ def setup(config, rank: int, n: int) -> Setup:
   _check(config, n)
   experiment = experiment_lib.from_config(config)
   local = optax.chain(
-    optimizer.local(config, 1.0), by_clock(experiment.learning_rate)
+    optimizer.local(config, 1.0), by_clock(experiment.pace.learning_rate)
   )
-  init, train_step, eval_step = loop.make_steps(experiment._replace(tx=local))
-  state = worker_lib.WorkerState(*init(rank), experiment.quantizer.init())
+  alone = experiment._replace(optimizer=optimizer.only(local))
+  init, train_step, eval_step = step_lib.make_steps(alone)
+  tuned = experiment.quantizer.tuned
+  state = worker_lib.WorkerState(*init(rank), tuned.init())
 
   @jax.jit
   def descend(state, batch, clock):
-    before = loop.TrainState(state.x, state.opt_state, state.model_state)
+    before = step_lib.TrainState(state.x, state.opt_state, state.model_state)
     after, report = train_step(before, batch, clock)
     update = after.params - state.x
     report['finite'] = jnp.isfinite(report['loss'] + jnp.sum(update))
     return update, after.opt_state, after.model_state, report
 
   ends = pair.ends(
-    experiment.quantizer,
+    tuned,
     key=jax.random.key(config.seed),
     rank=rank,
     weight=config.gamma / 2,
   )
-  asked = neighbours(experiment.schedule, rank)
+  asked = neighbours(experiment.setup.schedule, rank)
   eval_step = jax.jit(eval_step)
   built = Setup(config, experiment, state, descend, ends, eval_step, asked)
   _compile(built, rank)
@@ -159,8 +162,7 @@ def _batches(built, rank, first, last=2**40):
 
   def at(step):
     return data.worker_batch(
-      experiment.dataset,
-      experiment.shards,
+      *experiment.data,
       worker=rank,
       seed=config.seed,
       step=step,
@@ -217,8 +219,8 @@ def train(process: Process, pace: worker_lib.Pace) -> None:
   Source: arXiv:1710.06952, Algorithm 1.
   """
   built, worker, averaging, network, log, folder = process
-  steps, config = built.experiment.steps, built.config
-  saving = config.checkpoint_every * built.experiment.steps_per_epoch
+  steps, config = built.experiment.pace.steps, built.config
+  saving = config.checkpoint_every * built.experiment.pace.steps_per_epoch
   batches = _batches(built, network.rank, worker.steps)
   while (clock := network.clock()) < steps:
     began = network.step_began = time.monotonic()
@@ -305,6 +307,6 @@ def _largest(rows: list[dict]) -> dict:
 
 def _evaluate(built, x, model_state):
   """Loss and accuracy on the test images."""
-  batches = data.test_batches(built.experiment.dataset, 64)
+  batches = data.test_batches(built.experiment.data.dataset, 64)
   sums = sum(np.asarray(built.eval_step(x, model_state, b)) for b in batches)
   return float(sums[0] / sums[2]), float(sums[1] / sums[2])

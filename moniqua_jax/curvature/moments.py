@@ -39,30 +39,15 @@ def estimate(
   draws: int = 16,
   floor: float = 0.1,
 ) -> list:
-  """L of a net on one batch, leaf by leaf, positive definite.
+  """Estimates L of a net on one batch, leaf by leaf, positive definite.
 
-  The training program does the same on a fresh batch for each draw.
-
-  Args:
-    kind: a key of KINDS.
-    logits_fn: params -> f32[B, K].
-    params: a pytree of f32 arrays.
-    key: private.
-    draws: backward passes.
-    floor: of eigenvalues, as for `positive`.
-
-  Returns:
-    A list as `positive` gives it. Of 'diagonal' and 'kronecker' it is what
-    `smooth` takes as L, on vectors in the order of `ravel_pytree`.
-
-  Raises:
-    ValueError: unknown kind; as for `kronecker`.
+  Each of the `draws` is a backward pass. The result is as of `positive`; of
+  'diagonal' and 'kronecker' it is what `smooth` takes as L, on vectors in the
+  order of `ravel_pytree`. Training takes a fresh batch for each draw.
 
   >>> estimate('layer', lambda w: jnp.stack([w] * 5), jnp.zeros(2),
   ...          jax.random.key(0))[0].shape
   ()
-
-  Source: ours.
   """
   if kind not in KINDS:
     raise ValueError(f'kind={kind!r}; choose from {sorted(KINDS)}.')
@@ -78,24 +63,14 @@ def estimate(
 
 
 def sampled(logits_fn: Callable, params: Any, key: Array) -> Any:
-  """One vector whose mean is 0 and whose covariance is L, as gradients are.
+  """Draws a vector like params, of mean 0 and covariance L, as gradients are.
 
     g = J^T C u / sqrt(B)
-
-  Args:
-    logits_fn: params -> f32[B, K].
-    params: a pytree of f32 arrays.
-    key: of the signs u, private.
-
-  Returns:
-    A tree like params.
 
   >>> g = sampled(lambda w: jnp.stack([w] * 5), jnp.zeros(2),
   ...             jax.random.key(0))
   >>> g.shape, bool(jnp.isclose(g[0], -g[1]))
   ((2,), True)
-
-  Source: ours; the factor C of the Hessian is well known.
   """
   logits, back = jax.vjp(logits_fn, params)
   p = jax.nn.softmax(logits)
@@ -111,15 +86,7 @@ def sampled(logits_fn: Callable, params: Any, key: Array) -> Any:
 
 
 def layer(g: Array) -> Array:
-  """A number for each leaf: the mean of the diagonal of L there.
-
-    E |g|^2 / d_l
-
-  Args:
-    g: a leaf of a sample, f32[...].
-
-  Returns:
-    f32[].
+  """Computes a number for a leaf, the mean of L's diagonal: E |g|^2 / d_l.
 
   >>> layer(jnp.array([1.0, 3.0]))
   Array(5., dtype=float32)
@@ -128,13 +95,7 @@ def layer(g: Array) -> Array:
 
 
 def diagonal(g: Array) -> Array:
-  """The diagonal of L: E g^2.
-
-  Args:
-    g: a leaf of a sample, f32[...].
-
-  Returns:
-    f32[d_l].
+  """Computes the diagonal of L, f32[d_l]: E g^2.
 
   >>> diagonal(jnp.array([[1.0, 3.0]]))
   Array([1., 9.], dtype=float32)
@@ -143,23 +104,14 @@ def diagonal(g: Array) -> Array:
 
 
 def kronecker(g: Array) -> Array | tuple[Array, Array]:
-  """Two factors for each leaf that is a matrix; else the diagonal.
+  """Computes two factors of a leaf that is a matrix; else the diagonal.
 
     L_leaf ~ E[G G^T] (x) E[G^T G] / E|G|^2
 
   Our approximation. It has the trace of L_leaf, is L_leaf if that is a
   Kronecker product, and is else one step of the power iteration to the nearest
-  one, from the identity. Leaves do not know each other.
-
-  Args:
-    g: a leaf of a sample, f32[...].
-
-  Returns:
-    f32[a, a] and f32[b, b], whose means `positive` puts together; f32[d_l] of a
-    leaf with one dimension.
-
-  Raises:
-    ValueError: a side above LARGEST_SIDE.
+  one, from the identity. Leaves do not know each other. A side above
+  LARGEST_SIDE is refused.
 
   >>> left, right = kronecker(jnp.ones((3, 3, 2, 4)))
   >>> left.shape, right.shape
@@ -180,22 +132,14 @@ KINDS = {'layer': layer, 'diagonal': diagonal, 'kronecker': kronecker}
 
 
 def positive(moments: list, sizes: Sequence[int], floor: float) -> list:
-  """L, leaf by leaf, from means of samples; positive definite.
+  """Makes L, leaf by leaf and positive definite, from means of samples.
 
     numbers, diagonals   D + floor m,  m the mean of the leaf's D
     Kronecker products   m (A + floor I) (x) (B + floor I),  A, B = the factors
                          over the means of their diagonals
 
   A leaf that no sample felt counts as if its mean were `floor` times that of
-  all values.
-
-  Args:
-    moments: means over samples of what one of KINDS gives, one for each leaf.
-    sizes: d_l, of each leaf.
-    floor: of eigenvalues, as a share of their mean; above 0.
-
-  Returns:
-    A list like `moments`, of f32[], f32[d_l] and pairs (f32[a, a], f32[b, b]).
+  all values. `sizes` are d_l of each leaf.
 
   >>> positive([jnp.array([0.0, 2.0])], [2], floor=0.5)
   [Array([0.5, 2.5], dtype=float32)]
@@ -210,7 +154,7 @@ def positive(moments: list, sizes: Sequence[int], floor: float) -> list:
 
 
 def _mean(moment):
-  """The mean of the diagonal of L in a leaf."""
+  """Computes the mean of the diagonal of L in a leaf."""
   if isinstance(moment, tuple):
     left, right = moment
     return jnp.trace(left) / (len(left) * len(right))
@@ -225,7 +169,7 @@ def _damped(moment, mean, floor):
 
 
 def _unit(side):
-  """A factor over the mean of its diagonal; 0 if that is 0."""
+  """Divides a factor by the mean of its diagonal; 0 stays 0."""
   mean = jnp.trace(side) / len(side)
   return jnp.where(mean > 0, side / jnp.where(mean > 0, mean, 1), 0)
 

@@ -55,37 +55,23 @@ def estimated(
   power: float = 1.0,
   per_worker: bool = True,
 ) -> Smoothness:
-  """D^power is estimated, and messages are D^{power/2} Q(D^{-power/2} x).
+  """Checks what config.smoothness says: messages are D^{p/2} Q(D^{-p/2} x).
 
   Dithering with few levels and one l2 norm errs, in coordinates scaled by S, by
 
     E |x_hat - x|^2 ~ h |S^{-1} x| sum_j S_j |x_j|,  least at S_j ~ |x_j|^{1/3}
 
   so that D^{1/6} is best where x_j^2 goes with D_j, and D^{1/2} makes more
-  noise than D^0: by Cauchy's inequality, and more still when D is old.
-
-  Args:
-    kind: 'layer', a number for each leaf; 'diagonal', one for each value;
-      'kronecker', two matrices for each leaf that is one.
-    refresh: steps; 0 for once, at the start.
-    draws: 1 or more.
-    floor: above 0, so that D is positive definite.
-    power: not 0. 1 is the paper's, for gradients: L^{-1/2} g has no coordinate
-      that is large for being steep. 1/3 makes the least noise, see below. The
-      parameters differ by steps along gradients, which go with L^{1/2}, too;
-      but their errors cost x^T L x, which speaks for -1.
-    per_worker: False for one D, the mean of all, as gossip needs it.
-
-  Returns:
-    A `Smoothness`.
-
-  Raises:
-    ValueError: a number out of its range.
-
-  Source: power=1 is Section 2 of arXiv:2106.03524; the rest is ours.
+  noise than D^0: by Cauchy's inequality, and more still when D is old. A
+  `power` p of 1 is the paper's, for gradients: L^{-1/2} g has no coordinate
+  that is large for being steep. 1/3 makes the least noise. The parameters
+  differ by steps along gradients, which go with L^{1/2}, too; but their errors
+  cost x^T L x, which speaks for -1.
 
   >>> estimated('diagonal', refresh=100).draws
   16
+
+  Source: power=1 is Section 2 of arXiv:2106.03524; the rest is ours.
   """
   whole = lambda v, least: type(v) is int and v >= least
   for name, value, valid, range_ in (
@@ -100,24 +86,11 @@ def estimated(
 
 
 def none() -> None:
-  """No estimates: quantizers work in the coordinates of the parameters.
-
-  Returns:
-    None.
-
-  >>> none()
-  """
+  """Says that quantizers work in the coordinates of the parameters."""
 
 
 def quantized(tree, schedule: tuple) -> list:
-  """The leaves that the quantizer sees: all in gossip, else the large ones.
-
-  Args:
-    tree: of parameters or gradients, or of their shapes.
-    schedule: topologies, () without gossip.
-
-  Returns:
-    A list of leaves, in the order of the flat vector.
+  """Lists the leaves that the quantizer sees: all in gossip, else the large.
 
   >>> len(quantized([jnp.ones(2), jnp.ones((64, 64))], schedule=()))
   1
@@ -129,20 +102,7 @@ def quantized(tree, schedule: tuple) -> list:
 def wrapped(
   spec: Smoothness, quantizer: base.Tuned, leaves: list, n: int
 ) -> base.Tuned:
-  """The quantizer in the coordinates of estimates yet to be made.
-
-  Args:
-    spec: from the config.
-    quantizer: a `Tuned`.
-    leaves: that are quantized, or their shapes, in order.
-    n: workers.
-
-  Returns:
-    A `Tuned` whose state is a `shaped.Shape`.
-
-  Raises:
-    ValueError: a leaf is too large for the kind.
-  """
+  """Puts the quantizer into the coordinates of estimates yet to be made."""
   start = shaped.blank(spec.kind, leaves)
   count, axis_name = (n, workers.AXIS) if spec.per_worker else (None, None)
   sizes = [leaf.size for leaf in leaves]
@@ -150,16 +110,10 @@ def wrapped(
 
 
 def refresh_bytes(spec: Smoothness, leaves: list, n: int) -> float:
-  """What a worker sends in float32 for every new estimate.
+  """Counts what a worker sends in float32 for every new estimate.
 
-  Args:
-    spec: from the config.
-    leaves: that are quantized.
-    n: workers.
-
-  Returns:
-    4 (n - 1) S with a D for each worker, S the numbers of the root of D;
-    4 * 2 (n - 1) / n S with one D.
+    4 (n - 1) S            with a D for each worker, S numbers in its root
+    4 * 2 (n - 1) / n S    with one D
 
   >>> refresh_bytes(estimated('diagonal'), [jnp.ones((2, 5))], n=3)
   80.0
@@ -170,17 +124,8 @@ def refresh_bytes(spec: Smoothness, leaves: list, n: int) -> float:
 
 
 def estimates(spec: Smoothness, done: int) -> int:
-  """How many were made in the first `done` steps.
+  """Counts the estimates of the first `done` steps.
 
-  Args:
-    spec: from the config.
-    done: steps.
-
-  Returns:
-    The number of steps before which `due`.
-
-  >>> estimates(estimated('layer'), 10)
-  1
   >>> estimates(estimated('layer', refresh=5), 11)
   3
   """
@@ -188,14 +133,7 @@ def estimates(spec: Smoothness, done: int) -> int:
 
 
 def due(spec: Smoothness, step: int) -> bool:
-  """Whether an estimate is made before this step.
-
-  Args:
-    spec: from the config.
-    step: that comes.
-
-  Returns:
-    A bool.
+  """Tells whether an estimate is made before this step.
 
   >>> once = estimated('layer')
   >>> due(once, 0), due(once, 5), due(once._replace(refresh=5), 5)
@@ -204,26 +142,22 @@ def due(spec: Smoothness, step: int) -> bool:
   return step == 0 or bool(spec.refresh and step % spec.refresh == 0)
 
 
-def make_functions(experiment, config) -> tuple[Callable, Callable]:
-  """The two functions of one worker: a sample, and what is made of the mean.
+def make_functions(experiment) -> tuple[Callable, Callable]:
+  """Builds the two functions of one worker: a sample, and what its mean gives.
 
-  Args:
-    experiment: as built from the config.
-    config: of the run.
-
-  Returns:
-    sample(params: f32[d], model_state, batch, draw: i32[]) -> moments, to be
-    summed; exchange(opt_state, summed) -> opt_state with the new D.
+  sample(params: f32[d], model_state, batch, draw: i32[]) -> moments, to be
+  summed; exchange(opt_state, summed) -> opt_state with the new D.
   """
-  spec, model = experiment.smoothness, experiment.model
-  _, unravel = gossip.flatten(experiment.variables['params'])
-  taken = lambda tree: quantized(tree, experiment.schedule)
-  sizes = [leaf.size for leaf in taken(experiment.variables['params'])]
-  key = jax.random.key(config.seed + _BATCHES)
+  setup, module = experiment.setup, experiment.model.module
+  spec, params = setup.smoothness, experiment.model.variables['params']
+  _, unravel = gossip.flatten(params)
+  taken = lambda tree: quantized(tree, setup.schedule)
+  sizes = [leaf.size for leaf in taken(params)]
+  key = jax.random.key(setup.config.seed + _BATCHES)
 
   def sample(params, model_state, batch, draw):
     def logits_fn(tree):
-      return model.apply(
+      return module.apply(
         {'params': tree, **model_state},
         batch['image'],
         train=True,
@@ -250,27 +184,30 @@ def make_functions(experiment, config) -> tuple[Callable, Callable]:
   return sample, exchange
 
 
-def make(experiment, config) -> Callable:
-  """(train state, step) -> train state with new estimates.
+def make(experiment) -> Callable:
+  """Builds (train state, step) -> train state, with new estimates if due."""
+  spec = experiment.setup.smoothness
+  if spec is None:
+    return lambda state, step: state
+  renewed = renewal(experiment)
+  return lambda state, step: renewed(state, step) if due(spec, step) else state
 
-  Args:
-    experiment: as built from the config, with `smoothness`.
-    config: of the run.
 
-  Returns:
-    A function; what it does depends on its arguments and the seed alone.
+def renewal(experiment) -> Callable:
+  """Builds (train state, step) -> train state with new estimates.
+
+  What they are depends on the arguments and the seed alone.
   """
-  sample, exchange = make_functions(experiment, config)
+  sample, exchange = make_functions(experiment)
   sample = experiment.run(sample, (0, 0, 0, None))
   exchange = experiment.run(exchange, (0, 0))
-  draws = experiment.smoothness.draws
+  draws, config = experiment.setup.smoothness.draws, experiment.setup.config
 
   def refresh(state, step):
     total = None
     # Not in a scan, in which XLA's convolutions are slow on CPUs.
     for draw, batch in data.batches(
-      experiment.dataset,
-      experiment.shards,
+      *experiment.data,
       seed=config.seed + _BATCHES,
       start=step * draws,
       stop=(step + 1) * draws,

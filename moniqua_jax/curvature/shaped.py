@@ -41,20 +41,12 @@ def shaped(
   n: int | None = None,
   axis_name: str | None = None,
 ) -> base.Tuned:
-  """x_hat = D^{1/2} Q(D^{-1/2} x), with the D of whoever sends, from the state.
+  """Builds x_hat = D^{1/2} Q(D^{-1/2} x), with the sender's D, from the state.
 
-  Whoever has an estimate puts it into the state, by `replaced`.
-
-  Args:
-    quantizer: Q, a `Quantizer` or a `Tuned`. If workers have a D of their own
-      it must not look at the values of references, as `moniqua` does.
-    start: the first D^{1/2} and its inverse, see `blank`.
-    sizes: of the leaves that make up x.
-    n: workers, if each has a D of its own.
-    axis_name: of the workers, if n is given.
-
-  Returns:
-    A `Tuned`, whose state is a `Shape`.
+  Whoever has an estimate puts it into the state, by `replaced`; `start` is the
+  first D^{1/2} and its inverse, see `blank`. With `n` and `axis_name` each
+  worker has a D of its own; then Q must not look at the values of references,
+  as `moniqua` does. `sizes` are of the leaves that make up x.
 
   >>> q = shaped(base.full_precision(), blank('layer', [jnp.ones(2)]), [2])
   >>> q.init().own.half
@@ -89,15 +81,7 @@ def shaped(
 
 
 def replaced(tree: Any, own: roots.Root, tables: Any = ()) -> Any:
-  """The state of an algorithm, with another D in every `Shape` in it.
-
-  Args:
-    tree: a pytree with `Shape` in it.
-    own: of this worker.
-    tables: of all workers.
-
-  Returns:
-    A tree like `tree`.
+  """Puts another D, and the tables of all, into every `Shape` in a tree.
 
   >>> start = blank('layer', [jnp.ones(2)])
   >>> replaced([Shape((), start, ())], powers([jnp.float32(4)]))[0].own.half
@@ -111,17 +95,7 @@ def replaced(tree: Any, own: roots.Root, tables: Any = ()) -> Any:
 
 
 def blank(kind: str, leaves: list) -> roots.Root:
-  """The root that changes nothing, in the form that `powers` will have.
-
-  Args:
-    kind: a key of `curvature.KINDS`.
-    leaves: arrays or their shapes.
-
-  Returns:
-    `roots.Root` of lists.
-
-  Raises:
-    ValueError: a leaf does not suit the kind.
+  """Builds the root that changes nothing, in the form that `powers` will have.
 
   >>> blank('diagonal', [jnp.ones((1, 2))]).half
   [Array([1., 1.], dtype=float32)]
@@ -138,17 +112,10 @@ def blank(kind: str, leaves: list) -> roots.Root:
 
 
 def powers(matrices: list, power: float = 1.0) -> roots.Root:
-  """(D^power)^{1/2} and its inverse, scaled so that the first has norm 1.
+  """Computes (D^power)^{1/2} and its inverse, the first scaled to norm 1.
 
   A quantizer that sends norms does not see the scale. The theta of `moniqua` is
   then that of the coarsest coordinate, and all others are finer.
-
-  Args:
-    matrices: D, positive definite, as `curvature.positive` gives it.
-    power: 1, or -1 for the coordinates of the inverse.
-
-  Returns:
-    `roots.Root` of lists with one factor for each leaf: a number of a number.
 
   >>> powers([jnp.array([4.0, 1.0])]).half
   [Array([1. , 0.5], dtype=float32)]
@@ -164,14 +131,7 @@ def powers(matrices: list, power: float = 1.0) -> roots.Root:
 
 
 def spread(factors: list, sizes: Sequence[int]) -> list:
-  """The factors as `roots.times` takes them: a number for all of its leaf.
-
-  Args:
-    factors: one for each leaf.
-    sizes: d_l of each leaf.
-
-  Returns:
-    A list of factors.
+  """Repeats a factor that is a number over its leaf, as `roots.times` wants it.
 
   >>> spread([jnp.float32(2), jnp.ones(1)], (2, 1))
   [Array([2., 2.], dtype=float32), Array([1.], dtype=float32)]
@@ -184,7 +144,7 @@ def spread(factors: list, sizes: Sequence[int]) -> list:
 
 
 def _power(matrix, power):
-  """The power of a leaf's matrix, its inverse, and the norm of the first."""
+  """Computes the power of a leaf's matrix, its inverse, and its norm."""
   if not isinstance(matrix, tuple):
     half = matrix**power
     return half, 1 / half, jnp.max(half)

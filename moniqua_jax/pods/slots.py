@@ -33,8 +33,9 @@ def of_device(
     tx = optax.with_extra_args_support(make(own))
     return tx.update(updates, state, params, **extra_args)
 
-  # What a state begins with depends on no key.
-  return optax.GradientTransformationExtraArgs(make(key).init, update)
+  # What a state begins with, and its name, depend on no key.
+  tx = optax.with_extra_args_support(make(key))
+  return type(tx)(tx.init, update, **vars(tx))
 
 
 def on_own_part(
@@ -74,4 +75,4 @@ def on_own_part(
     return collectives.gathered(part, DATA).reshape(-1), state
 
   init = lambda params: algorithm.init(own(params))
-  return optax.GradientTransformationExtraArgs(init, update)
+  return type(algorithm)(init, update, **vars(algorithm))

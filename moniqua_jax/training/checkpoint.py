@@ -13,42 +13,20 @@ from moniqua_jax.models import norms
 
 
 def manager(workdir: pathlib.Path, keep: int = 2) -> ocp.CheckpointManager:
-  """Keeps the last checkpoints below workdir/checkpoints.
-
-  Args:
-    workdir: of the run.
-    keep: how many.
-
-  Returns:
-    An orbax `CheckpointManager`; close it at the end.
-  """
+  """Opens workdir/checkpoints, which holds the last few; to be closed."""
   options = ocp.CheckpointManagerOptions(max_to_keep=keep)
   path = pathlib.Path(workdir).absolute() / 'checkpoints'
   return ocp.CheckpointManager(path, options=options)
 
 
 def save(checkpoints: ocp.CheckpointManager, step: int, state) -> None:
-  """Saves the state as it is after `step` steps, in the background.
-
-  Args:
-    checkpoints: from `manager`.
-    step: number of steps taken.
-    state: a pytree of arrays.
-  """
+  """Saves the state as it is after `step` steps, in the background."""
   if step not in checkpoints.all_steps():
     checkpoints.save(step, args=ocp.args.StandardSave(state))
 
 
 def restore(checkpoints: ocp.CheckpointManager, like):
-  """The last saved state.
-
-  Args:
-    checkpoints: from `manager`.
-    like: a pytree of arrays of the same shapes and placement.
-
-  Returns:
-    The number of steps taken and the state; (0, like) if nothing was saved.
-  """
+  """Reads the last steps and state; (0, like) if nothing was saved."""
   step = checkpoints.latest_step()
   if step is None:
     return 0, like
@@ -58,17 +36,9 @@ def restore(checkpoints: ocp.CheckpointManager, like):
 
 
 def mean_model(workdir: str, like: dict) -> dict:
-  """The mean model of a run's last checkpoint, whatever its workers.
+  """Reads the mean model of a run's last checkpoint, whatever its workers.
 
-  Args:
-    workdir: of a run.
-    like: variables of the same model: 'params', and running statistics.
-
-  Returns:
-    Variables like `like`; running statistics are pooled exactly.
-
-  Raises:
-    ValueError: there is no checkpoint, or it is of another model.
+  Running statistics are pooled exactly. `like` has the variables of the model.
   """
   path = pathlib.Path(workdir).absolute() / 'checkpoints'
   if not path.is_dir():
@@ -89,7 +59,7 @@ def mean_model(workdir: str, like: dict) -> dict:
 
 
 def _on_the_host(path):
-  """A state as NumPy arrays: its workers need not be ours."""
+  """Reads a state as NumPy arrays: its workers need not be ours."""
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
     tree = checkpointer.metadata(path).item_metadata.tree
     as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)

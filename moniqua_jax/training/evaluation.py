@@ -9,18 +9,23 @@ import numpy as np
 from moniqua_jax import collectives, data, gossip, pods, workers
 from moniqua_jax.launch import multihost
 from moniqua_jax.models import norms
-from moniqua_jax.training import quantizer_spec
+from moniqua_jax.training import quantizer
 
 
-def make(experiment, eval_step, config):
-  """(state, last) -> test metrics of the mean model, and of each at the last.
+def make(experiment, eval_step):
+  """Builds (state, last) -> metrics of the mean model; of all at the last.
 
   The mean model takes the mean of the parameters; running statistics of batch
   normalisation are pooled exactly (models/norms.py). In pods no device holds
   more of the mean model than it holds of its own; distances count the zeros
   that fill up the leaves.
   """
-  n, run, pod = config.workers, experiment.run, experiment.pod
+  config, run, pod = (
+    experiment.setup.config,
+    experiment.run,
+    experiment.setup.pod,
+  )
+  n, dataset = pod.workers, experiment.data.dataset
   own, alone = multihost.own(pod.devices), pod.size == 1
   mean = run(eval_step, (None if alone else 0, None, 0))
   mean_of = run(lambda x: collectives.mean(x, workers.AXIS), (0,))
@@ -40,7 +45,7 @@ def make(experiment, eval_step, config):
     pooled = norms.combine(multihost.fetched(state.model_state))
     sums = sum(
       mean(params, pooled, split(batch))
-      for batch in data.test_batches(experiment.dataset, n * batch_size)
+      for batch in data.test_batches(dataset, n * batch_size)
     )
     sums = multihost.fetched(sums).sum(axis=0)
     row = {
@@ -57,7 +62,7 @@ def make(experiment, eval_step, config):
 
   def evaluate_workers(state):
     sums = 0
-    batches = data.test_batches(experiment.dataset, batch_size)
+    batches = data.test_batches(dataset, batch_size)
     for index, batch in enumerate(batches):
       if index * batch_size >= config.worker_test_images:
         break
@@ -69,7 +74,7 @@ def make(experiment, eval_step, config):
 
 
 def _shared(eval_step, pod):
-  """`eval_step` of a pod: each device its images, and the pod's statistics."""
+  """Evaluates in a pod: each device its images, with the pod's statistics."""
 
   def step(params, model_state, batch):
     every = jax.tree.map(
@@ -85,19 +90,20 @@ def _shared(eval_step, pod):
 
 
 class Probe:
-  """Largest distance of neighbours in each parameter leaf, over the run.
+  """Keeps the largest distance of neighbours in each parameter leaf.
 
   Exact in a full-precision run; `config.scales_from` reads what it wrote.
   """
 
   def __init__(self, experiment, workdir):
-    self._names = quantizer_spec.leaf_names(experiment.held.part)
-    sizes = [leaf.size for leaf in jax.tree.leaves(experiment.held.part)]
+    part, setup = experiment.model.held.part, experiment.setup
+    self._names = quantizer.leaf_names(part)
+    sizes = [leaf.size for leaf in jax.tree.leaves(part)]
     # Pods, the parts of the model in each, the values of a part.
-    self._shape = experiment.pod.workers, -1, sum(sizes)
+    self._shape = setup.pod.workers, -1, sum(sizes)
     self._starts = np.cumsum([0, *sizes[:-1]])
     self._edges = {
-      perm for topology in experiment.schedule for _, perm in topology.edges
+      perm for topology in setup.schedule for _, perm in topology.edges
     }
     self._path = workdir / 'leaf_distance.json'
     self._largest = np.zeros(len(sizes))
@@ -105,7 +111,7 @@ class Probe:
       self._largest = np.array([*json.loads(self._path.read_text()).values()])
 
   def look(self, params: jax.Array) -> None:
-    """Takes the state of the workers into account, and writes the file."""
+    """Takes the workers' parameters into account, and writes the file."""
     x = multihost.fetched(params).reshape(self._shape)
     for perm in self._edges:
       gap = np.abs(x - x[list(perm)]).max(axis=(0, 1))

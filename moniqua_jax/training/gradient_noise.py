@@ -11,16 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import coding, data, edge, gossip, wire
+from moniqua_jax import coding, edge, wire
 from moniqua_jax.algorithms import large_leaves
-from moniqua_jax.algorithms.diana import Shifts
 from moniqua_jax.launch import multihost
+from moniqua_jax.training import experiment as experiment_lib
+from moniqua_jax.training import optimizer
+from moniqua_jax.training import step as step_lib
 
 Array = jax.Array
 
 
-def make(experiment, gradient: Callable, config) -> Callable:
-  """(train state, step) -> metrics of the mean gradient.
+def make(experiment) -> Callable:
+  """Builds (train state, step) -> metrics of the mean gradient.
 
     gradient/total_variance        E|a - E a|^2 / d, a the mean gradient
     gradient/normalised_variance   E|a - E a|^2 / E|a|^2
@@ -30,61 +32,25 @@ def make(experiment, gradient: Callable, config) -> Callable:
     gradient/entropy_bits          of a value, the least that any code needs
 
   The last three only where gradients are quantized, `coded_bits` where their
-  levels have a zero.
-
-  Args:
-    experiment: as built from the config.
-    gradient: as `loop.make_gradient` gives it.
-    config: `gradient_probe_draws` is the number of gradients of each worker.
-
-  Returns:
-    A function; it takes the steps after `step` for the keys of its draws.
-
-  Raises:
-    ValueError: the config does not reduce gradients, or wants less than two.
+  levels have a zero. It takes the steps after `step` for the keys of its draws.
   """
-  if config.reduce.name == 'none':
-    raise ValueError(
-      'config.gradient_probe_every looks at mean gradients; set config.reduce.'
-    )
-  if config.gradient_probe_draws < 2:
-    raise ValueError(
-      f'config.gradient_probe_draws={config.gradient_probe_draws}; a variance '
-      'needs 2 or more.'
-    )
-  _, unravel = gossip.flatten(experiment.variables['params'])
-
-  def look(params, model_state, state, batch, step):
-    _, grads = gradient(params, model_state, batch)
-    mean, _ = experiment.reduce.update(grads, state, None, step=step)
-    if not hasattr(state, 'tuned'):
-      return mean, {}
-    quantizer = experiment.quantizer.quantizer(state.tuned, step)
-    x, _ = large_leaves.split(unravel(grads), large_leaves.small)
-    sent = x - state.error.own if isinstance(state.error, Shifts) else x
-    row = of_one(quantizer, sent, jax.random.key(step))[1]
-    row['quantization_variance'] *= jnp.sum(sent**2) / jnp.sum(x**2)
-    return mean, row
-
-  look = experiment.run(look, (0, 0, 0, 0, None))
+  config, draws = experiment.setup.config, _draws(experiment.setup.config)
+  look = experiment.run(_look(experiment), (0, 0, 0, 0, None))
 
   def probe(state, step):
-    draws = config.gradient_probe_draws
-    batches = data.batches(
-      experiment.dataset,
-      experiment.shards,
-      seed=config.seed + 1,
-      start=step * draws,
-      stop=(step + 1) * draws,
-      batch_size=config.batch_size,
-      workers=multihost.own(config.workers),
+    batches = experiment_lib.batches(
+      experiment,
+      config.seed + 1,
+      step * draws,
+      (step + 1) * draws,
+      multihost.own(config.workers),
     )
     means, rows = [], []
     for draw, (_, batch) in enumerate(batches):
       mean, row = look(
         state.params,
         state.model_state,
-        state.opt_state[1],
+        optimizer.Optimizer(*state.opt_state).reduce,
         multihost.placed(batch),
         np.int32(step + draw),
       )
@@ -98,16 +64,42 @@ def make(experiment, gradient: Callable, config) -> Callable:
   return probe
 
 
+def _draws(config) -> int:
+  if config.reduce.name == 'none':
+    raise ValueError(
+      'config.gradient_probe_every looks at mean gradients; set config.reduce.'
+    )
+  if config.gradient_probe_draws < 2:
+    raise ValueError(
+      f'config.gradient_probe_draws={config.gradient_probe_draws}; a variance '
+      'needs 2 or more.'
+    )
+  return config.gradient_probe_draws
+
+
+def _look(experiment):
+  """Builds one draw of a worker: its mean gradient and quantizer's noise."""
+  gradient = step_lib.make_gradient(experiment)
+  slices = large_leaves.slices(experiment.model.variables['params'])
+  reduce = experiment.optimizer.reduce
+
+  def look(params, model_state, state, batch, step):
+    _, grads = gradient(params, model_state, batch)
+    mean, _ = reduce.update(grads, state, None, step=step)
+    if not reduce.quantizes:
+      return mean, {}
+    quantizer = experiment.quantizer.tuned.quantizer(state.tuned, step)
+    x, _ = large_leaves.split(grads, slices)
+    sent = x - reduce.shift(state)
+    row = of_one(quantizer, sent, jax.random.key(step))[1]
+    row['quantization_variance'] *= jnp.sum(sent**2) / jnp.sum(x**2)
+    return mean, row
+
+  return look
+
+
 def of_one(quantizer, x: Array, key: Array) -> tuple[Array, dict[str, Array]]:
-  """One quantized vector, its noise and its information.
-
-  Args:
-    quantizer: a `Quantizer`.
-    x: f32[d].
-    key: for `encode`.
-
-  Returns:
-    x_hat f32[d]; and f32[] each, by name.
+  """Quantizes f32[d]; returns it, and its noise and information by name.
 
   >>> from moniqua_jax import qsgd
   >>> sorted(of_one(qsgd(bits=4), jnp.ones(600), jax.random.key(0))[1])
@@ -128,13 +120,9 @@ def of_one(quantizer, x: Array, key: Array) -> tuple[Array, dict[str, Array]]:
 
 
 def spread(estimates: np.ndarray) -> dict[str, float]:
-  """Total and normalised variance of estimates of one vector.
+  """Computes total and normalised variance of K estimates [K, d] of a vector.
 
-  Args:
-    estimates: [K, d], K of at least 2.
-
-  Returns:
-    v = sum_k |a_k - mean|^2 / (K - 1), over d and over the mean of |a_k|^2.
+    v = sum_k |a_k - mean|^2 / (K - 1), over d and over the mean of |a_k|^2
 
   >>> spread(np.array([[1.0, 0.0], [3.0, 0.0]]))
   {'total_variance': 1.0, 'normalised_variance': 0.4}

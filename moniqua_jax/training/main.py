@@ -13,7 +13,7 @@ with command_line.one_line_errors(), extras.needed('train'):
   from absl import app, flags, logging
   from ml_collections import config_flags
 
-  from moniqua_jax import pods
+  from moniqua_jax import plots, pods
   from moniqua_jax.laboratory import driver
   from moniqua_jax.launch import initialize, multihost
   from moniqua_jax.training import experiment, loop, monitor, summary
@@ -60,9 +60,7 @@ def main(argv):
       if 'laboratory' in config:
         driver.run(config, _WORKDIR.value, _RESUME.value)
       else:
-        loop.train_and_evaluate(
-          config, _WORKDIR.value, _RESUME.value, _START_FROM.value
-        )
+        train(config, _WORKDIR.value)
     except monitor.Stopped as error:
       print(f'stopped: {error}', file=sys.stderr)
       sys.exit(1)
@@ -84,10 +82,17 @@ def start(config):
     jax.config.update('jax_num_cpu_devices', devices)
 
 
+def train(config, workdir):
+  """Trains, and draws the report of the run."""
+  loop.train_and_evaluate(config, workdir, _RESUME.value, _START_FROM.value)
+  if multihost.is_primary():
+    print(plots.report([workdir], workdir))
+
+
 def described(config) -> str:
   if 'laboratory' in config:
     return driver.describe(config)
-  return summary.describe(config, experiment.from_config(config))
+  return summary.describe(experiment.from_config(config))
 
 
 def run():

@@ -16,12 +16,7 @@ from moniqua_jax.launch import multihost
 
 
 class Writer:
-  """Appends rows to workdir/metrics.jsonl and to TensorBoard event files.
-
-  Args:
-    workdir: of the run.
-    tensorboard: whether to write event files too.
-  """
+  """Appends rows to workdir/metrics.jsonl, and to TensorBoard event files."""
 
   def __init__(self, workdir: pathlib.Path, tensorboard: bool):
     self._lines = (workdir / 'metrics.jsonl').open('a')
@@ -53,17 +48,7 @@ def _events(workdir):
 
 
 def read(workdir: pathlib.Path) -> list[dict]:
-  """The rows of workdir/metrics.jsonl.
-
-  Args:
-    workdir: of a run.
-
-  Returns:
-    One dict a row, in order of step.
-
-  Raises:
-    ValueError: there is no such file.
-  """
+  """Reads the rows of workdir/metrics.jsonl, in order of step."""
   path = pathlib.Path(workdir) / 'metrics.jsonl'
   if not path.exists():
     raise ValueError(f'{workdir} holds no run: there is no {path.name}.')
@@ -71,13 +56,7 @@ def read(workdir: pathlib.Path) -> list[dict]:
 
 
 def of_all(steps: list[dict]) -> list[dict]:
-  """The metrics of all workers, of those of this process. Collective.
-
-  Args:
-    steps: dicts of arrays, each leaf with this process's workers first.
-
-  Returns:
-    The same with all workers.
+  """Gathers the metrics of all workers from those of this process; collective.
 
   >>> of_all([{'loss': np.ones(2)}])[0]['loss']
   array([1., 1.])
@@ -91,16 +70,9 @@ def of_all(steps: list[dict]) -> list[dict]:
 
 
 def summarise(steps: list[dict]) -> dict:
-  """One row from the metrics of several steps, each leaf with workers first.
+  """Makes one row of several steps: means, the extremes of edges, counts.
 
-  Args:
-    steps: dicts with `loss` f32[n], `accuracy` f32[n] and `seen`, a `Seen` of
-      [n, E] arrays.
-
-  Returns:
-    Means of loss and accuracy, the largest distance between neighbours and the
-    largest share of theta that it took, the largest theta, and the number of
-    unreadable messages.
+  A step has `loss` and `accuracy` f32[n], and `seen`, a `Seen` of [n, E].
   """
   row = {
     'train/loss': np.mean([s['loss'] for s in steps]),

@@ -8,7 +8,7 @@ import numpy as np
 from moniqua_jax import topologies
 from moniqua_jax.launch import multihost
 
-PATIENCE = 20  # times in a row, where edges are answered
+PATIENCE = 20  # unreadable messages in a row, where edges are acknowledged
 
 
 class Stopped(RuntimeError):
@@ -16,46 +16,50 @@ class Stopped(RuntimeError):
 
 
 class Guard:
-  """Looks at the metrics of every step, on the host, of its own workers.
+  """Looks at the metrics of every step, one step late, on the host.
 
-  Args:
-    schedule: the topologies, cycled by step; () without gossip.
-    patience: how many times in a row the message on one edge may be of no use
-      before the run stops; 0 stops at the first. More is for edges that are
-      answered: without an answer the mean of the workers moves each time.
-    period: messages are sent in one step of so many.
-    workdir: of the run, for the message.
-    own: the workers of this process; the others watch theirs.
+  Each process watches its own workers. An edge may be unreadable as often in a
+  row as the patience says; 0 stops at the first. More is for edges that are
+  acknowledged: else the mean of the workers moves each time.
   """
 
   def __init__(
     self,
-    schedule,
+    schedule: tuple[topologies.Topology, ...],
     patience: int,
     period: int,
     workdir: pathlib.Path,
     own: Sequence[int],
   ):
     self._schedule, self._patience = schedule, patience
-    self._period, self._own = period, own
+    self._period, self._own = period, own  # steps from round to round
     self._in_a_row = [0] * len(schedule)  # of each round, i64[n, E]
+    self._late, self._taken = None, []
     self._resume = (
       f'The last good checkpoint is in {workdir}; go on from it with the same '
       'command, --resume, and the changed entry.'
     )
 
+  def take(self, step: int, report: dict) -> None:
+    """Keeps the metrics of a step, and checks those of the step before."""
+    self._check_late()
+    self._late = step, report
+
+  def taken(self) -> list[dict]:
+    """Checks the last step, and returns all metrics since it was asked last."""
+    self._check_late()
+    taken, self._taken = self._taken, []
+    return taken
+
+  def _check_late(self):
+    if self._late is not None:
+      self._taken.append(self.check(*self._late))
+      self._late = None
+
   def check(self, step: int, report: dict) -> dict:
-    """The metrics of one step on the host.
+    """Returns the metrics of a step on the host; raises `Stopped` if need be.
 
-    Args:
-      step: i.
-      report: `loss` f32[n], `seen`, a `Seen` of [n, E] arrays, and others.
-
-    Returns:
-      The rows of its own workers, on the host.
-
-    Raises:
-      Stopped: a loss is not finite, or an edge was of no use too often.
+    Of `report` it looks at `loss` f32[n] and `seen`, a `Seen` of [n, E].
     """
     report = multihost.to_host(report)
     self._check_loss(step, report['loss'])
@@ -96,15 +100,16 @@ class Guard:
     )
 
 
+def of(setup, workdir: pathlib.Path, own: Sequence[int]) -> Guard:
+  """Builds the guard of a run, for the workers of this process."""
+  period = setup.config.local_steps
+  return Guard(setup.schedule, setup.patience, period, workdir, own)
+
+
 def cure(theta: float, distance: float) -> str:
-  """Why a message was unreadable, and what to try.
+  """Says why a message was unreadable, and what to try.
 
-  Args:
-    theta: of the message; not finite if its sender could not say what it holds.
-    distance: as seen next to the receiver's own vector.
-
-  Returns:
-    A sentence.
+  A theta that is not finite means that the sender could not say what it holds.
 
   >>> cure(0.5, 0.8)
   'They are further apart than theta=0.5: try theta=1.6.'

@@ -1,105 +1,149 @@
-"""The chain of one worker: local momentum, reduce, local, gossip."""
+"""The chain of one worker: momentum, reduce, local, gossip; on flat vectors."""
 
+from collections.abc import Callable
 import functools
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from moniqua_jax import algorithms, pods, workers
-from moniqua_jax.curvature import refresh
+from moniqua_jax.algorithms import large_leaves, transformation
 from moniqua_jax.quantizers import base
-from moniqua_jax.training import registry, validation
+from moniqua_jax.training import registry
 
 
-def make(config, learning_rate, schedule, quantizer, given, held, pod) -> tuple:
-  """Builds the chain of one worker, for flat gradients.
+class Optimizer(NamedTuple):
+  """The chain of one worker, by slots; a state of it has the same slots.
 
-  Args:
-    config: a ConfigDict.
-    learning_rate: by step.
-    schedule: topologies, () without gossip.
-    quantizer: a `Tuned`, of the gossip.
-    given: to the reduce slot, as `of_gradients` has it.
-    held: how a device holds the parameters.
-    pod: the devices of a worker.
-
-  Returns:
-    Transformations: reduce, the whole chain, all of it but gossip, gossip.
-
-  Raises:
-    ValueError: the slots do not go together.
+  Attributes:
+    momentum: of each worker's own gradients.
+    reduce: of gradients to their mean.
+    local: weight decay, momentum and learning rate.
+    gossip: of updates to updates and the pull of the neighbours.
   """
-  if config.reduce.name == config.gossip.name == 'none':
-    raise ValueError(
-      "config.reduce.name and config.gossip.name are both 'none'; the "
-      'workers would never talk.'
-    )
-  validation.reduce(config, quantized='quantizer' in given)
-  key = jax.random.key(config.seed)
-  gossip = functools.partial(_gossip, config, schedule, quantizer)
-  reduce = functools.partial(_reduce, config, given, held)
+
+  momentum: optax.GradientTransformation
+  reduce: transformation.Reduction
+  local: optax.GradientTransformation
+  gossip: transformation.Gossip
+
+  @property
+  def chain(self) -> optax.GradientTransformationExtraArgs:
+    """All slots."""
+    return optax.chain(*self)
+
+  @property
+  def alone(self) -> optax.GradientTransformationExtraArgs:
+    """All slots but gossip."""
+    return optax.chain(*self[:-1])
+
+  def heard(self, state):
+    """Returns what the gossip heard, from the chain's state; None without."""
+    heard = self.gossip.heard
+    return heard(Optimizer(*state).gossip) if heard else None
+
+
+def make(
+  setup,
+  quantizer: base.Tuned,
+  means: base.Tuned | None,
+  slices: large_leaves.Slices,
+  learning_rate: Callable | float,
+) -> Optimizer:
+  """Builds the chain; `slices` of a gradient are quantized by `means`."""
+  config, pod, key = setup.config, setup.pod, jax.random.key(setup.config.seed)
+  gossip = functools.partial(_gossip, config, setup.schedule, quantizer)
+  reduce = functools.partial(_reduce, config, pod, means, slices)
   if pod.size > 1:
     gossip = pods.on_own_part(gossip, key, pod)
     reduce = pods.of_device(reduce, key, (workers.AXIS, pods.FSDP))
   else:
     gossip, reduce = gossip(key), reduce(key)
-  before = optax.identity()
-  if config.local_momentum:  # of each worker's own gradients
-    before = optax.trace(config.local_momentum, config.nesterov)
-  alone = before, reduce, local(config, learning_rate)
-  return reduce, optax.chain(*alone, gossip), optax.chain(*alone), gossip
+  momentum = optax.identity()
+  if config.local_momentum:
+    momentum = optax.trace(config.local_momentum, config.nesterov)
+  return Optimizer(momentum, reduce, local(config, learning_rate), gossip)
 
 
-def of_gradients(config, schedule, quantizer, held, pod) -> dict:
-  """What the reduce slot is given.
+def only(local: optax.GradientTransformation) -> Optimizer:
+  """Returns the chain of a worker that talks to nobody."""
+  return Optimizer(
+    optax.identity(),
+    transformation.no_reduction(),
+    local,
+    transformation.no_gossip(),
+  )
 
-  Args:
-    config, schedule, quantizer, held, pod: see `make`.
 
-  Returns:
-    `axis_name`, and `quantizer` where means are quantized.
+def local(config, learning_rate) -> optax.GradientTransformation:
+  """Builds what a worker does by itself: weight decay, SGD with momentum."""
+  return optax.chain(
+    optax.add_decayed_weights(config.weight_decay),
+    optax.sgd(learning_rate, config.momentum or None, config.nesterov),
+  )
+
+
+# ------------------------------------------------------- the mean of gradients
+
+
+def reduce_name(config) -> str:
+  """Names the reduction; replicas take a mean, by default the exact one."""
+  replicas = pods.of(config).data > 1
+  name = config.reduce.name
+  return 'allreduce' if replicas and name == 'none' else name
+
+
+def quantizes_gradients(config, pod) -> bool:
+  """Tells whether gradients have a quantizer.
+
+  A config has one of its own for means within a pod; else there is one
+  quantizer, of the gossip, or without gossip of the gradients.
   """
   if pod.size > 1:
-    return {'axis_name': pods.DATA} | _inside_quantizer(config, held, pod)
-  # One quantizer: of the gossip, or without gossip of the gradients.
-  if not schedule and config.quantizer.name != 'full_precision':
-    return {'axis_name': workers.AXIS, 'quantizer': quantizer}
-  return {'axis_name': workers.AXIS}
+    return config.reduce_quantizer.name != 'full_precision'
+  of_gossip = config.gossip.name != 'none'
+  return not of_gossip and config.quantizer.name != 'full_precision'
 
 
-def _inside_quantizer(config, held, pod) -> dict:
-  if config.reduce_quantizer.name == 'full_precision':
-    return {}
-  leaves = refresh.quantized(pieces(held, pod), schedule=())
-  quantizer = registry.build(
-    registry.QUANTIZERS,
-    'reduce_quantizer',
-    config.reduce_quantizer,
-    axis_name=pods.DATA,
-    leaf_sizes=tuple(leaf.size for leaf in leaves),
+def of_means(setup, quantizer, slices) -> base.Tuned | None:
+  """Returns the quantizer of gradients, or None."""
+  config, pod = setup.config, setup.pod
+  if not quantizes_gradients(config, pod):
+    return None
+  if pod.size == 1:
+    return quantizer
+  return base.tuned(
+    registry.build(
+      registry.QUANTIZERS,
+      'reduce_quantizer',
+      config.reduce_quantizer,
+      axis_name=pods.DATA,
+      leaf_sizes=slices.sizes,
+    )
   )
-  return {'quantizer': base.tuned(quantizer)}
 
 
-def pieces(held, pod):
-  """What a device holds of each leaf.
+def _reduce(config, pod, means, slices, key):
+  spec = dict(config.reduce) | {'name': reduce_name(config)}
+  axis_name = pods.DATA if pod.size > 1 else workers.AXIS
+  given = {'axis_name': axis_name, 'key': key, 'keep': slices}
+  if means is not None:
+    given['quantizer'] = means
+  return registry.build(registry.REDUCE, 'reduce', spec, **given)
 
-  Args:
-    held: how a device holds the parameters.
-    pod: the devices of a worker.
 
-  Returns:
-    A pytree of shapes.
-  """
-  size = pod.data * sum(leaf.size for leaf in jax.tree.leaves(held.part))
-  vector = jax.ShapeDtypeStruct((size,), jnp.float32)
-  return jax.eval_shape(held.pieces, vector)
+# ---------------------------------------------------------------------- gossip
+
+
+def waits(config) -> bool:
+  """Tells whether messages would wait for gradients; dpsgd's do not."""
+  return config.overlap and config.gossip.name != 'dpsgd'
 
 
 def _gossip(config, schedule, quantizer, key):
   gossip = registry.build(
-    {'none': optax.identity} | registry.GOSSIP,
+    registry.GOSSIP,
     'gossip',
     config.gossip,
     topology=schedule,
@@ -108,77 +152,15 @@ def _gossip(config, schedule, quantizer, key):
     key=key,
   )
   if config.local_steps != 1:
-    gossip = _every(gossip, config.local_steps)
-  return _stale(gossip, schedule) if waits(config) else gossip
-
-
-def _reduce(config, given, held, key):
-  spec = dict(config.reduce) | {'name': reduce_name(config)}
-  choices = {'none': optax.identity} | registry.REDUCE
-  reduce = registry.build(choices, 'reduce', spec, key=key, **given)
-  return reduce if spec['name'] == 'none' else _on_leaves(reduce, held)
-
-
-def reduce_name(config) -> str:
-  """Replicas always take the mean of their gradients, by default exactly."""
-  replicas = pods.of(config).data > 1
-  name = config.reduce.name
-  return 'allreduce' if replicas and name == 'none' else name
-
-
-def _on_leaves(tx, held):
-  """The transformation of a tree, for flat updates: some leaves are small."""
-
-  def update(updates, state, params=None, *, grad_fn=None, **extra_args):
-    params = None if params is None else held.pieces(params)
-    if grad_fn is not None:
-      flat_fn = grad_fn
-      grad_fn = lambda tree: held.pieces(flat_fn(held.vector(tree)))
-    updates, state = tx.update(
-      held.pieces(updates), state, params, grad_fn=grad_fn, **extra_args
-    )
-    return held.vector(updates), state
-
-  init = lambda params: tx.init(held.pieces(params))
-  return optax.GradientTransformationExtraArgs(init, update)
-
-
-def local(config, learning_rate) -> optax.GradientTransformation:
-  """What a worker does by itself: weight decay and SGD with momentum.
-
-  Args:
-    config: a ConfigDict.
-    learning_rate: f32[] or by step.
-
-  Returns:
-    A transformation of gradients to updates.
-  """
-  return optax.chain(
-    optax.add_decayed_weights(config.weight_decay),
-    optax.sgd(learning_rate, config.momentum or None, config.nesterov),
-  )
-
-
-def _every(gossip, steps):
-  try:
-    gossip = algorithms.every(gossip, steps)
-    jax.eval_shape(gossip.init, jnp.zeros(1))  # refuses some algorithms
-  except ValueError as error:
-    raise ValueError(f'config.local_steps={steps}: {error}') from error
+    entry = f'local_steps={config.local_steps}'
+    gossip = _wrapped(entry, algorithms.every, gossip, config.local_steps)
+  if waits(config):
+    gossip = _wrapped('overlap', algorithms.stale, gossip, schedule)
   return gossip
 
 
-def waits(config) -> bool:
-  """Whether messages would wait for gradients and must not; dpsgd's do not."""
-  return config.overlap and config.gossip.name != 'dpsgd'
-
-
-def _stale(gossip, schedule):
-  if not schedule:
-    raise ValueError(
-      "config.overlap=True needs gossip; config.gossip.name='none' has none."
-    )
+def _wrapped(entry, wrap, gossip, argument):
   try:
-    return algorithms.stale(gossip, schedule)
+    return wrap(gossip, argument)
   except ValueError as error:
-    raise ValueError(f'config.overlap: {error}') from error
+    raise ValueError(f'config.{entry}: {error}') from error

@@ -2,7 +2,7 @@
 
 A program of XLA:CPU waits in its collectives until they are done, and the
 programs that one thread dispatches run one after the other; those of two
-threads run at once. On a GPU or TPU the one program of `loop.make_steps` has
+threads run at once. On a GPU or TPU the one program of `step.make_steps` has
 the messages and the gradient side by side already.
 """
 
@@ -14,41 +14,27 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import pods
-from moniqua_jax.algorithms.stale import remember
 
 
 def pays(config) -> bool:
-  """Whether two threads help: on CPUs, where nothing but gossip talks.
-
-  Args:
-    config: a ConfigDict.
-
-  Returns:
-    Whether it asks for overlap, and several processes have whole workers.
-  """
+  """Tells whether two threads help: on CPUs, where nothing but gossip talks."""
   alone = config.reduce.name == 'none' and pods.of(config).size == 1
   several = jax.default_backend() == 'cpu' and jax.process_count() > 1
   return config.overlap and alone and several
 
 
 def train_step(experiment, gradient: Callable) -> Callable:
-  """The train step of all workers, as two programs at once and a third.
+  """Builds the train step of all workers, as two programs and a third.
 
     pull, state = gossip(x_k, u = 0)   beside   u_k = alone(gradient(x_k))
     x_{k+1} = x_k + u_k + pull
 
   Only the first has collectives. It is over before the step returns, so that
-  no other collective of the training loop comes in between.
-
-  Args:
-    experiment: whose gossip does not wait for u_k: dpsgd, or a stale form.
-    gradient: as made by `loop.make_gradient`.
-
-  Returns:
-    (state, batch, step) -> (state, report), as `loop.make_steps` has it, on
-    stacked workers; the state is donated.
+  no other collective of the training loop comes in between. The gossip is one
+  that does not wait for u_k: dpsgd, or a stale form. The state is donated.
   """
-  alone, gossip = experiment.alone, experiment.gossip
+  chain = experiment.optimizer
+  alone, gossip = chain.alone, chain.gossip
 
   def exchange(params, state, step):
     nothing = jnp.zeros_like(params)
@@ -63,7 +49,7 @@ def train_step(experiment, gradient: Callable) -> Callable:
 
   def combine(params, updates, pull, state):
     params = optax.apply_updates(params, updates + pull)
-    return params, remember(state, updates)
+    return params, gossip.told(state, updates)
 
   run = experiment.run
   exchange = run(exchange, (0, 0, None))
@@ -81,7 +67,7 @@ def train_step(experiment, gradient: Callable) -> Callable:
       state.params, state.model_state, tuple(own), batch, k
     )
     params, heard = combine(state.params, updates, *told.result())
-    report['seen'] = heard.heard.seen
+    report['seen'] = gossip.heard(heard).seen
     return type(state)(params, (*own, heard), model_state), report
 
   return step

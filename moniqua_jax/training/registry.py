@@ -1,13 +1,14 @@
 """From a spec in a config to the object it names.
 
 A spec is a dict: `name` chooses a factory, the rest are its keyword arguments;
-None means that the factory's own default holds.
-The tables below say which names there are.
+None means that the factory's own default holds. The tables say which names
+there are.
 """
 
 from collections.abc import Callable, Mapping
 import functools
 import inspect
+import math
 
 from moniqua_jax import (
   algorithms,
@@ -17,13 +18,15 @@ from moniqua_jax import (
   topologies,
   workers,
 )
+from moniqua_jax.algorithms import transformation
 from moniqua_jax.curvature import moments, refresh
 from moniqua_jax.theory import gammas
 from moniqua_jax.training import schedules
 
 
-def _named(namespace, names):
-  return {name: getattr(namespace, name) for name in names}
+def _from(namespace, names: str) -> dict:
+  """Collects the factories of these names."""
+  return {name: getattr(namespace, name) for name in names.split()}
 
 
 def _block(
@@ -33,7 +36,7 @@ def _block(
   norm: str = 'l2',
   norm_bits: int = 32,
 ) -> quantizers.Quantizer:
-  """`block` on the grid of `qsgd`, with blocks that end where a leaf does."""
+  """Builds `block` on the grid of `qsgd`, with blocks that end with a leaf."""
   if type(bits) is not int or bits not in range(2, 9):
     raise ValueError(f'bits={bits!r}; block takes 2 to 8, one is the sign.')
   if bucket_size is not None and bucket_size < 1:
@@ -48,18 +51,19 @@ def _block(
 
 def _adiana(
   quantizer,
-  alpha: float,
-  eta: float,
-  theta1: float,
-  theta2: float,
-  gamma: float,
-  beta: float,
-  p: float,
+  alpha: float = math.nan,
+  eta: float = math.nan,
+  theta1: float = math.nan,
+  theta2: float = math.nan,
+  gamma: float = math.nan,
+  beta: float = math.nan,
+  p: float = math.nan,
   *,
   axis_name: str,
   key,
+  keep,
 ):
-  """`adiana` with its parameters as numbers of a spec."""
+  """Builds `adiana` from numbers of a spec; none of them has a default."""
   numbers = gammas.Adiana(alpha, eta, theta1, theta2, gamma, beta, p)
   for name, valid, range_ in (
     ('alpha', 0 < alpha <= 1, 'above 0 and at most 1'),
@@ -74,82 +78,45 @@ def _adiana(
       raise ValueError(
         f'{name}={getattr(numbers, name)!r}; adiana needs it {range_}.'
       )
-  return algorithms.adiana(quantizer, numbers, axis_name=axis_name, key=key)
+  return algorithms.adiana(
+    quantizer, numbers, axis_name=axis_name, key=key, keep=keep
+  )
 
 
-MODELS = _named(models, models.__all__)
-DATASETS = _named(data, ['cifar10', 'digits', 'imagenet2012', 'synthetic'])
-PARTITIONS = _named(data, ['dirichlet', 'iid', 'sorted_by_label'])
-TOPOLOGIES = _named(
+MODELS = _from(models, ' '.join(models.__all__))
+DATASETS = _from(data, 'cifar10 digits imagenet2012 synthetic')
+PARTITIONS = _from(data, 'dirichlet iid sorted_by_label')
+TOPOLOGIES = _from(
   topologies,
-  [
-    'complete',
-    'exponential',
-    'hypercube',
-    'one_peer_exponential',
-    'random_matchings',
-    'ring',
-    'star',
-    'torus',
-  ],
+  'complete exponential hypercube one_peer_exponential random_matchings ring '
+  'star torus',
 )
-QUANTIZERS = _named(
+QUANTIZERS = _from(
   quantizers,
-  [
-    'alq',
-    'alq_n',
-    'amq',
-    'amq_n',
-    'auto_theta',
-    'full_precision',
-    'leveled',
-    'moniqua',
-    'natural',
-    'nuqsgd',
-    'one_bit',
-    'qsgd',
-    'random_k',
-    'sign',
-    'terngrad',
-    'top_k',
-    'uniform',
-  ],
+  'alq alq_n amq amq_n auto_theta full_precision leveled moniqua natural '
+  'nuqsgd one_bit qsgd random_k sign terngrad top_k uniform',
 ) | {'block': _block}
-LEARNING_RATES = _named(schedules, ['constant', 'cosine', 'step'])
-THETAS = _named(schedules, ['fixed', 'follow'])
-REDUCE = _named(
-  algorithms,
-  ['allreduce', 'dcgd', 'diana', 'double_squeeze', 'error_feedback'],
-) | {'adiana': _adiana}
-GOSSIP = _named(
-  algorithms,
-  ['adpsgd', 'choco', 'd2', 'dcd', 'deepsqueeze', 'dpsgd', 'ecd', 'push_sum'],
-)
+LEARNING_RATES = _from(schedules, 'constant cosine step')
+THETAS = _from(schedules, 'fixed follow')
+REDUCE = _from(
+  algorithms, 'allreduce dcgd diana double_squeeze error_feedback'
+) | {'adiana': _adiana, 'none': transformation.no_reduction}
+GOSSIP = _from(
+  algorithms, 'adpsgd choco d2 dcd deepsqueeze dpsgd ecd push_sum'
+) | {'none': transformation.no_gossip}
 SMOOTHNESS = {'none': refresh.none} | {
   kind: functools.partial(refresh.estimated, kind) for kind in moments.KINDS
 }
-RUNNERS = _named(workers, ['pmapped', 'sharded', 'simulated'])
+RUNNERS = _from(workers, 'pmapped sharded simulated')
 
 
-def build(choices: Mapping[str, Callable], what: str, spec, **context):
-  """Calls choices[spec['name']] with the rest of the spec.
+def named(
+  choices: Mapping[str, Callable], what: str, spec, later: tuple[str, ...] = ()
+) -> Callable:
+  """Looks up `spec['name']`, and checks the rest of the spec against it.
 
-  Args:
-    choices: factories by name.
-    what: the name of the config entry, for messages.
-    spec: a mapping with `name` and keyword arguments.
-    **context: further arguments, given to factories that take them, unless the
-      spec gives them itself.
-
-  Returns:
-    What the factory returns.
-
-  Raises:
-    ValueError: unknown name or argument, a missing argument, or what the
-      factory raises, with the config entry in front.
-
-  >>> build({'f': lambda a, b: a + b}, 'f', {'name': 'f', 'a': 1}, b=2, c=3)
-  3
+  Returns the factory with the spec's arguments; it takes those named in `later`
+  as keywords, and drops what the factory has no use for or the spec has given.
   """
   kwargs = {k: v for k, v in dict(spec).items() if v is not None}
   name = kwargs.pop('name', None)
@@ -162,14 +129,27 @@ def build(choices: Mapping[str, Callable], what: str, spec, **context):
     if argument not in accepted:
       raise ValueError(
         f'config.{what}.{argument} is not an argument of {name}; it takes '
-        f'{sorted(set(accepted) - set(context))}.'
+        f'{sorted(set(accepted) - set(later))}.'
       )
-  context = {k: v for k, v in context.items() if k in accepted}
-  kwargs = {**context, **kwargs}
   for argument, parameter in accepted.items():
-    if argument not in kwargs and parameter.default is parameter.empty:
+    needed = parameter.default is parameter.empty
+    if needed and argument not in (*kwargs, *later):
       raise ValueError(f'config.{what}: {name} needs {what}.{argument}.')
-  try:
-    return choices[name](**kwargs)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f'config.{what}: {error}') from error
+
+  def make(**context):
+    context = {k: v for k, v in context.items() if k in accepted}
+    try:
+      return choices[name](**(context | kwargs))
+    except (TypeError, ValueError) as error:
+      raise ValueError(f'config.{what}: {error}') from error
+
+  return make
+
+
+def build(choices: Mapping[str, Callable], what: str, spec, **context):
+  """Calls the factory that a spec names, with the context that it takes.
+
+  >>> build({'f': lambda a, b: a + b}, 'f', {'name': 'f', 'a': 1}, b=2, c=3)
+  3
+  """
+  return named(choices, what, spec, tuple(context))(**context)

@@ -15,15 +15,7 @@ Schedule = Callable
 def constant(
   peak: float, steps_per_epoch: int, warmup_epochs: float = 0
 ) -> Schedule:
-  """`peak`, after a linear warm-up from peak / warm-up steps.
-
-  Args:
-    peak: the learning rate.
-    steps_per_epoch: of the run.
-    warmup_epochs: length of the warm-up.
-
-  Returns:
-    A schedule.
+  """Builds `peak` after a linear warm-up from peak / warm-up steps.
 
   >>> float(constant(0.1, steps_per_epoch=10)(5)).__round__(3)
   0.1
@@ -39,17 +31,9 @@ def step(
   factor: float = 0.1,
   warmup_epochs: float = 0,
 ) -> Schedule:
-  """`peak`, times `factor` at every milestone, after a linear warm-up.
+  """Builds `peak` times `factor` at every milestone, after a linear warm-up.
 
-  Args:
-    peak: the largest learning rate.
-    steps_per_epoch: of the run.
-    milestones: epochs, counted from the start of the run.
-    factor: of each drop.
-    warmup_epochs: length of the warm-up.
-
-  Returns:
-    A schedule.
+  Milestones are epochs, counted from the start of the run.
 
   >>> schedule = step(1.0, steps_per_epoch=10, milestones=[2])
   >>> [round(float(schedule(s)), 2) for s in (19, 20)]
@@ -67,16 +51,7 @@ def step(
 def cosine(
   peak: float, steps: int, steps_per_epoch: int, warmup_epochs: float = 0
 ) -> Schedule:
-  """From `peak` to 0 along half a cosine, after a linear warm-up.
-
-  Args:
-    peak: the largest learning rate.
-    steps: of the whole run.
-    steps_per_epoch: of the run.
-    warmup_epochs: length of the warm-up.
-
-  Returns:
-    A schedule.
+  """Builds half a cosine from `peak` to 0, after a linear warm-up.
 
   >>> schedule = cosine(1.0, steps=10, steps_per_epoch=5)
   >>> [round(float(schedule(s)), 2) for s in (0, 5, 10)]
@@ -97,41 +72,22 @@ def _after_warmup(after, peak, steps_per_epoch, warmup_epochs):
 
 
 def fixed() -> Schedule:
-  """A theta that stays: 1 at every step.
-
-  Returns:
-    A schedule of theta relative to its start.
-
-  >>> float(fixed()(3))
-  1.0
-  """
+  """Builds a theta that stays: 1 at every step."""
   return optax.constant_schedule(1.0)
 
 
 def follow(
   learning_rate: Schedule, steps: int, shrink: float, power: float = 1.0
 ) -> Schedule:
-  """A theta that follows the learning rate down, but late.
+  """Builds a theta that follows the learning rate down, but late.
 
     r_t = max((lr_t / lr_peak)^power, shrink * r_{t-1}), and 1 up to the peak
 
   Distances between neighbours are proportional to the learning rate, but they
   relax over 1 / (gamma (1 - rho)) steps: a theta that shrank at the same step
-  as the rate would wrap. While the rate rises theta is already up.
-
-  Args:
-    learning_rate: the schedule to follow.
-    steps: of the whole run.
-    shrink: the most that theta may shrink in one step, below 1; slower than
-      1 - gamma (1 - rho).
-    power: 1 follows the rate; 1/2 more slowly, for theta per leaf, since some
-      leaves are furthest apart when the rate has already halved.
-
-  Returns:
-    A schedule of theta relative to its start, in (0, 1].
-
-  Raises:
-    ValueError: shrink is not between 0 and 1.
+  as the rate would wrap. So `shrink` is below 1 and above 1 - gamma (1 - rho).
+  With theta per leaf a `power` of 1/2 follows more slowly, since some leaves
+  are furthest apart when the rate has already halved.
 
   >>> drop = step(1.0, steps_per_epoch=1, milestones=[1])
   >>> theta = follow(drop, steps=4, shrink=0.5)

@@ -4,47 +4,27 @@ import jax
 
 from moniqua_jax import bytes_sent as traffic_lib
 from moniqua_jax import topologies
-from moniqua_jax.quantizers import base
-from moniqua_jax.training import claims
 from moniqua_jax.training import experiment as experiment_lib
 
 
-def describe(config, experiment: experiment_lib.Experiment) -> str:
-  """What a run of the config is, in a few lines.
-
-  Args:
-    config: a ConfigDict.
-    experiment: built from it.
-
-  Returns:
-    Some lines: data, model, topology, quantizer, bytes on the wire.
-  """
-  leaves = jax.tree.leaves(experiment.variables['params'])
+def describe(experiment: experiment_lib.Experiment) -> str:
+  """Says in a few lines what a run is: data, net, topology, bytes."""
+  config, pace = experiment.setup.config, experiment.pace
+  leaves = jax.tree.leaves(experiment.model.variables['params'])
   size = sum(leaf.size for leaf in leaves)
-  sent = _bytes_per_step(config, experiment.traffic)
-  in_full = base.tuned(base.full_precision())
-  full = _bytes_per_step(
-    config,
-    claims.of_workers(
-      config, experiment.schedule, in_full, experiment.held, experiment.pod
-    ),
-  )
-  dataset, gap = experiment.dataset, 'no gossip'
-  if experiment.schedule:
-    gap = f'spectral gap {topologies.spectral_gap(experiment.schedule):.4g}'
-  shards = sorted(len(shard) for shard in experiment.shards)
+  schedule, gap = experiment.setup.schedule, 'no gossip'
+  if schedule:
+    gap = f'spectral gap {topologies.spectral_gap(schedule):.4g}'
   statistics = 'none; normalisation keeps none'
-  if 'batch_stats' in experiment.variables:
+  if 'batch_stats' in experiment.model.variables:
     statistics = 'stay with each worker; pooled exactly for the mean model'
   rows = {
     'variant': config.variant or 'none',
-    'data': f'{config.data.name}, {len(dataset.train.labels)} training and '
-    f'{len(dataset.test.labels)} test images; {config.partition.name} shards of'
-    f' {shards[0]} to {shards[-1]}',
+    'data': _describe_data(config, experiment.data),
     'model': f'{config.model.name}, {size:,} parameters in {len(leaves)} leaves'
     f', {4 * size / 1e6:.2f} MB in float32',
     'statistics': statistics,
-    'run': f'{experiment.steps} steps, {config.epochs} epochs, batches of '
+    'run': f'{pace.steps} steps, {config.epochs} epochs, batches of '
     f'{config.batch_size} on each of {config.workers} workers, '
     f'{config.runner}',
     **_describe_pods(config, experiment),
@@ -54,20 +34,36 @@ def describe(config, experiment: experiment_lib.Experiment) -> str:
     'quantizer': _listed(config.quantizer),
     'smoothness': _describe_smoothness(config, experiment),
     'theta': _describe_theta(config, experiment),
-    'wire': f'{sent:,.0f} bytes per worker and step, '
-    f'{8 * sent / size:.3f} bits per parameter; full precision sends '
-    f'{full / max(sent, 1):.1f} times as much',
+    'wire': _describe_wire(config, experiment, size),
   }
   return '\n'.join(f'{name:10s} {text}' for name, text in rows.items())
 
 
+def _describe_data(config, read) -> str:
+  shards = sorted(len(shard) for shard in read.shards)
+  return (
+    f'{config.data.name}, {len(read.dataset.train.labels)} training and '
+    f'{len(read.dataset.test.labels)} test images; {config.partition.name} '
+    f'shards of {shards[0]} to {shards[-1]}'
+  )
+
+
+def _describe_wire(config, experiment, size) -> str:
+  sent = _bytes_per_step(config, experiment.sent.by_worker)
+  full = _bytes_per_step(config, experiment.sent.in_full_precision)
+  return (
+    f'{sent:,.0f} bytes per worker and step, {8 * sent / size:.3f} bits per '
+    f'parameter; full precision sends {full / max(sent, 1):.1f} times as much'
+  )
+
+
 def _describe_pods(config, experiment) -> dict:
-  pod, inside = experiment.pod, experiment.inside
+  pod, sent_by = experiment.setup.pod, experiment.sent
   if pod.size == 1:
     return {}
-  sent = _bytes_per_step(config, experiment.traffic) / pod.size
-  within = traffic_lib.total(inside, 1, 0)
-  leaves = jax.tree.leaves(experiment.held.part)
+  sent = _bytes_per_step(config, sent_by.by_worker) / pod.size
+  within = traffic_lib.total(sent_by.within_pod, 1, 0)
+  leaves = jax.tree.leaves(experiment.model.held.part)
   held = 4 * pod.data * sum(leaf.size for leaf in leaves)
   quantizer = config.reduce_quantizer
   exact = quantizer.name == 'full_precision'
@@ -80,7 +76,7 @@ def _describe_pods(config, experiment) -> dict:
 
 
 def _bytes_per_step(config, traffic) -> float:
-  """In the long run, were no message short."""
+  """The mean over many steps, were no message short."""
   rounds = max(1, len(traffic.gossip))
   steps = rounds * config.local_steps
   return traffic_lib.total(traffic, steps, rounds) / steps
@@ -93,17 +89,19 @@ def _listed(spec) -> str:
 
 
 def _describe_smoothness(config, experiment) -> str:
-  if experiment.smoothness is None:
+  if experiment.setup.smoothness is None:
     return 'none'
-  each = f'{experiment.traffic.estimate:,.0f} bytes per worker and estimate'
+  each = (
+    f'{experiment.sent.by_worker.estimate:,.0f} bytes per worker and estimate'
+  )
   return f'{_listed(config.smoothness)}; {each}'
 
 
 def _describe_theta(config, experiment) -> str:
-  if experiment.theta is not None:
-    ends = experiment.theta(0), experiment.theta(experiment.steps - 1)
+  theta, limit = experiment.quantizer.theta, experiment.quantizer.limit
+  if theta is not None:
+    ends = theta(0), theta(experiment.pace.steps - 1)
     return f'{float(ends[0]):.4g} at the start, {float(ends[1]):.4g} at the end'
-  if experiment.limit is not None:
-    start = config.quantizer.start
-    return f'{start} at the start, at most {experiment.limit:.4g}'
+  if limit is not None:
+    return f'{config.quantizer.start} at the start, at most {limit:.4g}'
   return 'none'

@@ -1,29 +1,43 @@
 """Entries of a config that do not go together, each refused in one line."""
 
+from moniqua_jax.training import monitor, optimizer
 
-def reduce(config, quantized: bool) -> None:
-  """What dcgd, diana and adiana want of the rest of the config.
 
-  Args:
-    config: a ConfigDict.
-    quantized: whether gradients have a quantizer.
+def patience(config, answered: bool) -> int:
+  """Returns the patience; refuses one where messages are not acknowledged."""
+  if config.patience and not answered:
+    raise ValueError(
+      f'config.patience={config.patience}: a message that only one end leaves '
+      'out moves the mean of the workers; set config.answered, or patience 0.'
+    )
+  if config.patience is None:
+    return monitor.PATIENCE if answered else 0
+  return config.patience
 
-  Raises:
-    ValueError: there is none; adiana with momentum, weight decay, a learning
-      rate other than 1 or the gradient probe.
 
-  >>> import types
-  >>> name = types.SimpleNamespace(name='allreduce')
-  >>> reduce(types.SimpleNamespace(reduce=name), quantized=False)
-  """
+def slots(config, pod) -> None:
+  """Refuses what does not go with the reduce and gossip slots."""
   name, entry = config.reduce.name, 'config.reduce.name'
-  if name in ('adiana', 'dcgd', 'diana') and not quantized:
+  if name == config.gossip.name == 'none':
+    raise ValueError(
+      "config.reduce.name and config.gossip.name are both 'none'; the "
+      'workers would never talk.'
+    )
+  if config.overlap and config.gossip.name == 'none':
+    raise ValueError(
+      "config.overlap=True needs gossip; config.gossip.name='none' has none."
+    )
+  wants_one = name in ('adiana', 'dcgd', 'diana')
+  if wants_one and not optimizer.quantizes_gradients(config, pod):
     raise ValueError(
       f'{entry}={name!r} needs a quantizer of gradients: set config.quantizer, '
       "and config.gossip.name='none'."
     )
-  if name != 'adiana':
-    return
+  if name == 'adiana':
+    _adiana(config, entry)
+
+
+def _adiana(config, entry) -> None:
   rate = config.learning_rate
   for other, value, wanted in (
     ('learning_rate.name', rate.name, 'constant'),
@@ -41,23 +55,8 @@ def reduce(config, quantized: bool) -> None:
       )
 
 
-def smoothness(config, shape, schedule: tuple) -> None:
-  """Whether estimates of this kind can shape this quantizer.
-
-  Args:
-    config: a ConfigDict.
-    shape: a `smoothness.Smoothness`.
-    schedule: topologies, () without gossip.
-
-  Raises:
-    ValueError: they cannot, or would change nothing.
-
-  >>> import types
-  >>> from moniqua_jax.curvature.refresh import estimated
-  >>> config = types.SimpleNamespace(
-  ...   quantizer=types.SimpleNamespace(name='qsgd'), scales_from='')
-  >>> smoothness(config, estimated('layer'), schedule=())
-  """
+def smoothness(config, shape, schedule) -> None:
+  """Refuses estimates that cannot shape this quantizer, or change nothing."""
   name, entry = config.quantizer.name, 'config.smoothness'
   if name == 'full_precision':
     raise ValueError(
@@ -86,21 +85,7 @@ def smoothness(config, shape, schedule: tuple) -> None:
 
 
 def pods(config, pod) -> None:
-  """What goes with pods of several devices, and what needs them.
-
-  Args:
-    config: a ConfigDict.
-    pod: a `pods.Pod`.
-
-  Raises:
-    ValueError: no gossip between them; images or gradients that cannot be
-      shared out; what knows one device for each worker.
-
-  >>> import types
-  >>> full = types.SimpleNamespace(name='full_precision')
-  >>> pods(types.SimpleNamespace(reduce_quantizer=full), types.SimpleNamespace(
-  ...   size=1, data=1))
-  """
+  """Refuses what does not go with pods of several devices, or needs them."""
   quantized = config.reduce_quantizer.name
   if quantized != 'full_precision' and pod.data == 1:
     raise ValueError(
@@ -128,3 +113,15 @@ def pods(config, pod) -> None:
         f'config.{entry}={value!r} knows one device for each worker, and '
         f'config.pod has {pod.size}.'
       )
+
+
+def batch(batch_size: int, shards) -> None:
+  """Refuses a batch that is larger than a worker's shard."""
+  sizes = [len(shard) for shard in shards]
+  least = min(sizes)
+  if batch_size > least:
+    raise ValueError(
+      f'config.batch_size={batch_size} is larger than the shard of worker '
+      f'{sizes.index(least)} ({least} images); use at most {least}, or '
+      'fewer workers.'
+    )

@@ -7,7 +7,11 @@ import os
 import pathlib
 import platform
 import sys
+import time
 
+from tqdm import tqdm
+
+from moniqua_jax.launch import multihost
 from moniqua_jax.training import metrics
 
 PACKAGES = ['jax', 'jaxlib', 'flax', 'optax', 'numpy', 'moniqua_jax']
@@ -67,7 +71,7 @@ def open_(workdir, config, resume) -> pathlib.Path:
 
 
 def rewind(workdir, start) -> float:
-  """Drops rows after the checkpoint; the seconds trained until then."""
+  """Drops rows after the checkpoint; returns the seconds until then."""
   path = workdir / 'metrics.jsonl'
   if not path.exists():
     return 0.0
@@ -83,8 +87,53 @@ def note(workdir, **entries):
   path.write_text(json.dumps(run | entries, indent=1))
 
 
+class Log:
+  """Writes rows and shows progress, on one of the processes; keeps the time.
+
+  Rows after step `start` are dropped: the run goes on from there.
+  """
+
+  def __init__(self, workdir, tensorboard: bool, steps: int, start: int):
+    lead, self._workdir = multihost.is_primary(), workdir
+    self._seconds = rewind(workdir, start) if lead else 0.0
+    self._writer = metrics.Writer(workdir, tensorboard) if lead else None
+    self._progress = tqdm(
+      total=steps, initial=start, unit='step', mininterval=1, disable=not lead
+    )
+    self._began = time.perf_counter() - self._seconds
+
+  def write(self, row: dict) -> None:
+    """Writes a row, with the seconds that the run took so far."""
+    self._seconds = row['seconds'] = time.perf_counter() - self._began
+    if self._writer:
+      self._writer.write(row)
+    self._progress.update(row['step'] - self._progress.n)
+    self._progress.set_postfix_str(_one_line(row))
+
+  def note_seconds(self) -> None:
+    """Adds the seconds of the whole run to run.json."""
+    if self._writer:
+      note(self._workdir, seconds=self._seconds)
+
+  def close(self) -> None:
+    """Closes the files."""
+    self._progress.close()
+    if self._writer:
+      self._writer.close()
+
+
+def _one_line(row) -> str:
+  names = {
+    'loss': 'train/loss',
+    'accuracy': 'train/accuracy',
+    'disagreement': 'gossip/disagreement',
+  }
+  text = [f'{k} {row[v]:.3g}' for k, v in names.items() if v in row]
+  return ', '.join([*text, f'sent {row["wire/bytes_sent"] / 1e6:.1f} MB'])
+
+
 def provenance() -> dict:
-  """Command, date, versions and machine: what a result needs to be repeated."""
+  """Collects what a result needs to be repeated: command, versions, machine."""
   versions = {}
   for package in PACKAGES:
     try:

@@ -1,0 +1,111 @@
+"""Bytes that a run sends: what the software claims, and the sum so far."""
+
+import inspect
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from moniqua_jax import bytes_sent, pods
+from moniqua_jax.algorithms import large_leaves
+from moniqua_jax.bytes_sent import NOTHING
+from moniqua_jax.curvature import refresh
+from moniqua_jax.launch import multihost
+from moniqua_jax.quantizers import base
+from moniqua_jax.training import optimizer, registry
+
+
+class Sent(NamedTuple):
+  """Bytes of a step, by links.
+
+  Attributes:
+    by_worker: to other workers.
+    within_pod: of a device, to others of its pod; nothing if it is alone.
+    in_full_precision: what `by_worker` would be in float32.
+  """
+
+  by_worker: bytes_sent.Traffic
+  within_pod: bytes_sent.Traffic
+  in_full_precision: bytes_sent.Traffic
+
+
+def make(
+  setup, quantizer: base.Tuned, means: base.Tuned | None, part, gradient
+) -> Sent:
+  """Counts the bytes of a step.
+
+  `part` is the tree of what a device gossips, `gradient` of what it reduces,
+  and `means` the quantizer of that.
+  """
+  full, pod, within = base.tuned(base.full_precision()), setup.pod, NOTHING
+  if pod.size > 1:
+    mean = _of_means(setup.config, means, gradient, pod.data)
+    within = pods.of_pod(part, mean, pod)
+  sent = _by_worker(setup, quantizer, means, part, gradient)
+  if setup.smoothness is not None:
+    leaves = refresh.quantized(part, setup.schedule)
+    each = refresh.refresh_bytes(setup.smoothness, leaves, pod.workers)
+    sent = sent._replace(estimate=each)
+  return Sent(sent, within, _by_worker(setup, full, full, part, gradient))
+
+
+def _by_worker(setup, quantizer, means, part, gradient) -> bytes_sent.Traffic:
+  """Counts what a worker sends to others: in gossip, in means, or in both."""
+  sent, pod = NOTHING, setup.pod
+  if pod.size == 1:
+    sent = _of_means(setup.config, means, gradient, pod.workers)
+  if not setup.schedule:
+    return sent
+  size = sum(leaf.size for leaf in jax.tree.leaves(part))
+  gossip = bytes_sent.of_gossip(setup.schedule, quantizer, size)
+  gossip = pods.of_links(gossip, pod)
+  return sent._replace(gossip=gossip.gossip, gossip_short=gossip.gossip_short)
+
+
+def _of_means(config, quantizer, gradient, n) -> bytes_sent.Traffic:
+  """Counts the bytes of each of n in the reduce slot."""
+  strategy, means = _strategy(config), 1 + (config.reduce.name == 'adiana')
+  if strategy is None:
+    return NOTHING
+  if strategy == 'exact':
+    return bytes_sent.of_exact(gradient, n)
+  return bytes_sent.of_reduce(
+    strategy, quantizer, gradient, n, large_leaves.small, means
+  )
+
+
+def _strategy(config) -> str | None:
+  """Names how the mean of the gradients is taken; None if it is not."""
+  name = optimizer.reduce_name(config)
+  if name == 'none':
+    return None
+  parameters = inspect.signature(registry.REDUCE[name]).parameters
+  if 'strategy' not in parameters:
+    return 'scatter_reduce' if name == 'double_squeeze' else 'all_gather'
+  return config.reduce.strategy or parameters['strategy'].default
+
+
+def so_far(experiment, done: int, opt_state) -> dict:
+  """Sums up the first `done` steps; the state counts short messages."""
+  setup, slots = experiment.setup, optimizer.Optimizer(*opt_state)
+  quantizes = experiment.optimizer.reduce.quantizes
+  short = _of_one(slots.reduce.short) if quantizes else 0
+  heard = experiment.optimizer.heard(opt_state)
+  row, shape = {}, setup.smoothness
+  if setup.pod.size > 1:
+    within = bytes_sent.total(experiment.sent.within_pod, done, 0, short)
+    row, short = {'wire/bytes_within_pod': within}, 0
+  sent = bytes_sent.total(
+    experiment.sent.by_worker,
+    done,
+    done // setup.config.local_steps,
+    short,
+    _of_one(heard.short) if heard else 0,
+    refresh.estimates(shape, done) if shape else 0,
+  )
+  return {'wire/bytes_sent': sent, **row}
+
+
+def _of_one(count) -> np.ndarray:
+  """The count of any worker: all choose the short form together."""
+  return multihost.to_host(count)[0]

@@ -1,0 +1,120 @@
+"""The quantizer that a config names, and what is put around it."""
+
+from collections.abc import Callable
+import json
+import pathlib
+from typing import NamedTuple
+
+import jax
+
+from moniqua_jax import coding, quantizers, theory, workers
+from moniqua_jax.curvature import refresh
+from moniqua_jax.quantizers import auto, base
+from moniqua_jax.training import optimizer, registry
+
+
+class Quantized(NamedTuple):
+  """A quantizer with all that is put around it.
+
+  Attributes:
+    tuned: of the gossip, or without gossip of the gradients.
+    theta: by step; None for quantizers without, or that find it themselves.
+    limit: of a theta that finds itself; None for others.
+  """
+
+  tuned: base.Tuned
+  theta: Callable | None
+  limit: float | None
+
+
+def with_limit(config, schedule) -> dict:
+  """Returns the spec of the quantizer; auto_theta gets a limit from theory."""
+  spec = dict(config.quantizer)
+  if spec['name'] != 'auto_theta' or spec['limit'] or not schedule:
+    return spec
+  update = config.learning_rate.peak * config.largest_gradient
+  if spec['bits'] is None:
+    raise ValueError('config.quantizer: auto_theta needs quantizer.bits.')
+  stale = 'stale_' if optimizer.waits(config) else ''
+  try:
+    limit = theory.auto_theta_limit(
+      schedule,
+      stale + config.gossip.name,
+      spec['bits'],
+      update=update / (1 - config.momentum),
+      safety=spec['safety'] or auto.SAFETY,
+    )
+  except ValueError as error:
+    raise ValueError(f'config.quantizer: {error}') from error
+  # Twice: it is an estimate, and a doubling overshoots.
+  return spec | {'limit': 2 * limit}
+
+
+def build(config, spec, leaf_sizes):
+  """Builds the quantizer that a spec names, coded if the config says so."""
+  context = {'axis_name': workers.AXIS, 'leaf_sizes': leaf_sizes}
+  quantizer = registry.build(registry.QUANTIZERS, 'quantizer', spec, **context)
+  if config.coded is None:
+    return quantizer
+  try:
+    return coding.coded(quantizer, config.coded)
+  except ValueError as error:
+    raise ValueError(f'config.coded: {error}') from error
+
+
+def make(setup, learning_rate, steps, part, leaves) -> Quantized:
+  """Builds the quantizer with its theta by step, its scales and its shape.
+
+  `part` is the tree of what a device gossips, `leaves` those that are
+  quantized.
+  """
+  config, spec = setup.config, setup.spec
+  sizes = tuple(leaf.size for leaf in leaves)
+  theta = None
+  if spec.get('theta') is None:
+    quantizer = base.tuned(build(config, spec, sizes))
+  else:
+    relative = setup.make.theta(learning_rate=learning_rate, steps=steps)
+    theta = lambda step: spec['theta'] * relative(step)
+    quantizer = base.scheduled(
+      lambda now: build(config, {**spec, 'theta': now}, sizes), theta
+    )
+  if config.answered:
+    quantizer = quantizer._replace(answered=True)
+  if config.scales_from:
+    scales = _scales(config.scales_from, part)
+    quantizer = quantizers.scaled(quantizer, scales)
+  if setup.smoothness is not None:
+    try:
+      quantizer = refresh.wrapped(
+        setup.smoothness, quantizer, leaves, config.workers
+      )
+    except ValueError as error:
+      raise ValueError(f'config.smoothness: {error}') from error
+  return Quantized(quantizer, theta, spec['limit'])
+
+
+def _scales(run, part):
+  """Reads each leaf's largest distance between neighbours from a run."""
+  path = pathlib.Path(run) / 'leaf_distance.json'
+  if not path.exists():
+    raise ValueError(
+      f'config.scales_from={run!r}: there is no {path.name}; it must be the '
+      'work directory of a finished full-precision run of the same model.'
+    )
+  measured = json.loads(path.read_text())
+  names = leaf_names(part)
+  if list(measured) != names:
+    raise ValueError(
+      f'config.scales_from={run!r} is of another model: {len(measured)} '
+      f'leaves there, {len(names)} here, first difference '
+      f'{sorted(set(measured) ^ set(names))[:1]}.'
+    )
+  sizes = [leaf.size for leaf in jax.tree.leaves(part)]
+  return tuple(zip(sizes, measured.values(), strict=True))
+
+
+def leaf_names(params) -> list[str]:
+  """Lists the path of each parameter leaf, in the order of the flat vector."""
+  paths = [path for path, _ in jax.tree.leaves_with_path(params)]
+  return [jax.tree_util.keystr(p, simple=True, separator='/') for p in paths]
