@@ -44,8 +44,8 @@ def samples(logits_fn, params, count):
 
 
 def averaged(kind, leaves):
-  moments = [jax.vmap(moments.KINDS[kind])(leaf) for leaf in leaves]
-  return jax.tree.map(lambda v: np.mean(v, axis=0), moments)
+  all_of = [jax.vmap(moments.KINDS[kind])(leaf) for leaf in leaves]
+  return jax.tree.map(lambda v: np.mean(v, axis=0), all_of)
 
 
 def test_samples_have_the_matrix_as_their_covariance():
@@ -91,10 +91,10 @@ def test_kronecker_is_exact_where_the_matrix_is_a_product():
 
 def test_kronecker_of_a_net_keeps_the_trace_and_beats_the_diagonal():
   logits_fn, params, L = dense_case()
-  moments = averaged('kronecker', samples(logits_fn, params, 40_000))
+  means = averaged('kronecker', samples(logits_fn, params, 40_000))
   sizes = [leaf.size for leaf in jax.tree.leaves(params)]
   ends = np.cumsum(sizes)
-  for moment, size, end in zip(moments, sizes, ends, strict=True):
+  for moment, size, end in zip(means, sizes, ends, strict=True):
     if not isinstance(moment, tuple):
       continue
     block = L[end - size : end, end - size : end]
@@ -113,11 +113,11 @@ def test_positive_definite_after_one_draw(kind, floor):
   leaves = [leaf[0] for leaf in samples(logits_fn, params, 1)]
   sizes = [leaf.size for leaf in leaves]
   for scale in ((1, 1, 1), (1, 0, 1), (1, 1, 0), (0, 0, 0)):
-    moments = [
+    own = [
       moments.KINDS[kind](s * leaf)
       for s, leaf in zip(scale, leaves, strict=True)
     ]
-    D = moments.positive(moments, sizes, floor)
+    D = moments.positive(own, sizes, floor)
     for matrix in D:
       for side in matrix if isinstance(matrix, tuple) else (matrix,):
         values = np.linalg.eigvalsh(side) if side.ndim == 2 else side

@@ -213,7 +213,7 @@ def make_functions(experiment, config) -> tuple[Callable, Callable]:
 
   Returns:
     sample(params: f32[d], model_state, batch, draw: i32[]) -> moments, to be
-    summed; exchange(opt_state, moments) -> opt_state with the new D.
+    summed; exchange(opt_state, summed) -> opt_state with the new D.
   """
   spec, model = experiment.smoothness, experiment.model
   _, unravel = gossip.flatten(experiment.variables['params'])
@@ -234,12 +234,12 @@ def make_functions(experiment, config) -> tuple[Callable, Callable]:
     g = moments.sampled(logits_fn, unravel(params), own_key)
     return [moments.KINDS[spec.kind](leaf) for leaf in taken(g)]
 
-  def exchange(opt_state, moments):
-    moments = jax.tree.map(lambda v: v / spec.draws, moments)
+  def exchange(opt_state, summed):
+    mean = jax.tree.map(lambda v: v / spec.draws, summed)
     if not spec.per_worker:
-      flat, back = ravel_pytree(moments)  # one collective
-      moments = back(collectives.mean(flat, workers.AXIS))
-    D = moments.positive(moments, sizes, spec.floor)
+      flat, back = ravel_pytree(mean)  # one collective
+      mean = back(collectives.mean(flat, workers.AXIS))
+    D = moments.positive(mean, sizes, spec.floor)
     own = shaped.powers(D, spec.power)
     tables = ()
     if spec.per_worker:
