@@ -8,10 +8,26 @@ so that a link between pods carries each parameter once.
 """
 
 from moniqua_jax.pods.gathering import late
-from moniqua_jax.pods.held import Held, cut, hold, joined, uncut
-from moniqua_jax.pods.pod import DATA, FSDP, INSIDE, Pod, mesh, of, split
-from moniqua_jax.pods.slots import of_device, on_own_part
-from moniqua_jax.pods.traffic import of_links, of_pod
+from moniqua_jax.pods.held import (
+  Held,
+  cut,
+  hold,
+  joined,
+  of_device,
+  on_own_part,
+  uncut,
+)
+from moniqua_jax.pods.pod import (
+  DATA,
+  FSDP,
+  INSIDE,
+  Pod,
+  mesh,
+  of,
+  of_links,
+  of_pod,
+  split,
+)
 
 __all__ = [
   'DATA',

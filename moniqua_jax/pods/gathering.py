@@ -1,9 +1,16 @@
-"""A leaf is whole only within the operation that uses it.
+"""Runs a function on sharded parameters, gathering each leaf when it is used.
 
-Not `jax.checkpoint`: it says what is kept for the backward pass, not when a
-leaf is gathered, and the compiler is free to gather all leaves at the start.
-XLA does: a step of 4 and of 12 equal layers, cut over 4 devices, needed room
-for 5 and 16 leaves on a TPU v5e, with `jax.checkpoint` or without.
+    y = op(whole(piece), x)            and in the backward pass once more
+    dpiece, dx = vjp(op)(whole(piece), x)(dy)
+
+The first gather waits for x and the second for dy, so no leaf is there before
+the operation that uses it can run, none is kept after it, and the compiler
+cannot merge the two.
+
+Neither `jax.checkpoint` nor sharding by annotation promises this: the former
+says what is kept for the backward pass, not when a leaf is gathered, and with
+the latter the compiler chooses what is sent. On CPUs both keep all leaves; see
+docs/many_hosts.md for numbers.
 """
 
 from collections.abc import Callable
@@ -15,60 +22,40 @@ import jax.numpy as jnp
 
 
 class _Late(NamedTuple):
-  """A value that waits for its leaves.
+  """A value made of leaves that are not gathered yet."""
 
-  Attributes:
-    leaves: their numbers.
-    make: {number: whole leaf} -> the value.
-  """
-
-  leaves: frozenset
-  make: Callable
+  leaves: frozenset  # their numbers
+  make: Callable  # {number: whole leaf} -> the value
 
 
 def late(params, whole: Callable) -> Callable:
-  """Functions of parameters as functions of their pieces.
+  """Turns (fn, pieces, *args) into fn(params, *args), with a gradient.
 
-    y = op(whole(piece), x)            and in the backward pass once more
-    dpiece, dx = vjp(op)(whole(piece), x)(dy)
-
-  where the first waits for x, the second for dy: no leaf is gathered before
-  the operation that uses it can run, none is kept after it, and the second
-  gather is none that a compiler could merge with the first.
-
-  Args:
-    params: a tree of the shapes of whole leaves.
-    whole: (number of the leaf, its piece) -> the leaf; with a gradient that is
-      the gradient of the piece.
-
-  Returns:
-    (fn, pieces, *args) -> fn(params, *args), with a gradient.
-
-  >>> apply = late(jax.ShapeDtypeStruct((), jnp.float32), lambda _, x: 2 * x)
-  >>> apply(lambda a, b: a * b, jnp.float32(3), jnp.float32(1))
-  Array(6., dtype=float32)
-
-  Source: the interpreter is that of JAX's "Writing custom interpreters".
+  `params` has the shapes of whole leaves; `whole` takes a leaf's number and its
+  piece, and its gradient is that of the piece.
   """
 
   def apply(fn, pieces, *args):
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(params, *args)
     pieces = jax.tree.leaves(pieces)
-    out = _evaluated(closed, whole, pieces, jax.tree.leaves(args))
+    out = _evaluate(closed, whole, pieces, jax.tree.leaves(args))
     return jax.tree.unflatten(jax.tree.structure(shape), out)
 
   return apply
 
 
-def _evaluated(closed, whole, pieces, args) -> list:
-  """The results of a program whose first arguments are late."""
+def _evaluate(closed, whole, pieces, args) -> list:
+  """Evaluates a program whose first arguments are late, operation by operation.
+
+  The interpreter is that of JAX's "Writing custom interpreters".
+  """
   program = closed.jaxpr
-  values = dict(zip(program.constvars, closed.consts, strict=True))
-  first = [
+  leaves = [
     _Late(frozenset([i]), lambda leaves, i=i: leaves[i])
     for i in range(len(pieces))
   ]
-  values |= zip(program.invars, [*first, *args], strict=True)
+  values = dict(zip(program.constvars, closed.consts, strict=True))
+  values |= zip(program.invars, [*leaves, *args], strict=True)
 
   def read(var):
     return var.val if isinstance(var, core.Literal) else values[var]
@@ -76,22 +63,21 @@ def _evaluated(closed, whole, pieces, args) -> list:
   for eqn in program.eqns:
     inputs = [read(var) for var in eqn.invars]
     waits = [isinstance(value, _Late) for value in inputs]
+    known = [isinstance(var, core.Literal) for var in eqn.invars]
     if not any(waits):
-      results = _bound(eqn, inputs)
-    elif all(
-      late or isinstance(var, core.Literal)
-      for late, var in zip(waits, eqn.invars, strict=True)
-    ):
-      results = _postponed(eqn, inputs)
+      results = _bind(eqn, inputs)
+    elif all(w or k for w, k in zip(waits, known, strict=True)):
+      results = _postpone(eqn, inputs)
     else:
-      results = _within(eqn, inputs, whole, pieces)
+      results = _gather_and_run(eqn, inputs, whole, pieces)
     values |= zip(eqn.outvars, results, strict=True)
-  out = [read(var) for var in program.outvars]
-  whole_of = lambda value: {i: whole(i, pieces[i]) for i in value.leaves}
-  return [v.make(whole_of(v)) if isinstance(v, _Late) else v for v in out]
+  leaf = lambda value: {i: whole(i, pieces[i]) for i in value.leaves}
+  out = map(read, program.outvars)
+  return [v.make(leaf(v)) if isinstance(v, _Late) else v for v in out]
 
 
-def _bound(eqn, inputs) -> list:
+def _bind(eqn, inputs) -> list:
+  """Runs one operation of a program."""
   params = eqn.primitive.get_bind_params(eqn.params)
   # Older versions of JAX give the functions among them apart.
   functions, params = params if isinstance(params, tuple) else ((), params)
@@ -99,28 +85,28 @@ def _bound(eqn, inputs) -> list:
   return out if eqn.primitive.multiple_results else [out]
 
 
-def _made(inputs, leaves) -> list:
+def _make(inputs, leaves) -> list:
+  """Replaces late values by what whole leaves make of them."""
   return [v.make(leaves) if isinstance(v, _Late) else v for v in inputs]
 
 
 def _leaves(inputs) -> frozenset:
+  """Numbers of the leaves that the late values among the inputs need."""
   late = (value.leaves for value in inputs if isinstance(value, _Late))
   return frozenset().union(*late)
 
 
-def _postponed(eqn, inputs) -> list:
-  """What is made of leaves alone is late, too: a reshaped or a cast one."""
+def _postpone(eqn, inputs) -> list:
+  """Keeps an operation on leaves alone, such as a cast or a reshape, late."""
+  result = lambda leaves, k: _bind(eqn, _make(inputs, leaves))[k]
   return [
-    _Late(
-      _leaves(inputs),
-      lambda leaves, k=k: _bound(eqn, _made(inputs, leaves))[k],
-    )
+    _Late(_leaves(inputs), lambda leaves, k=k: result(leaves, k))
     for k in range(len(eqn.outvars))
   ]
 
 
-def _within(eqn, inputs, whole, pieces) -> list:
-  """The operation on whole leaves, which are there for it alone."""
+def _gather_and_run(eqn, inputs, whole, pieces) -> list:
+  """Runs one operation on whole leaves, which exist within it only."""
   used = sorted(_leaves(inputs))
   held = [pieces[i] for i in used]
   given = [value for value in inputs if not isinstance(value, _Late)]
@@ -128,10 +114,8 @@ def _within(eqn, inputs, whole, pieces) -> list:
   def operation(held, given):
     leaves = {i: whole(i, piece) for i, piece in zip(used, held, strict=True)}
     rest = iter(given)
-    return _bound(
-      eqn,
-      [v.make(leaves) if isinstance(v, _Late) else next(rest) for v in inputs],
-    )
+    values = [v if isinstance(v, _Late) else next(rest) for v in inputs]
+    return _bind(eqn, _make(values, leaves))
 
   @jax.custom_vjp
   def run(held, given):
@@ -150,10 +134,9 @@ def _within(eqn, inputs, whole, pieces) -> list:
 
 
 def _after(held, values) -> list:
-  """The pieces, once the values are there.
+  """Makes pieces wait for values, by adding a zero known only at run time.
 
-  A zero that only shows at run time; a barrier would be gone before XLA on CPUs
-  puts the operations in order.
+  A barrier would not do: XLA drops it on CPUs before it orders the operations.
   """
   inexact = [
     v

@@ -1,7 +1,7 @@
-"""How a device holds the parameters: whole, or its shard of every leaf.
+"""What a device holds of the parameters, and what it gossips.
 
-Each leaf is filled up with zeros and cut over 'fsdp', and each shard once more
-over 'data' into the parts that its replicas gossip:
+Alone, the whole model. In a pod each leaf is filled up with zeros and cut over
+'fsdp', and each shard once more over 'data' into what its replicas gossip:
 
   leaf f32[F, D, k]    device (d, f) holds leaf[f], and gossips leaf[f, d]
 
@@ -13,67 +13,36 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from moniqua_jax import collectives, gossip
 from moniqua_jax.pods.gathering import late
-from moniqua_jax.pods.pod import FSDP, Pod
+from moniqua_jax.pods.pod import DATA, FSDP, INSIDE, Pod
 
 Array = jax.Array
 
 
 class Held(NamedTuple):
-  """What a device holds, and how the model reads it.
+  """What a device holds of the parameters, and how the model reads it."""
 
-  Attributes:
-    rows: devices -> an array with a row for each, from which it begins.
-    begin: row -> f32[m], the vector of this device.
-    pieces: f32[m] -> the tree of what it holds of each leaf.
-    vector: the way back.
-    apply: (fn, pieces, *args) -> fn(params, *args).
-    part: the tree of what it gossips of each leaf, or of its shapes.
-
-  >>> uncut({'w': jnp.ones(3)}).pieces(jnp.arange(3.0))
-  {'w': Array([0., 1., 2.], dtype=float32)}
-  """
-
-  rows: Callable[[Sequence[int]], np.ndarray]
-  begin: Callable[[Any], Array]
-  pieces: Callable[[Array], Any]
-  vector: Callable[[Any], Array]
-  apply: Callable
-  part: Any
+  rows: Callable[[Sequence[int]], np.ndarray]  # devices -> a row for each
+  begin: Callable[[Any], Array]  # row -> f32[m], the device's first vector
+  pieces: Callable[[Array], Any]  # f32[m] -> what it holds of each leaf
+  vector: Callable[[Any], Array]  # the way back
+  apply: Callable  # (fn, pieces, *args) -> fn(params, *args)
+  part: Any  # what it gossips of each leaf, or its shapes
 
 
 def hold(params, pod: Pod) -> Held:
-  """What a device of a pod holds: a shard, or all where it is alone.
-
-  Args:
-    params: a tree of f32 arrays.
-    pod: size of it.
-
-  Returns:
-    `Held`.
-
-  >>> hold({'w': jnp.ones(3)}, Pod(8)).part['w'].shape
-  (3,)
-  """
+  """Cuts the parameters over a pod of several devices."""
   return cut(jax.device_get(params), pod) if pod.size > 1 else uncut(params)
 
 
 def uncut(params) -> Held:
-  """Every device holds the whole model, and gossips it.
-
-  Args:
-    params: a tree of f32 arrays.
-
-  Returns:
-    `Held`; rows are numbers of workers, which all begin at `params`.
-
-  >>> uncut({'w': jnp.ones(3)}).begin(0)
-  Array([1., 1., 1.], dtype=float32)
-  """
+  """Every device holds and gossips the whole model; a row is its number."""
   flat, unravel = gossip.flatten(params)
   return Held(
     rows=np.asarray,
@@ -88,24 +57,11 @@ def uncut(params) -> Held:
 def cut(params, pod: Pod) -> Held:
   """A device holds 1 / fsdp of each leaf, and gossips 1 / (data fsdp) of it.
 
-  Args:
-    params: a tree of f32 arrays. They stay on the host.
-    pod: data and fsdp of it.
-
-  Returns:
-    `Held`. A leaf is whole only within the operation that uses it, and the
-    gradient of a piece is the mean over 'fsdp': see `late`.
-
-  Raises:
-    ValueError: a leaf is not float32, by its path.
-
-  >>> cut({'w': np.arange(4, dtype='f')}, Pod(1, fsdp=2)).rows([0, 1])
-  array([[0., 1.],
-         [2., 3.]], dtype=float32)
+  `params` stay on the host. The gradient of a piece is the mean over 'fsdp'.
   """
   jax.eval_shape(lambda tree: gossip.flatten(tree)[0], params)  # refuses some
   leaves, tree = jax.tree.flatten(params)
-  sizes = [-(-leaf.size // pod.size) for leaf in leaves]
+  sizes = _sizes(leaves, pod)
   ends = np.cumsum(sizes)[:-1]
   shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
 
@@ -130,47 +86,28 @@ def cut(params, pod: Pod) -> Held:
     parts = [part.reshape(pod.data, -1) for part in jax.tree.leaves(pieces)]
     return jnp.concatenate(parts, axis=1).reshape(-1)
 
-  def unpadded(number, piece):
-    leaf = shapes[number]
-    return piece.reshape(-1)[: leaf.size].reshape(leaf.shape)
-
   def gathered(number, piece):
-    return unpadded(number, collectives.whole(piece.reshape(-1), FSDP))
-
-  part = tree.unflatten(
-    jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes
-  )
+    shards = collectives.whole(piece.reshape(-1), FSDP)
+    return _unpad(shards, shapes[number])
 
   def apply(fn, pieces, *args):
-    leaves = map(unpadded, range(len(shapes)), jax.tree.leaves(pieces))
+    leaves = map(_unpad, jax.tree.leaves(pieces), shapes)
     return fn(tree.unflatten(leaves), *args)
 
   if pod.fsdp > 1:
     apply = late(tree.unflatten(shapes), gathered)
-  return Held(rows, lambda row: row, pieces, vector, apply, part)
+  part = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes]
+  return Held(
+    rows, lambda row: row, pieces, vector, apply, tree.unflatten(part)
+  )
 
 
 def joined(rows: np.ndarray, params, pod: Pod):
-  """The mean model of all pods, from what their devices hold.
-
-  Args:
-    rows: f32[devices, m], on the host.
-    params: a tree of the model's leaves, for their shapes.
-    pod: in which the devices stand.
-
-  Returns:
-    A tree like `params`.
-
-  Raises:
-    ValueError: the rows are of another model.
-
-  >>> joined(np.array([[0.0, 1], [2, 3]]), {'w': np.zeros(4)}, Pod(1, fsdp=2))
-  {'w': array([0., 1., 2., 3.])}
-  """
+  """The mean model of all pods, like `params`, from f32[devices, m] rows."""
   leaves, tree = jax.tree.flatten(params)
-  sizes = [-(-leaf.size // pod.size) for leaf in leaves]
+  sizes = _sizes(leaves, pod)
   if rows.shape[1] != pod.data * sum(sizes):
-    ours, theirs = pod.fsdp * pod.data * sum(sizes), pod.fsdp * rows.shape[1]
+    ours, theirs = pod.size * sum(sizes), pod.fsdp * rows.shape[1]
     raise ValueError(
       f'its model has {theirs:,} parameters, that of the config {ours:,}.'
     )
@@ -178,7 +115,57 @@ def joined(rows: np.ndarray, params, pod: Pod):
   shards = shards.mean(axis=0, dtype=np.float64).astype(rows.dtype)
   shards = shards.reshape(pod.fsdp, pod.data, -1)
   parts = np.split(shards, np.cumsum(sizes)[:-1], axis=-1)
-  return tree.unflatten(
-    part.reshape(-1)[: leaf.size].reshape(leaf.shape)
-    for part, leaf in zip(parts, leaves, strict=True)
-  )
+  return tree.unflatten(map(_unpad, parts, leaves))
+
+
+def _sizes(leaves, pod: Pod) -> list[int]:
+  """Values of each leaf that one device gossips."""
+  return [-(-leaf.size // pod.size) for leaf in leaves]
+
+
+def _unpad(padded, like):
+  """The values of a leaf, without the zeros that fill it up."""
+  return padded.reshape(-1)[: like.size].reshape(like.shape)
+
+
+# ------------------------------------------------------- algorithms in a pod
+
+
+def of_device(
+  make: Callable, key: jax.Array, axes: tuple[str, ...]
+) -> optax.GradientTransformationExtraArgs:
+  """Runs make(key) with keys that differ along some axes of the mesh."""
+
+  def update(updates, state, params=None, **extra_args):
+    own = jax.random.fold_in(key, lax.axis_index(axes))
+    tx = optax.with_extra_args_support(make(own))
+    return tx.update(updates, state, params, **extra_args)
+
+  # What a state begins with, and its name, depend on no key.
+  tx = optax.with_extra_args_support(make(key))
+  return type(tx)(tx.init, update, **vars(tx))
+
+
+def on_own_part(
+  make: Callable, key: jax.Array, pod: Pod
+) -> optax.GradientTransformationExtraArgs:
+  """Gossips 1 / data of a device's shard, then tells the replicas the outcome.
+
+    part = x[d]        u[d] <- gossip(u[d], x[d])        u = u[0], ..., u[D - 1]
+
+  Replicas over 'data' would all send the same to other pods; so each sends one
+  part, with a dither of its own. Last in the chain, on vectors of `Held`.
+  """
+  algorithm = of_device(make, key, INSIDE)
+  if pod.data == 1:
+    return algorithm
+  own = lambda x: x.reshape(pod.data, -1)[lax.axis_index(DATA)]
+
+  def update(updates, state, params=None, **extra_args):
+    part, state = algorithm.update(
+      own(updates), state, own(params), **extra_args
+    )
+    return collectives.gathered(part, DATA).reshape(-1), state
+
+  init = lambda params: algorithm.init(own(params))
+  return type(algorithm)(init, update, **vars(algorithm))

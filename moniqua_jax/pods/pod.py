@@ -1,58 +1,35 @@
-"""How many devices a pod has, where they stand, and what each reads."""
+"""A pod: how many devices it has, where they stand, what they read and send."""
 
 from typing import NamedTuple
 
 import jax
 
-from moniqua_jax import workers
+from moniqua_jax import bytes_sent, workers
 
 DATA, FSDP = 'data', 'fsdp'
 INSIDE = (DATA, FSDP)  # the axes whose links are fast
 
 
 class Pod(NamedTuple):
-  """A worker and its devices.
+  """Sizes of the mesh: workers, and the devices of each."""
 
-  Attributes:
-    workers: n, the number of pods.
-    data: devices that hold the same parameters and see other images.
-    fsdp: devices over which the parameters are cut; they see other images, too.
-
-  >>> Pod(4, data=2, fsdp=2).size, Pod(4, data=2, fsdp=2).devices
-  (4, 16)
-  """
-
-  workers: int
-  data: int = 1
-  fsdp: int = 1
+  workers: int  # n, the number of pods
+  data: int = 1  # devices with the same parameters and other images
+  fsdp: int = 1  # devices with other parameters and other images
 
   @property
   def size(self) -> int:
-    """Devices of a pod."""
+    """Devices of one pod."""
     return self.data * self.fsdp
 
   @property
   def devices(self) -> int:
-    """Of all pods: the rows of every array of the train state."""
+    """Devices of all pods: the rows of every array of the train state."""
     return self.workers * self.size
 
 
 def of(config) -> Pod:
-  """What config.workers and config.pod say; one device each without the latter.
-
-  Args:
-    config: a ConfigDict.
-
-  Returns:
-    A `Pod`.
-
-  Raises:
-    ValueError: an axis without a device.
-
-  >>> import ml_collections
-  >>> of(ml_collections.ConfigDict(dict(workers=4, pod=dict(fsdp=2)))).devices
-  8
-  """
+  """Reads config.workers and config.pod; without a pod, one device each."""
   axes = dict(config.get('pod') or {})
   for name, count in axes.items():
     if type(count) is not int or count < 1:
@@ -61,22 +38,10 @@ def of(config) -> Pod:
 
 
 def mesh(pod: Pod) -> jax.sharding.Mesh:
-  """The devices in their order, as pods x data x fsdp.
+  """Arranges all devices, in their order, as workers x data x fsdp.
 
-  Neighbours in the order of the devices stand in one pod, next to each other
-  over 'fsdp', which talks most; pods are far apart.
-
-  Args:
-    pod: whose devices are all there are.
-
-  Returns:
-    A mesh.
-
-  Raises:
-    ValueError: there are more devices, or fewer.
-
-  >>> dict(mesh(Pod(4, fsdp=2)).shape)
-  {'workers': 4, 'data': 1, 'fsdp': 2}
+  Neighbours in the order stand in one pod, next to each other over 'fsdp',
+  which talks most; pods are far apart.
   """
   n, data, fsdp = pod
   if pod.devices != len(jax.devices()):
@@ -90,20 +55,9 @@ def mesh(pod: Pod) -> jax.sharding.Mesh:
 
 
 def split(pod: Pod, batch: dict, own: list[int]) -> dict:
-  """The images of each device, of those of its pod.
+  """Deals the images of pods, [pods, B, ...], to `own` devices: [own, B/size].
 
-  Args:
-    pod: of `own`.
-    batch: leaves [P, B, ...], of the pods to which the devices belong.
-    own: devices, in order.
-
-  Returns:
-    Leaves [own, B / size, ...].
-
-  >>> import numpy as np
-  >>> split(Pod(2, data=2), {'label': np.arange(4).reshape(1, 4)}, [2, 3])
-  {'label': array([[0, 1],
-         [2, 3]])}
+  The batch holds exactly the pods to which the devices belong, in order.
   """
   if pod.size == 1:
     return batch
@@ -118,3 +72,26 @@ def split(pod: Pod, batch: dict, own: list[int]) -> dict:
     return leaf.reshape(-1, images, *leaf.shape[2:])[rows]
 
   return {name: cut(leaf) for name, leaf in batch.items()}
+
+
+def of_links(gossip: bytes_sent.Traffic, pod: Pod) -> bytes_sent.Traffic:
+  """Bytes that all devices of a pod send to other pods, from those of one."""
+  return gossip._replace(
+    gossip=pod.size * gossip.gossip,
+    gossip_short=pod.size * gossip.gossip_short,
+  )
+
+
+def of_pod(part, mean: bytes_sent.Traffic, pod: Pod) -> bytes_sent.Traffic:
+  """Bytes that a device sends within its pod, at most.
+
+    4 (3 (F - 1) D q + (D - 1) q)  and the mean of gradients over 'data'
+
+  q values are in `part`. Each leaf is gathered in the forward and the backward
+  pass (of which a bias needs none, nor the first layer's kernel), its gradient
+  goes back, and replicas tell each other what they gossiped.
+  """
+  q = sum(leaf.size for leaf in jax.tree.leaves(part))
+  shards = 3 * (pod.fsdp - 1) * pod.data * q
+  told = (pod.data - 1) * q
+  return mean._replace(exact=mean.exact + 4.0 * (shards + told))
