@@ -28,8 +28,9 @@ from moniqua_jax.asynchronous.network import Network
 from moniqua_jax.asynchronous.pair import ends
 from moniqua_jax.asynchronous.worker import Worker, WorkerState
 from moniqua_jax.training import metrics, monitor
+from tests import programs
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = programs.ROOT
 KEY = jax.random.key(0)
 MPIEXEC = shutil.which('mpiexec', path=pathlib.Path(sys.executable).parent)
 needs_mpi = pytest.mark.skipif(
@@ -344,18 +345,16 @@ def test_a_worker_without_neighbour_is_named():
     training.neighbours((alone,), rank=2)
 
 
-def test_without_mpi_one_line_says_how_to_install_it():
-  hidden = "import sys, runpy; sys.modules['mpi4py'] = None; "
-  module = "runpy.run_module('moniqua_jax.asynchronous', run_name='__main__')"
-  done = subprocess.run(
-    [sys.executable, '-c', hidden + module],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
+def test_without_mpi_one_line_says_how_to_install_it(tmp_path):
+  program = tmp_path / 'without_mpi.py'
+  program.write_text(
+    "import sys, runpy; sys.modules['mpi4py'] = None\n"
+    "runpy.run_module('moniqua_jax.asynchronous', run_name='__main__')"
   )
-  assert done.returncode == 2
-  assert len(done.stderr.splitlines()) == 1
-  assert "pip install 'moniqua_jax[mpi]'" in done.stderr
+  status, _, err = programs.run(str(program), folder=tmp_path)
+  assert status == 2
+  assert len(err.splitlines()) == 1
+  assert "pip install 'moniqua_jax[mpi]'" in err
 
 
 # ---------------------------------------------------------- with real processes
@@ -367,6 +366,7 @@ def environment(tmp_path_factory):
   return {
     **os.environ,
     'JAX_PLATFORMS': 'cpu',
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
     'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('compiled')),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'OMPI_ALLOW_RUN_AS_ROOT': '1',
@@ -445,8 +445,9 @@ import mpi4py
 mpi4py.rc.thread_level = 'funneled'
 from mpi4py import MPI
 import jax, numpy as np
-from moniqua_jax import guard, moniqua
+from moniqua_jax import moniqua
 from moniqua_jax.asynchronous import *
+from moniqua_jax.training import monitor
 
 network = Network(MPI)
 x = 0.1 * jax.random.normal(jax.random.key(network.rank), (1000,))
@@ -483,7 +484,7 @@ if network.rank == 0:
   }), flush=True)
 try:
   averaging_by(Worker(WorkerState(x, (), {}, ())), theta=0.05)
-except guard.Stopped as stopped:
+except monitor.Stopped as stopped:
   network.halt(str(stopped))
   print(stopped)
 """
@@ -577,6 +578,7 @@ def test_a_lost_worker_is_named_and_the_run_goes_on(environment, tmp_path):
       assert min(np.diff([row[counted] for row in rows])) >= 0
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_a_mistake_gets_one_line_from_one_process(environment, tmp_path):
   command = mpi_command(2, *PROGRAM, f'--workdir={tmp_path}', '--slow=3:4')
