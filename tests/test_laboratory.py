@@ -53,7 +53,7 @@ def run(problem, names, iterations, seeds=2, length=500):
   keys = jax.random.split(jax.random.key(1), seeds)
   carry, traces = runs.start(problem, chosen, keys), []
   advance = runs.advance(problem, chosen, length)
-  with compiled_quickly(False):  # for the iterations take longer
+  with compiled_quickly(iterations < 1000):  # else they take longer
     for first in range(0, iterations, length):
       carry, trace = advance(carry, keys, np.int64(first))
       traces.append(jax.tree.map(np.asarray, trace))
@@ -112,8 +112,8 @@ def check(results, expected, column):
 
 
 def test_breast_cancer_needs_the_iterations_and_bits_of_the_reference(cancer):
-  results = run(cancer, [*CANCER, 'DIANA+ block'], 4600, length=2300)
-  check(results, CANCER, 0)
+  results = run(cancer, [*ORDER, 'DIANA+ block'], 4600, length=2300)
+  check(results, {name: CANCER[name] for name in ORDER}, 0)
   bits = [reached(results[name], 1e-6)[1] for name in ORDER]
   assert bits == sorted(bits)
   # The rule for blocks that spends all its budget is no worse. The reference
@@ -126,21 +126,22 @@ def test_breast_cancer_needs_the_iterations_and_bits_of_the_reference(cancer):
 @SLOW
 def test_breast_cancer_goes_on_to_the_last_target(cancer):
   results = run(cancer, [*CANCER, 'DIANA+ block'], 8000, length=2000)
+  check(results, CANCER, 0)
   check(results, CANCER, 1)
   assert stopping.hits(results['DIANA+ block'][0], 1e-10).min() > 0
 
 
 def test_dcgd_stops_at_its_floor_and_the_plus_lowers_it(cancer):
   names = ['DCGD', 'DCGD+ uniform', 'DCGD+ varying', 'DCGD+ block']
-  results = run(cancer, names, 6000, length=2000)
+  results = run(cancer, names, 4000, length=2000)
   floors = {
-    name: np.median(distance[:, -2000:])
+    name: np.median(distance[:, -1000:])
     for name, (distance, _) in results.items()
   }
   reference = [9.2e-3, 2.3e-4, 4.1e-4, 2.5e-4]
   for name, floor in zip(names, reference, strict=True):
     assert floor / 2 < floors[name] < 2 * floor
-    last = np.median(results[name][0][:, -4000:-2000])
+    last = np.median(results[name][0][:, -2000:-1000])
     assert 0.5 < floors[name] / last < 2  # it does not move
 
 
@@ -154,15 +155,15 @@ def test_digits_reaches_its_target():
 
 def test_the_norm_of_the_authors_sends_more_bits(cancer):
   """p = inf: as many iterations, denser messages (section 6.3)."""
-  bits = {}
-  for norm in ('l2', 'linf'):
-    chosen = [methods.METHODS['DIANA+ varying'](cancer, norm)]
-    keys = jax.random.split(jax.random.key(1), 2)
-    carry = runs.start(cancer, chosen, keys)
+  make = methods.METHODS['DIANA+ varying']
+  chosen = [make(cancer, norm) for norm in ('l2', 'linf')]
+  keys = jax.random.split(jax.random.key(1), 2)
+  carry = runs.start(cancer, chosen, keys)
+  with compiled_quickly(False):
     _, trace = runs.advance(cancer, chosen, 3000)(carry, keys, 0)
-    bits[norm] = np.asarray(trace.coded).mean()
-    assert np.asarray(trace.distance).min() < 1e-6
-  assert 1.05 < bits['linf'] / bits['l2'] < 1.2  # 59.6 / 54.5
+  two, inf = np.asarray(trace.coded).mean((0, 2))
+  assert np.asarray(trace.distance).min((0, 2)).max() < 1e-6
+  assert 1.05 < inf / two < 1.2  # 59.6 / 54.5
 
 
 def test_ridge_regression_converges_too():
@@ -176,11 +177,14 @@ def test_ridge_regression_converges_too():
 
 def test_seeds_differ_and_repeat_alone_and_beside_others(cancer):
   """In law; rounding in another product of matrices flips a coin some time."""
-  alone = run(cancer, ['DIANA+ varying'], 500)['DIANA+ varying'][0]
-  again = run(cancer, ['DIANA+ varying'], 500)['DIANA+ varying'][0]
+  alone, again = (
+    run(cancer, ['DIANA+ varying'], 200, length=200)['DIANA+ varying'][0]
+    for _ in range(2)
+  )
   np.testing.assert_array_equal(alone, again)
   assert (alone[0, 5:] != alone[1, 5:]).all()
-  beside = run(cancer, ['GD', 'DIANA+ varying', 'ADIANA'], 500)
+  three = ['GD', 'DIANA+ varying', 'ADIANA']
+  beside = run(cancer, three, 200, length=200)
   beside = beside['DIANA+ varying'][0]
   np.testing.assert_allclose(beside[:, :20], alone[:, :20], rtol=1e-4)
   np.testing.assert_allclose(beside[:, -1], alone[:, -1], rtol=0.5)
