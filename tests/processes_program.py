@@ -1,6 +1,6 @@
 """One process of a run that test_processes.py starts; the lead prints JSON.
 
-  python tests/processes_program.py round|quadratic NAMES --process_id=0 ...
+  python tests/processes_program.py round=NAMES --process_id=0 ...
 
 round: SHA-256 of payload, x_hat and mixed x of each worker, per quantizer.
 quadratic: the parameters after 100 steps.
@@ -19,13 +19,12 @@ from moniqua_jax import edge, gossip
 from moniqua_jax.launch import initialize, multihost
 from moniqua_jax.workers import AXIS
 
-N, D = 4, 1_000_000
+N, D = 8, 500_000
 
 
 def main():
   parser = argparse.ArgumentParser()
-  parser.add_argument('task', choices=list(TASKS))
-  parser.add_argument('names')
+  parser.add_argument('tasks', nargs='+', metavar='TASK=NAMES')
   parser.add_argument('--coordinator_address')
   parser.add_argument('--num_processes', type=int)
   parser.add_argument('--process_id', type=int)
@@ -33,15 +32,19 @@ def main():
   three = args.coordinator_address, args.num_processes, args.process_id
   initialize.join(*three, workers=N)
   jax.config.update('jax_numpy_rank_promotion', 'raise')
+  with initialize.ended_together():
+    tasks = dict(task.split('=') for task in args.tasks)
+    found = {task: results(task, tasks[task].split(',')) for task in tasks}
+    if multihost.is_primary():
+      print(json.dumps(found))
+
+
+def results(task, names) -> dict:
+  """What comes of a task, for each quantizer."""
   # Its table computes, which fixes the devices: not before we have joined.
   from tests import helpers
 
-  with initialize.ended_together():
-    table = helpers.QUANTIZERS
-    names = args.names.split(',')
-    result = {name: TASKS[args.task](table[name][0]) for name in names}
-    if multihost.is_primary():
-      print(json.dumps(result))
+  return {name: TASKS[task](helpers.QUANTIZERS[name][0]) for name in names}
 
 
 def one_round(quantizer) -> list[str]:

@@ -28,8 +28,9 @@ from moniqua_jax.asynchronous.network import Network
 from moniqua_jax.asynchronous.pair import ends
 from moniqua_jax.asynchronous.worker import Worker, WorkerState
 from moniqua_jax.training import metrics, monitor
+from tests import programs
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = programs.ROOT
 KEY = jax.random.key(0)
 MPIEXEC = shutil.which('mpiexec', path=pathlib.Path(sys.executable).parent)
 needs_mpi = pytest.mark.skipif(
@@ -304,6 +305,53 @@ def test_a_signal_and_an_error_beside_the_messages_end_the_run():
     Network(Silence(), timeout=1.0)
 
 
+# ------------------------------------------------------ resuming, without MPI
+
+
+class OfTwo:
+  """The network of worker 0 of two, the other of which sums what it is told."""
+
+  rank, n, steps = 0, 2, 0
+
+  def __init__(self, x, weight):
+    self._other = np.float32([*x, weight])
+
+  def sum(self, array):
+    return array + self._other
+
+  def largest(self, known):
+    return np.maximum(known, [3, 9])
+
+
+def resumed(folder, other, mine=None):
+  """The worker after --resume, and its last row; `mine` is what it saved."""
+  if mine is not None:
+    Worker(WorkerState(jnp.array(mine), (), {}, ())).save(
+      folder, np.uint32([5, 2])
+    )
+  worker = Worker(WorkerState(jnp.zeros(2), (), {}, ()))
+  return worker, training.resume(worker, other, folder)
+
+
+def test_all_resume_at_the_mean_of_what_was_saved(tmp_path):
+  rows = [{'step': step, 'seconds': 1.0} for step in (3, 7)]
+  (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+  worker, row = resumed(tmp_path, OfTwo([3.0, 5.0], 1), mine=[1.0, 3.0])
+  np.testing.assert_array_equal(worker.state.x, [2.0, 4.0])
+  assert worker.steps == 5 and row['step'] == 3
+  assert len(metrics.read(tmp_path)) == 1
+  worker, _ = resumed(tmp_path, OfTwo([0.0, 0.0], 0))  # the other has nothing
+  np.testing.assert_array_equal(worker.state.x, [1.0, 3.0])
+
+
+def test_a_worker_that_lost_its_state_takes_that_of_the_others(tmp_path):
+  worker, row = resumed(tmp_path, OfTwo([3.0, 5.0], 1))
+  np.testing.assert_array_equal(worker.state.x, [3.0, 5.0])
+  assert worker.steps == 3 and row == {}
+  with pytest.raises(ValueError, match='holds no worker.*/state.npz'):
+    resumed(tmp_path, OfTwo([0.0, 0.0], 0))
+
+
 # ----------------------------------------------------------------- mistakes
 
 
@@ -344,18 +392,16 @@ def test_a_worker_without_neighbour_is_named():
     training.neighbours((alone,), rank=2)
 
 
-def test_without_mpi_one_line_says_how_to_install_it():
-  hidden = "import sys, runpy; sys.modules['mpi4py'] = None; "
-  module = "runpy.run_module('moniqua_jax.asynchronous', run_name='__main__')"
-  done = subprocess.run(
-    [sys.executable, '-c', hidden + module],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
+def test_without_mpi_one_line_says_how_to_install_it(tmp_path):
+  program = tmp_path / 'without_mpi.py'
+  program.write_text(
+    "import sys, runpy; sys.modules['mpi4py'] = None\n"
+    "runpy.run_module('moniqua_jax.asynchronous', run_name='__main__')"
   )
-  assert done.returncode == 2
-  assert len(done.stderr.splitlines()) == 1
-  assert "pip install 'moniqua_jax[mpi]'" in done.stderr
+  status, _, err = programs.run(str(program), folder=tmp_path)
+  assert status == 2
+  assert len(err.splitlines()) == 1
+  assert "pip install 'moniqua_jax[mpi]'" in err
 
 
 # ---------------------------------------------------------- with real processes
@@ -367,6 +413,7 @@ def environment(tmp_path_factory):
   return {
     **os.environ,
     'JAX_PLATFORMS': 'cpu',
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
     'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('compiled')),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'OMPI_ALLOW_RUN_AS_ROOT': '1',
@@ -445,8 +492,9 @@ import mpi4py
 mpi4py.rc.thread_level = 'funneled'
 from mpi4py import MPI
 import jax, numpy as np
-from moniqua_jax import guard, moniqua
+from moniqua_jax import moniqua
 from moniqua_jax.asynchronous import *
+from moniqua_jax.training import monitor
 
 network = Network(MPI)
 x = 0.1 * jax.random.normal(jax.random.key(network.rank), (1000,))
@@ -483,7 +531,7 @@ if network.rank == 0:
   }), flush=True)
 try:
   averaging_by(Worker(WorkerState(x, (), {}, ())), theta=0.05)
-except guard.Stopped as stopped:
+except monitor.Stopped as stopped:
   network.halt(str(stopped))
   print(stopped)
 """
@@ -546,29 +594,39 @@ def test_a_slow_worker_does_not_slow_its_neighbour(environment, tmp_path):
 
 
 @needs_mpi
-def test_a_lost_worker_is_named_and_the_run_goes_on(environment, tmp_path):
-  """First one is stopped, then, after --resume, one is killed.
-
-  The slow one is not taken for a lost one.
-  """
+def test_a_killed_worker_is_named(environment, tmp_path):
+  """The slow one is not taken for a lost one."""
   workdir = tmp_path / 'run'
-  status, said, seconds = interrupted(
-    0, signal.SIGSTOP, workdir, environment, '--timeout=5', '--slow=2:4'
-  )
+  found = interrupted(1, signal.SIGKILL, workdir, environment, '--slow=2:4')
+  assert '--resume' in check_lost(found, r'1 \(process \d+ on .*: dead')
+  saved = {file.parent.name for file in workdir.glob('*/state.npz')}
+  assert saved >= {'worker0', 'worker2'}
+
+
+def check_lost(found, words):
+  """The one line that names the lost worker."""
+  status, said, seconds = found
   assert status != 0 and seconds < 30
   (line,) = [line for line in said.splitlines() if line.startswith('stopped')]
-  assert re.search(r'lost worker 0 \(process \d+ on .*silent for 5 s', line)
+  assert re.search(f'lost worker {words}', line)
+  return line
+
+
+@pytest.mark.slow
+@needs_mpi
+def test_a_run_that_lost_a_worker_goes_on(environment, tmp_path):
+  """First one is stopped, then, after --resume, one is killed."""
+  workdir = tmp_path / 'run'
+  arguments = '--timeout=5', '--slow=2:4'
+  found = interrupted(0, signal.SIGSTOP, workdir, environment, *arguments)
+  line = check_lost(found, r'0 \(process \d+ on .*silent for 5 s')
   assert '--resume' in line
   saved = {file.parent.name for file in workdir.glob('*/state.npz')}
   assert saved >= {'worker1', 'worker2'}
   before = steps_in(workdir)
 
-  status, said, seconds = interrupted(
-    1, signal.SIGKILL, workdir, environment, '--resume'
-  )
-  assert status != 0 and seconds < 30
-  (line,) = [line for line in said.splitlines() if line.startswith('stopped')]
-  assert re.search(r'lost worker 1 \(process \d+ on .*: dead', line)
+  found = interrupted(1, signal.SIGKILL, workdir, environment, '--resume')
+  check_lost(found, r'1 \(process \d+ on .*: dead')
   assert (workdir / 'worker0' / 'state.npz').exists()
   assert min(steps_in(workdir)) > max(before)
   for rank in range(3):  # also of the worker that was lost
@@ -577,6 +635,7 @@ def test_a_lost_worker_is_named_and_the_run_goes_on(environment, tmp_path):
       assert min(np.diff([row[counted] for row in rows])) >= 0
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_a_mistake_gets_one_line_from_one_process(environment, tmp_path):
   command = mpi_command(2, *PROGRAM, f'--workdir={tmp_path}', '--slow=3:4')

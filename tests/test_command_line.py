@@ -1,6 +1,5 @@
 """Every mistake gets one line that names it, and exit status 2."""
 
-import pathlib
 import subprocess
 import sys
 
@@ -8,9 +7,8 @@ import pytest
 
 from configs import digits
 from moniqua_jax import command_line
-from moniqua_jax.training import experiment
-
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import programs
+from tests.trained import built
 
 
 def config_with(method='moniqua4', **entries):
@@ -122,7 +120,7 @@ MISTAKES = {
 def test_a_mistake_is_named(mistake):
   entries, message = MISTAKES[mistake]
   with pytest.raises(ValueError, match=message) as error:
-    experiment.from_config(config_with(**entries))
+    built(config_with(**entries))
   assert '\n' not in str(error.value)
 
 
@@ -152,31 +150,42 @@ COMMANDS = {
 
 @pytest.mark.parametrize('argument', COMMANDS)
 def test_exit_status_2_and_one_line(argument, tmp_path):
-  result = subprocess.run(
-    [sys.executable, 'train.py', argument, f'--workdir={tmp_path}/run'],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
-  assert result.returncode == 2
-  assert COMMANDS[argument] in result.stderr
-  lines = result.stderr.strip().splitlines()
+  workdir = f'--workdir={tmp_path}/run'
+  status, _, err = programs.run('train.py', argument, workdir, folder=tmp_path)
+  assert status == 2
+  assert COMMANDS[argument] in err
+  lines = err.strip().splitlines()
   assert sum(line.startswith('error: ') for line in lines) == 1
-  assert 'Traceback' not in result.stderr
+  assert 'Traceback' not in err
 
 
-def test_dry_run():
-  result = subprocess.run(
-    [
-      sys.executable,
-      'train.py',
-      '--config=configs/digits.py:moniqua1',
-      '--dry_run',
-    ],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=True,
-  )
+CONFIG = '--config=configs/digits.py:moniqua1'
+
+
+def test_dry_run(tmp_path):
+  run = programs.run('train.py', CONFIG, '--dry_run', folder=tmp_path)
+  assert run.status == 0, run.err
   for part in ('9,610 parameters', 'ring', 'spectral gap', 'theta', '2,428 b'):
-    assert part in result.stdout
+    assert part in run.out
+
+
+def test_a_run_ends_with_its_table_and_figure(tmp_path):
+  workdir = tmp_path / 'run'
+  run = programs.run(
+    *('train.py', CONFIG, f'--workdir={workdir}', '--config.epochs=0.2'),
+    *('--config.learning_rate.warmup_epochs=0.1',),
+    folder=tmp_path,
+    settings={'jax_disable_most_optimizations': True},
+  )
+  assert run.status == 0, run.err
+  assert 'Moniqua 1 bit' in run.out
+  assert 'Moniqua 1 bit' in (workdir / 'table.md').read_text()
+  for name in ('figure.svg', 'figure.png'):
+    assert (workdir / name).stat().st_size > 0
+
+
+def test_without_importing_ahead_it_is_the_same(tmp_path):
+  """The one program of this file that is not a fork."""
+  command = [sys.executable, 'train.py', '--config.bits=1']
+  run = subprocess.run(command, cwd=programs.ROOT, capture_output=True)
+  assert run.returncode == 2 and run.stderr.count(b'error: ') == 1

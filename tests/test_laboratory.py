@@ -23,6 +23,9 @@ from moniqua_jax.laboratory import (
   splits,
   stopping,
 )
+from tests.trained import compiled_quickly
+
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +53,10 @@ def run(problem, names, iterations, seeds=2, length=500):
   keys = jax.random.split(jax.random.key(1), seeds)
   carry, traces = runs.start(problem, chosen, keys), []
   advance = runs.advance(problem, chosen, length)
-  for first in range(0, iterations, length):
-    carry, trace = advance(carry, keys, np.int64(first))
-    traces.append(jax.tree.map(np.asarray, trace))
+  with compiled_quickly(iterations < 1000):  # else they take longer
+    for first in range(0, iterations, length):
+      carry, trace = advance(carry, keys, np.int64(first))
+      traces.append(jax.tree.map(np.asarray, trace))
   distance, coded = (
     np.concatenate(parts, axis=2) for parts in zip(*traces, strict=True)
   )
@@ -96,67 +100,70 @@ ORDER = [  # by bits to 1e-6
 ]
 
 
+def check(results, expected, column):
+  target = (1e-6, 1e-10)[column]
+  for name, pairs in expected.items():
+    iterations, kilobits = pairs[column]
+    its, bits = reached(results[name], target)
+    # ADIANA tosses a coin for w: seeds differ by more.
+    within = 0.08 if 'ADIANA' in name else 0.05
+    assert its == pytest.approx(iterations, rel=within), (name, target)
+    assert bits == pytest.approx(kilobits, rel=within), (name, target)
+
+
 def test_breast_cancer_needs_the_iterations_and_bits_of_the_reference(cancer):
-  results = run(cancer, list(CANCER), 8000, length=2000)
-  for name, pairs in CANCER.items():
-    for target, (iterations, kilobits) in zip(
-      (1e-6, 1e-10), pairs, strict=True
-    ):
-      its, bits = reached(results[name], target)
-      # ADIANA tosses a coin for w: seeds differ by more.
-      within = 0.08 if 'ADIANA' in name else 0.05
-      assert its == pytest.approx(iterations, rel=within), (name, target)
-      assert bits == pytest.approx(kilobits, rel=within), (name, target)
+  results = run(cancer, [*ORDER, 'DIANA+ block'], 4600, length=2300)
+  check(results, {name: CANCER[name] for name in ORDER}, 0)
   bits = [reached(results[name], 1e-6)[1] for name in ORDER]
   assert bits == sorted(bits)
-
-
-def test_the_rule_for_blocks_that_spends_all_its_budget_is_no_worse(cancer):
-  """The reference has the authors' rule: 3386 iterations, 3124 kbit to 1e-6."""
-  result = run(cancer, ['DIANA+ block'], 6500)['DIANA+ block']
-  iterations, kilobits = reached(result, 1e-6)
+  # The rule for blocks that spends all its budget is no worse. The reference
+  # has the authors' rule: 3386 iterations, 3124 kbit to 1e-6.
+  iterations, kilobits = reached(results['DIANA+ block'], 1e-6)
   assert 0.95 * 3386 < iterations <= 3386
   assert 0.95 * 3124 < kilobits <= 3124
-  assert stopping.hits(result[0], 1e-10).min() > 0
+
+
+@SLOW
+def test_breast_cancer_goes_on_to_the_last_target(cancer):
+  results = run(cancer, [*CANCER, 'DIANA+ block'], 8000, length=2000)
+  check(results, CANCER, 0)
+  check(results, CANCER, 1)
+  assert stopping.hits(results['DIANA+ block'][0], 1e-10).min() > 0
 
 
 def test_dcgd_stops_at_its_floor_and_the_plus_lowers_it(cancer):
   names = ['DCGD', 'DCGD+ uniform', 'DCGD+ varying', 'DCGD+ block']
-  results = run(cancer, names, 6000, length=2000)
+  results = run(cancer, names, 4000, length=2000)
   floors = {
-    name: np.median(distance[:, -2000:])
+    name: np.median(distance[:, -1000:])
     for name, (distance, _) in results.items()
   }
   reference = [9.2e-3, 2.3e-4, 4.1e-4, 2.5e-4]
   for name, floor in zip(names, reference, strict=True):
     assert floor / 2 < floors[name] < 2 * floor
-    last = np.median(results[name][0][:, -4000:-2000])
+    last = np.median(results[name][0][:, -2000:-1000])
     assert 0.5 < floors[name] / last < 2  # it does not move
 
 
+@SLOW
 def test_digits_reaches_its_target():
-  problem = problem_of('digits')
-  result = run(problem, ['DIANA+ varying'], 26_000, length=2000)
-  for target, iterations, kilobits in (
-    (1e-6, 12566, 8338),
-    (1e-10, 25529, 14282),
-  ):
-    its, bits = reached(result['DIANA+ varying'], target)
-    assert its == pytest.approx(iterations, rel=0.05)
-    assert bits == pytest.approx(kilobits, rel=0.05)
+  results = run(problem_of('digits'), ['DIANA+ varying'], 26_000, length=2000)
+  expected = {'DIANA+ varying': ((12566, 8338), (25529, 14282))}
+  for column in (0, 1):
+    check(results, expected, column)
 
 
 def test_the_norm_of_the_authors_sends_more_bits(cancer):
   """p = inf: as many iterations, denser messages (section 6.3)."""
-  bits = {}
-  for norm in ('l2', 'linf'):
-    chosen = [methods.METHODS['DIANA+ varying'](cancer, norm)]
-    keys = jax.random.split(jax.random.key(1), 2)
-    carry = runs.start(cancer, chosen, keys)
+  make = methods.METHODS['DIANA+ varying']
+  chosen = [make(cancer, norm) for norm in ('l2', 'linf')]
+  keys = jax.random.split(jax.random.key(1), 2)
+  carry = runs.start(cancer, chosen, keys)
+  with compiled_quickly(False):
     _, trace = runs.advance(cancer, chosen, 3000)(carry, keys, 0)
-    bits[norm] = np.asarray(trace.coded).mean()
-    assert np.asarray(trace.distance).min() < 1e-6
-  assert 1.05 < bits['linf'] / bits['l2'] < 1.2  # 59.6 / 54.5
+  two, inf = np.asarray(trace.coded).mean((0, 2))
+  assert np.asarray(trace.distance).min((0, 2)).max() < 1e-6
+  assert 1.05 < inf / two < 1.2  # 59.6 / 54.5
 
 
 def test_ridge_regression_converges_too():
@@ -168,17 +175,16 @@ def test_ridge_regression_converges_too():
     assert stopping.hits(distance, 1e-10).min() > 0
 
 
-def test_seeds_differ_and_repeat(cancer):
-  one = run(cancer, ['DIANA+ varying'], 500)['DIANA+ varying'][0]
-  again = run(cancer, ['DIANA+ varying'], 500)['DIANA+ varying'][0]
-  np.testing.assert_array_equal(one, again)
-  assert (one[0, 5:] != one[1, 5:]).all()
-
-
-def test_a_method_is_the_same_alone_and_beside_others(cancer):
+def test_seeds_differ_and_repeat_alone_and_beside_others(cancer):
   """In law; rounding in another product of matrices flips a coin some time."""
-  alone = run(cancer, ['DIANA+ varying'], 500)['DIANA+ varying'][0]
-  beside = run(cancer, ['GD', 'DIANA+ varying', 'ADIANA'], 500)
+  alone, again = (
+    run(cancer, ['DIANA+ varying'], 200, length=200)['DIANA+ varying'][0]
+    for _ in range(2)
+  )
+  np.testing.assert_array_equal(alone, again)
+  assert (alone[0, 5:] != alone[1, 5:]).all()
+  three = ['GD', 'DIANA+ varying', 'ADIANA']
+  beside = run(cancer, three, 200, length=200)
   beside = beside['DIANA+ varying'][0]
   np.testing.assert_allclose(beside[:, :20], alone[:, :20], rtol=1e-4)
   np.testing.assert_allclose(beside[:, -1], alone[:, -1], rtol=0.5)
@@ -194,24 +200,37 @@ def test_gradients_in_one_pass_are_the_gradients(cancer):
   np.testing.assert_allclose(together, each, rtol=1e-12)
 
 
+@pytest.fixture(scope='module')
+def three_iterations(cancer):
+  """name -> its method, state and trace after three iterations of all."""
+  with jax.enable_x64(True), compiled_quickly():
+    chosen = [make(cancer, 'l2') for make in methods.METHODS.values()]
+    keys = jax.random.split(jax.random.key(0), 1)
+    carry = runs.start(cancer, chosen, keys)
+    carry, trace = runs.advance(cancer, chosen, 3)(carry, keys, 0)
+  coded = np.moveaxis(np.asarray(trace.coded), 1, 0)
+  states = [state for _, state in carry]
+  rows = zip(chosen, states, coded, strict=True)
+  return dict(zip(methods.METHODS, rows, strict=True))
+
+
 @pytest.mark.parametrize('name', methods.METHODS)
-def test_what_is_said_of_a_method_is_what_it_sends(cancer, name):
-  method = methods.METHODS[name](cancer, 'l2')
-  keys = jax.random.split(jax.random.key(0), 1)
-  carry = runs.start(cancer, [method], keys)
-  carry, trace = runs.advance(cancer, [method], 3)(carry, keys, 0)
+def test_what_is_said_of_a_method_is_what_it_sends(
+  cancer, three_iterations, name
+):
+  method, state, coded = three_iterations[name]
   bits = methods.wire_bits(method, cancer)
   if method.design is None:
     assert bits == 32 * cancer.d
     return
-  sent = method.sent(carry[0][1])
+  sent = method.sent(state)
   quantizer = methods.quantizer_of(method.design)
   size = 8 * sent.shape[-1]
   if quantizer.short is not None:  # in its short form, all three times
     size = 8 * quantizer.short.capacity(cancer.d)
-    assert (carry[0][1][0].short == 3).all()
+    assert (state[0].short == 3).all()
   assert bits == method.messages * size
-  assert 0 < np.asarray(trace.coded).mean() < 2 * bits
+  assert 0 < coded.mean() < 2 * bits
 
 
 def test_more_workers_than_coordinates():
@@ -220,7 +239,7 @@ def test_more_workers_than_coordinates():
   problem = problems.logistic_regression(*parts)
   assert designs.levels_of_standard(problem) == 1
   names = ['DIANA', 'DIANA+ varying', 'DIANA+ block', 'DIANA+ sparse']
-  for distance, _ in run(problem, names, 500).values():
+  for distance, _ in run(problem, names, 200, length=200).values():
     assert (distance[:, -1] < distance[:, 0]).all()
 
 
@@ -262,9 +281,16 @@ def small(**entries):
   return config
 
 
-def test_a_run_writes_what_came_of_it(tmp_path, cancer):
-  text = driver.run(small(), tmp_path / 'run')
-  folder = tmp_path / 'run'
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """The folder of a finished run, and what it printed."""
+  folder = tmp_path_factory.mktemp('whole') / 'run'
+  with jax.enable_x64(True):
+    return folder, driver.run(small(), folder)
+
+
+def test_a_run_writes_what_came_of_it(whole, cancer):
+  folder, text = whole
   for name in ('figure.png', 'figure.svg', 'config.json', 'run.json'):
     assert (folder / name).stat().st_size > 0
   entries = json.loads((folder / 'results.json').read_text())
@@ -281,8 +307,7 @@ def test_a_run_writes_what_came_of_it(tmp_path, cancer):
   assert gd[-1]['coded_bits'] == gd[-1]['packed_bits'] == expected
 
 
-def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
-  whole = driver.run(small(), tmp_path / 'whole')
+def test_a_stopped_run_goes_on(tmp_path, monkeypatch, whole):
   monkeypatch.setattr(driver, 'MINUTES', 0)  # a checkpoint after each chunk
   original, calls = driver._note, []
 
@@ -296,7 +321,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
   with pytest.raises(KeyboardInterrupt):
     driver.run(small(), tmp_path / 'stopped')
   monkeypatch.setattr(driver, '_note', original)
-  assert driver.run(small(), tmp_path / 'stopped', resume=True) == whole
+  assert driver.run(small(), tmp_path / 'stopped', resume=True) == whole[1]
 
 
 def test_another_run_is_not_gone_on_with(tmp_path):

@@ -20,6 +20,8 @@ LARGEST = 400_000  # bytes
 SECONDS = 360  # for a notebook
 PATHS = re.compile(r'(?<![\w.])/(work|tmp|root|home|Users|usr|opt)/[\w.]')
 every_notebook = pytest.mark.parametrize('name', NAMES)
+# One of them in each run of the tests; `-m slow` goes through the others.
+QUICK = '00_quickstart'
 
 
 @pytest.fixture
@@ -35,7 +37,13 @@ def cells(name, suffix):
 
 
 @pytest.mark.filterwarnings('ignore')  # of the kernel's own packages
-@every_notebook
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if name == QUICK else pytest.mark.slow)
+    for name in NAMES
+  ],
+)
 def test_a_notebook_runs(name, clean):
   notebook = jupytext.read(COLABS / f'{name}.py')
   ExecutePreprocessor(timeout=SECONDS, kernel_name='python3').preprocess(

@@ -1,13 +1,11 @@
 """The plan of a run, against formulas worked out by hand."""
 
-import subprocess
-import sys
-
 import pytest
 
 from configs import digits
 import moniqua_jax as mj
 from moniqua_jax import plan
+from tests import programs
 
 MLP = 64 * 128 + 128 + 128 * 10 + 10  # parameters of the digits config
 
@@ -102,9 +100,9 @@ def test_the_utilisation_is_a_fraction():
     plan.text(digits.get_config(), plan.pod('v5e:4x4'), 1.5)
 
 
-def test_an_unknown_chip_is_one_line():
-  command = [sys.executable, '-m', 'moniqua_jax.plan', '--topology=v9:2x2']
-  result = subprocess.run(command, capture_output=True, text=True)
-  assert result.returncode == 2 and result.stdout == ''
-  assert result.stderr.startswith("error: --topology=v9:2x2: unknown chip 'v9'")
-  assert result.stderr.count('\n') == 1
+def test_an_unknown_chip_is_one_line(tmp_path):
+  command = 'moniqua_jax/plan.py', '--topology=v9:2x2'
+  status, out, err = programs.run(*command, folder=tmp_path)
+  assert status == 2 and out == ''
+  assert err.startswith("error: --topology=v9:2x2: unknown chip 'v9'")
+  assert err.count('\n') == 1

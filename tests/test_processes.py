@@ -1,10 +1,7 @@
 """Many processes: the same bits as one, and one clear line when they fail."""
 
 import json
-import os
-import pathlib
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -16,154 +13,185 @@ import pytest
 from moniqua_jax.launch import __main__ as launch
 from moniqua_jax.launch import initialize
 from moniqua_jax.training import metrics
-from tests import helpers
+from tests import helpers, processes_program, programs
+from tests.trained import compiled_quickly, rows, saved, small, stop_after
 
-ROOT = pathlib.Path(__file__).parents[1]
-# One of each kind of code; `-m slow` goes through all.
-KINDS = [
-  *helpers.A_FEW_QUANTIZERS,
-  'uniform 8 nearest',
-  'sign two_mean',
-  'one_bit',
-  'qsgdinf 4',
-  'leveled',
-  'terngrad',
-  'dithering 5 norms 8',
-  'natural',
-  'top_k',
-  'random_k',
-]
+# One of each kind of arithmetic; `-m slow` goes through all.
+KINDS = ['full_precision', 'moniqua 4 stochastic', 'nuqsgd 4', 'top_k']
 REST = sorted(set(helpers.QUANTIZERS) - set(KINDS))
 OTHERS = [REST[i : i + 8] for i in range(0, len(REST), 8)]
-TRAIN = [
-  'train.py',
-  '--config=configs/digits.py:moniqua4',
-  '--config.epochs=2',
-  '--config.learning_rate.warmup_epochs=0.5',
-  '--config.log_every=5',
-]
 
 
-def start(command, **options):
-  env = {**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
-  return subprocess.Popen(
-    command,
-    cwd=ROOT,
-    env=env,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-    **options,
-  )
+@pytest.fixture(scope='module')
+def settings(tmp_path_factory):
+  """Of processes that share what they compile, in little time."""
+  return {
+    'jax_disable_most_optimizations': True,
+    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
+    'jax_persistent_cache_min_compile_time_secs': 0,
+  }
 
 
-def finished(command, status=0) -> str:
-  process = start(command)
-  out, _ = process.communicate(timeout=600)
-  assert process.returncode == status, out
-  return out
-
-
-def launched(n, *command) -> list[str]:
+def launched(n, *command, folder, settings=()):
+  """All processes of one run, started as the launcher does."""
+  commands = launch.commands(list(command), n, launch.free_port())
   return [
-    *(sys.executable, '-m', 'moniqua_jax.launch'),
-    *(f'--n={n}', '--', *command),
+    programs.started(*line[2:], folder=folder / str(i), settings=settings)
+    for i, line in enumerate(commands)
   ]
 
 
-def answer(n, task, names) -> dict:
-  out = finished(
-    launched(n, 'tests/processes_program.py', task, ','.join(names))
-  )
-  line = next(line for line in out.splitlines() if line.startswith('[0] {'))
-  return json.loads(line[4:])
+def finished(started, folder) -> str:
+  """What process 0 said, when all have ended well."""
+  for i, process in enumerate(started):
+    status, _, err = programs.ended(process, folder / str(i))
+    assert status == 0, err
+  return (folder / '0' / 'out').read_text()
 
 
-@pytest.mark.parametrize(
-  'names',
-  [KINDS, *(pytest.param(names, marks=pytest.mark.slow) for names in OTHERS)],
-  ids=lambda names: f'{names[0]} to {names[-1]}',
-)
-def test_a_round_has_the_same_bits_in_one_process_and_in_two(names):
-  one, two = (answer(n, 'round', names) for n in (1, 2))
-  assert one == two
-  assert all(len(set(workers)) == 4 for workers in one.values())
+# ------------------------------------------------------------- the same bits
 
 
-def test_a_quadratic_descends_the_same_in_one_process_and_in_four():
+def answer(n, folder, **tasks):
+  """What comes of the tasks of processes_program.py in n processes."""
+  words = [f'{task}={",".join(names)}' for task, names in tasks.items()]
+  program = 'tests/processes_program.py'
+  out = finished(launched(n, program, *words, folder=folder), folder)
+  return json.loads(out.splitlines()[-1])
+
+
+def alone(task, names):
+  """The same in this process."""
+  with compiled_quickly(False):
+    return processes_program.results(task, names)
+
+
+def test_two_processes_do_what_one_does(tmp_path):
+  """A round bit for bit, and a quadratic."""
+  two = answer(2, tmp_path, round=KINDS, quadratic=['moniqua 2 dithered'])
+  one = alone('round', KINDS)
+  assert two['round'] == one
+  assert all(len(set(workers)) == 8 for workers in one.values())
+  check_quadratic(two['quadratic'])
+
+
+def check_quadratic(found):
+  for name, expected in alone('quadratic', list(found)).items():
+    np.testing.assert_allclose(found[name], expected, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('names', OTHERS, ids=lambda names: f'{names[0]} ...')
+def test_a_round_has_the_same_bits_in_one_process_and_in_two(tmp_path, names):
+  two = answer(2, tmp_path, round=names)['round']
+  assert two == alone('round', names)
+
+
+@pytest.mark.slow
+def test_a_quadratic_descends_the_same_in_one_process_and_in_four(tmp_path):
   names = ['full_precision', 'moniqua 4 stochastic', 'moniqua 2 dithered']
-  one, four = (answer(n, 'quadratic', names) for n in (1, 4))
-  for name in names:
-    np.testing.assert_allclose(four[name], one[name], atol=1e-6)
+  check_quadratic(answer(4, tmp_path, quadratic=names)['quadratic'])
 
 
-def rows(workdir):
-  return [{**row, 'seconds': 0} for row in metrics.read(workdir)]
+# ------------------------------------------------------------- train.py
 
 
-def test_training_is_the_same_in_two_processes(tmp_path):
-  command = [*TRAIN, '--config.checkpoint_every=1', '--config.eval_every=1']
-  one, two = (tmp_path / name for name in ('one', 'two'))
-  finished([sys.executable, *command, '--runner=sharded', f'--workdir={one}'])
-  finished(launched(2, *command, f'--workdir={two}'))
-  for alone, together in zip(rows(one), rows(two), strict=True):
-    assert alone.keys() == together.keys()
-    for name, value in alone.items():
-      assert together[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+EPOCHS = 20.0  # 220 steps: time to be killed in the middle
 
 
-def test_killed_processes_resume_bit_for_bit(tmp_path):
-  command = [*TRAIN, '--config.epochs=6', '--config.checkpoint_every=1']
-  whole, cut = tmp_path / 'whole', tmp_path / 'cut'
-  finished(launched(2, *command, f'--workdir={whole}'))
-  process = start(
-    launched(2, *command, f'--workdir={cut}'), start_new_session=True
+def train(n, workdir, folder, settings, *arguments):
+  """All processes of train.py with 4 bits."""
+  return launched(
+    n,
+    'train.py',
+    '--config=configs/digits.py:moniqua4',
+    f'--config.epochs={EPOCHS}',
+    '--config.learning_rate.warmup_epochs=0.5',
+    '--config.log_every=5',
+    '--config.eval_every=1',
+    '--config.checkpoint_every=1',
+    f'--workdir={workdir}',
+    *arguments,
+    folder=folder,
+    settings=settings,
   )
-  wait_for_rows(cut, 30)
-  os.killpg(process.pid, signal.SIGKILL)
-  process.communicate()
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, settings):
+  """The folder of a run of two processes."""
+  folder = tmp_path_factory.mktemp('whole')
+  finished(train(2, folder / 'run', folder, settings), folder)
+  return folder / 'run'
+
+
+def test_training_is_the_same_in_two_processes(tmp_path, whole):
+  config = small(epochs=EPOCHS, log_every=5, runner='sharded')
+  with compiled_quickly():
+    stop_after(config, 22, tmp_path)
+  alone = rows(tmp_path)
+  assert alone[-1]['step'] >= 22
+  for one, two in zip(alone, rows(whole), strict=False):
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+      assert two[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+
+
+def steps_in(workdir) -> int:
+  """The last step of which there is a whole row."""
+  path = workdir / 'metrics.jsonl'
+  if not path.exists() or path.read_text().count('\n') < 3:
+    return 0
+  return metrics.read(workdir)[-1]['step']
+
+
+def killed_in_training(n, lost, workdir, folder, settings):
+  """Kills one of n processes; the others end, and name it."""
+  started = train(n, workdir, folder, settings)
+  programs.wait_for(lambda: steps_in(workdir) >= 30)
+  started[lost].kill()
+  began = time.monotonic()
+  for i in set(range(n)) - {lost}:
+    status, _, err = programs.ended(started[i], folder / str(i))
+    assert status != 0
+    words = rf'unhealthy \(stopped sending heartbeats\):\n{lost}\n'
+    assert re.search(words, err)
+  assert time.monotonic() - began < 60
+
+
+def test_a_killed_process_is_named_and_the_run_resumes_bit_for_bit(
+  tmp_path, whole, settings
+):
+  cut = tmp_path / 'run'
+  killed_in_training(2, 1, cut, tmp_path, settings)
   assert len(rows(cut)) < len(rows(whole))
-  finished(launched(2, *command, f'--workdir={cut}', '--resume'))
+  step, state = saved(cut)
+  assert 0 < step < 220 and np.isfinite(state['params']).all()
+  finished(train(2, cut, tmp_path, settings, '--resume'), tmp_path)
   assert rows(cut) == rows(whole)
 
 
-def wait_for_rows(workdir, step):
-  until = time.monotonic() + 300
-  while time.monotonic() < until:
-    path = workdir / 'metrics.jsonl'
-    if path.exists() and path.read_text().count('\n') > 2:
-      if metrics.read(workdir)[-1]['step'] >= step:
-        return
-    time.sleep(0.2)
-  raise AssertionError('the run does not start')
+@pytest.mark.slow
+def test_one_killed_process_of_four_ends_the_others(tmp_path, settings):
+  killed_in_training(4, 2, tmp_path / 'run', tmp_path, settings)
+  assert saved(tmp_path / 'run')[0] > 0
 
 
-def test_one_killed_process_ends_the_others_with_its_name(tmp_path):
-  command = [*TRAIN, '--config.epochs=2000', '--config.checkpoint_every=1']
-  command.append(f'--workdir={tmp_path}/run')
-  port = launch.free_port()
-  started = [
-    start(program) for program in launch.commands(command, n=4, port=port)
-  ]
-  wait_for_rows(tmp_path / 'run', 20)
-  killed = time.monotonic()
-  started[2].kill()
-  started[2].communicate()
-  for i in (0, 1, 3):
-    out, _ = started[i].communicate(timeout=60)
-    assert started[i].returncode != 0
-    assert re.search(r'unhealthy \(stopped sending heartbeats\):\n2\n', out)
-  assert time.monotonic() - killed < 60
-  finished([sys.executable, '-c', LAST.format(tmp_path / 'run')])
+@pytest.mark.slow
+def test_processes_that_are_all_killed_resume(tmp_path, whole, settings):
+  cut = tmp_path / 'run'
+  started = train(2, cut, tmp_path, settings)
+  programs.wait_for(lambda: steps_in(cut) >= 30)
+  for process in started:
+    process.kill()
+  for process in started:
+    process.join()
+  assert len(rows(cut)) < len(rows(whole))
+  finished(train(2, cut, tmp_path, settings, '--resume'), tmp_path)
+  assert rows(cut) == rows(whole)
 
 
-# The last checkpoint is whole: its mean model can be read.
-LAST = """
-from configs import digits
-from moniqua_jax import checkpoint, experiment
-like = experiment.from_config(digits.get_config('moniqua4')).model.variables
-checkpoint.mean_model('{}', like)
-"""
+# ------------------------------------------------------------- mistakes
 
 
 def test_the_launcher_ends_all_when_one_fails(tmp_path):
@@ -175,9 +203,16 @@ def test_the_launcher_ends_all_when_one_fails(tmp_path):
     'time.sleep(100)\n'
   )
   began = time.monotonic()
-  out = finished(launched(3, str(program)), status=7)
+  command = [sys.executable, '-m', 'moniqua_jax.launch', '--n=3', '--']
+  done = subprocess.run(
+    [*command, str(program)],
+    cwd=programs.ROOT,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
   assert time.monotonic() - began < 60
-  assert 'process 1 ended with status 7; all are ended.' in out
+  assert done.returncode == 7
+  assert 'process 1 ended with status 7; all are ended.' in done.stderr
 
 
 MISTAKES = {
@@ -213,10 +248,11 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize('name', MISTAKES)
-def test_a_mistake_has_one_line(name):
+def test_a_mistake_has_one_line(name, tmp_path):
   arguments, message = MISTAKES[name]
-  out = finished([sys.executable, *TRAIN, *arguments], status=2)
-  assert message in out and len(out.splitlines()) == 1
+  status, out, err = programs.run('train.py', *arguments, folder=tmp_path)
+  assert status == 2 and out == ''
+  assert message in err and len(err.splitlines()) == 1
 
 
 def test_a_port_in_use_is_named():
@@ -228,27 +264,23 @@ def test_a_port_in_use_is_named():
       initialize.join(f'localhost:{port}', 2, 0, workers=2)
 
 
-JOIN = (
-  'from moniqua_jax import joining; '
-  "joining.join('localhost:{port}', 2, {i}, workers=2, timeout=5)"
-)
+JOIN = """
+import sys
+from moniqua_jax.launch import initialize
+address, process_id = sys.argv[1:]
+initialize.join(address, 2, int(process_id), workers=2, timeout=3)
+"""
 
 
-def test_processes_that_do_not_come_are_not_waited_for():
-  port = launch.free_port()
-  command = [sys.executable, '-c', JOIN.format(port=port, i=1)]
-  out = finished(command, status=2)
-  assert f'nobody listens at localhost:{port}' in out
-  command = [sys.executable, '-c', JOIN.format(port=port, i=0)]
-  assert 'not all processes came' in finished(command, status=2)
-
-
-def test_other_workers_are_refused_or_start_at_the_mean(tmp_path):
-  first, second = f'--workdir={tmp_path}/8', f'--workdir={tmp_path}/4'
-  finished([sys.executable, *TRAIN, first])
-  fewer = [sys.executable, *TRAIN, '--config.workers=4']
-  out = finished([*fewer, first, '--resume'], status=2)
-  assert 'config.workers was 8 and is now 4' in out
-  finished([*fewer, second, f'--start_from={tmp_path}/8'])
-  at_mean, began = metrics.read(tmp_path / '4'), metrics.read(tmp_path / '8')
-  assert at_mean[0]['train/loss'] < began[0]['train/loss'] / 2
+def test_processes_that_do_not_come_are_not_waited_for(tmp_path):
+  """Process 1 finds no process 0, and process 0 of another run nobody."""
+  program = tmp_path / 'join.py'
+  program.write_text(JOIN)
+  started, ports = [], [launch.free_port(), launch.free_port()]
+  for i, port in enumerate(ports):
+    command = str(program), f'localhost:{port}', str(i)
+    started.append(programs.started(*command, folder=tmp_path / str(i)))
+  alone, first = (programs.ended(started[i], tmp_path / str(i)) for i in (1, 0))
+  assert alone.status == first.status == 2
+  assert f'nobody listens at localhost:{ports[1]}' in alone.err
+  assert 'not all processes came' in first.err

@@ -6,11 +6,26 @@ import pytest
 
 from configs import nuqsgd_cifar10_cpu, nuqsgd_imagenet, nuqsgd_resnet110
 import moniqua_jax as mj
-from moniqua_jax import data
-from moniqua_jax.training import experiment, loop, metrics, optimizer, summary
-from tests.test_loop import assert_same_run, collectives_of_a_step, small
+from moniqua_jax.training import loop, metrics, optimizer
+from tests.trained import (
+  assert_same_run,
+  built,
+  collectives_of_a_step,
+  compiled_quickly,
+  described,
+  on_made_up_images,
+  small,
+  stop_after,
+)
 
 LARGE, KEPT = 64 * 128 + 128 * 10, 128 + 10  # values of the digits' net
+EXACT = 2 * 7 / 8 * 4 * KEPT  # bytes of a step for what is not quantized
+
+
+@pytest.fixture(autouse=True, scope='module')
+def quickly():
+  with compiled_quickly():
+    yield
 
 
 def reducing(name='allreduce', strategy='scatter_reduce', **entries):
@@ -25,65 +40,64 @@ def reducing(name='allreduce', strategy='scatter_reduce', **entries):
 
 
 SIGN = dict(name='sign', bucket_size=64, scale='two_mean')
+ALQ = dict(name='alq', bits=3, bucket_size=512)
 RUNS = {
-  'nuqsgd': reducing(),
   'all to all': reducing(strategy='all_gather'),
   'error feedback': reducing('error_feedback', quantizer=SIGN),
-  'double squeeze': reducing('double_squeeze', quantizer=SIGN),
   'local momentum': reducing(
     'error_feedback', quantizer=SIGN, local_momentum=0.9, momentum=0.0
   ),
-  'alq': reducing(quantizer=dict(name='alq', bits=3, bucket_size=512)),
-  'coded': reducing(strategy='all_gather', coded=3.9),
 }
+RESUMED = {
+  'double squeeze': reducing('double_squeeze', quantizer=SIGN),
+  'coded': reducing(strategy='all_gather', coded=3.9),
+  'alq': reducing(quantizer=ALQ),
+}
+SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize('name', RUNS)
-def test_it_learns(tmp_path, name):
-  row = loop.train_and_evaluate(RUNS[name], tmp_path)
+def check_learns(row):
   assert row['test/accuracy'] > 0.5
   assert row['gossip/consensus_max'] < 1e-6  # of the mean's own rounding
 
 
-@pytest.mark.parametrize('name', ['double squeeze', 'alq', 'coded'])
-def test_resuming_gives_the_same_bits(tmp_path, name):
-  """With memories, levels and counts of short messages in the checkpoint."""
-  config = RUNS[name]
-  loop.train_and_evaluate(config, tmp_path / 'one')
-  stop_after(config, 11, tmp_path / 'two')
-  loop.train_and_evaluate(config, tmp_path / 'two', resume=True)
-  assert_same_run(tmp_path / 'one', tmp_path / 'two', config)
+@SLOW
+@pytest.mark.parametrize('name', RUNS)
+def test_it_learns(tmp_path, name):
+  check_learns(loop.train_and_evaluate(RUNS[name], tmp_path))
 
 
-def stop_after(config, step, workdir):
-  """Trains, and is interrupted in the step after a checkpoint."""
-
-  class Interrupted(Exception):
-    pass
-
-  def batches(*args, **kwargs):
-    for k, batch in original(*args, **kwargs):
-      if k == step + 2:
-        raise Interrupted
-      yield k, batch
-
-  original = data.batches
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(data, 'batches', batches)
-    with pytest.raises(Interrupted):
-      loop.train_and_evaluate(config, workdir)
+@pytest.fixture(scope='module')
+def nuqsgd(tmp_path_factory):
+  """The folder of a run with a reduce-scatter, probed twice."""
+  workdir = tmp_path_factory.mktemp('nuqsgd')
+  config = reducing(gradient_probe_every=11, gradient_probe_draws=4)
+  check_learns(loop.train_and_evaluate(config, workdir))
+  return workdir
 
 
-def test_bytes_sent_are_those_of_the_payloads(tmp_path):
-  row = loop.train_and_evaluate(RUNS['nuqsgd'], tmp_path)
+def test_bytes_sent_are_those_of_the_payloads(nuqsgd):
   chunk = LARGE // 8
   message = chunk // 2 + 4 * -(-chunk // 512)
-  exact = 2 * 7 / 8 * 4 * KEPT
-  assert row['wire/bytes_sent'] == 22 * (2 * 7 * message + exact)
-  loop.train_and_evaluate(RUNS['coded'], tmp_path / 'coded')
-  coded = metrics.read(tmp_path / 'coded')[-1]['wire/bytes_sent']
-  whole = 22 * (7 * (LARGE // 2 + 4 * -(-LARGE // 512)) + exact)
-  assert 0.9 * whole < coded < whole  # some messages were short
+  sent = metrics.read(nuqsgd)[-1]['wire/bytes_sent']
+  assert sent == 22 * (2 * 7 * message + EXACT)
+
+
+@pytest.mark.parametrize(
+  'name', ['double squeeze', 'coded', pytest.param('alq', marks=SLOW)]
+)
+def test_it_learns_and_resumes_with_the_same_bits(tmp_path, name):
+  """With memories, levels and counts of short messages in the checkpoint."""
+  config = RESUMED[name]
+  row = loop.train_and_evaluate(config, tmp_path / 'one')
+  check_learns(row)
+  if name == 'coded':
+    whole = 22 * (7 * (LARGE // 2 + 4 * -(-LARGE // 512)) + EXACT)
+    # Some messages were short.
+    assert 0.9 * whole < row['wire/bytes_sent'] < whole
+  stop_after(config, 11, tmp_path / 'two')
+  loop.train_and_evaluate(config, tmp_path / 'two', resume=True)
+  assert_same_run(tmp_path / 'one', tmp_path / 'two')
 
 
 def test_the_step_sends_packed_bytes_and_the_small_leaves():
@@ -110,14 +124,7 @@ def test_local_momentum_is_that_of_each_worker():
     before = optax.trace(local) if local else optax.identity()
     mean = mj.allreduce(axis_name='workers')
     chains.append(optax.chain(before, mean, optimizer.local(config, 0.1)))
-    assert (
-      len(
-        experiment.from_config(config).optimizer.chain.init(
-          np.zeros(9610, 'f4')
-        )
-      )
-      == 4
-    )
+    assert len(built(config).tx.init(np.zeros(9610, 'f4'))) == 4
   results = []
   for tx in chains:
     state = mj.simulated(tx.init, (0,))(grads[0])
@@ -128,29 +135,25 @@ def test_local_momentum_is_that_of_each_worker():
   np.testing.assert_allclose(*results, atol=1e-6)
 
 
-def test_the_probe_sees_the_noise(tmp_path):
-  rows = {}
-  for name, quantizer in {
-    'exact': dict(name='full_precision'),
-    'nuqsgd': dict(name='nuqsgd', bits=4, bucket_size=512),
-    'qsgd': dict(name='qsgd', bits=3, bucket_size=8192),
-  }.items():
+def test_the_probe_sees_the_noise(tmp_path, nuqsgd):
+  probed = lambda workdir: [
+    row for row in metrics.read(workdir) if 'gradient/total_variance' in row
+  ]
+  assert [row['step'] for row in probed(nuqsgd)] == [11, 22]
+  rows = {'nuqsgd': probed(nuqsgd)[0]}
+  for name, strategy, quantizer in (
+    ('exact', 'exact', dict(name='full_precision')),
+    ('qsgd', 'all_gather', dict(name='qsgd', bits=3, bucket_size=8192)),
+  ):
     config = reducing(
-      strategy='all_gather',
+      strategy=strategy,
       quantizer=quantizer,
+      epochs=1.0,
       gradient_probe_every=11,
       gradient_probe_draws=4,
     )
-    if name == 'exact':
-      config.reduce.strategy = 'exact'
     loop.train_and_evaluate(config, tmp_path / name)
-    probed = [
-      row
-      for row in metrics.read(tmp_path / name)
-      if 'gradient/total_variance' in row
-    ]
-    assert [row['step'] for row in probed] == [11, 22]
-    rows[name] = probed[0]
+    (rows[name],) = probed(tmp_path / name)
   assert 'gradient/coded_bits' not in rows['exact']
   for name in ('nuqsgd', 'qsgd'):
     row = rows[name]
@@ -198,7 +201,7 @@ def test_a_mistake_is_named(mistake):
   with config.unlocked():
     config.update(entries)
   with pytest.raises(ValueError, match=message) as error:
-    experiment.from_config(config)
+    built(config)
   assert '\n' not in str(error.value)
 
 
@@ -230,17 +233,10 @@ CONFIGS = {
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_every_config_builds(name):
-  """On images that are made up."""
-  config = CONFIGS[name].copy_and_resolve_references()
-  with config.unlocked():
-    config.runner, config.data.name = 'simulated', 'synthetic'
-    if 'resnet110 ' in name or 'resnet18' in name:
-      config.model.name = 'cnn'  # the nets themselves are in test_models
-    config.data.update(
-      num_train=2400, num_test=40, shape=(32, 32, 3), num_classes=10, seed=0
-    )
-  built = experiment.from_config(config)
-  assert 'bytes per worker' in summary.describe(built)
+  config = on_made_up_images(CONFIGS[name], num_train=2400)
+  if 'resnet110 ' in name or 'resnet18' in name:
+    config.model.name = 'cnn'  # the nets themselves are in test_models
+  assert 'bytes per worker' in described(config)
 
 
 def test_paper_settings():

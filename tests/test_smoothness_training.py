@@ -9,13 +9,27 @@ from moniqua_jax import data
 from moniqua_jax.asynchronous import training
 from moniqua_jax.curvature import refresh, shaped
 from moniqua_jax.quantizers import roots
-from moniqua_jax.training import experiment, loop, metrics, summary
+from moniqua_jax.training import experiment, loop, metrics
 from moniqua_jax.training import step as step_lib
 from tests import hlo
-from tests.test_loop import assert_same_run, last_state
-from tests.test_reduced_training import KEPT, LARGE, stop_after
+from tests.test_reduced_training import KEPT, LARGE
+from tests.trained import (
+  assert_same_run,
+  built,
+  compiled_quickly,
+  described,
+  last_state,
+  on_made_up_images,
+  stop_after,
+)
 
-LEAVES = 64 * 128, 128 * 10
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True, scope='module')
+def quickly():
+  with compiled_quickly():
+    yield
 
 
 def short(method, **entries):
@@ -33,58 +47,95 @@ LEARNS = [
   'layer4',
   'shared_third_kronecker3',
   'diana3',
-  'diana_diagonal4',
   'inverse_kronecker_dcd_torus4',
   'layer_moniqua_ring4',
 ]
 
 
-@pytest.mark.parametrize('method', LEARNS)
-def test_it_learns(tmp_path, method):
-  config = short(method)
-  config.smoothness.draws = None if config.smoothness.name == 'none' else 2
-  row = loop.train_and_evaluate(config, tmp_path)
+def check_learns(config, row):
   assert row['test/accuracy'] > 0.5
   assert row.get('gossip/unreadable', 0) == 0
   if config.gossip.name == 'none':
     assert row['gossip/consensus_max'] == 0  # all decode the same bytes
 
 
-def test_adiana_learns(tmp_path):
-  row = loop.train_and_evaluate(short('adiana4', epochs=4.0), tmp_path)
-  assert row['test/accuracy'] > 0.5
-  assert row['gossip/consensus_max'] == 0
-
-
-@pytest.mark.parametrize('method', ['adiana4', 'kronecker_choco_ring4'])
-def test_resuming_gives_the_same_bits(tmp_path, method):
-  """With tables in the checkpoint, renewed after it and once before it."""
+@pytest.mark.parametrize(
+  'method',
+  [
+    pytest.param(name, marks=() if 'moniqua' in name else SLOW)
+    for name in LEARNS
+  ],
+)
+def test_it_learns(tmp_path, method):
   config = short(method)
-  with config.unlocked():
-    config.smoothness.update(refresh=7, draws=2)
-  loop.train_and_evaluate(config, tmp_path / 'one')
-  stop_after(config, 11, tmp_path / 'two')
-  _, before = last_state(tmp_path / 'two', config)
-  loop.train_and_evaluate(config, tmp_path / 'two', resume=True)
-  assert_same_run(tmp_path / 'one', tmp_path / 'two', config)
-  _, after = last_state(tmp_path / 'two', config)
+  config.smoothness.draws = None if config.smoothness.name == 'none' else 2
+  check_learns(config, loop.train_and_evaluate(config, tmp_path))
+
+
+def test_diana_learns_and_the_probe_sees_the_noise_of_what_it_sends(tmp_path):
+  config = short('diana_diagonal4', gradient_probe_every=22)
+  config.gradient_probe_draws = config.smoothness.draws = 2
+  row = loop.train_and_evaluate(config, tmp_path)
+  check_learns(config, row)
+  assert row['gradient/quantization_variance'] > 0
+  assert metrics.read(tmp_path)[-1]['gradient/total_variance'] > 0
+
+
+@pytest.fixture(scope='module')
+def adiana(tmp_path_factory):
+  """Two messages a step, seven estimates in 44 steps; config and folder."""
+  config, workdir = short('adiana4', epochs=4.0), tmp_path_factory.mktemp('a')
+  config.smoothness.update(refresh=7, draws=2)
+  check_learns(config, loop.train_and_evaluate(config, workdir))
+  return config, workdir
+
+
+@pytest.fixture(scope='module')
+def choco(tmp_path_factory):
+  """Full matrices, estimated anew every seventh step; config and folder."""
+  config = short('kronecker_choco_ring4')
+  config.smoothness.update(refresh=7, draws=2)
+  workdir = tmp_path_factory.mktemp('choco')
+  check_learns(config, loop.train_and_evaluate(config, workdir))
+  return config, workdir
+
+
+@pytest.mark.parametrize('method', ['adiana', 'choco'])
+def test_resuming_gives_the_same_bits(tmp_path, method, request):
+  """With tables in the checkpoint, renewed after it and once before it."""
+  config, whole = request.getfixturevalue(method)
+  stop_after(config, 11, tmp_path)
+  _, before = last_state(tmp_path, config)
+  loop.train_and_evaluate(config, tmp_path, resume=True)
+  assert_same_run(whole, tmp_path)
+  _, after = last_state(tmp_path, config)
   old, new = shapes_of(before), shapes_of(after)
   assert np.abs(old.own.half[0] - 1).max() > 0  # was estimated
   changed = jax.tree.map(lambda a, b: np.any(a != b), old, new)
   assert any(jax.tree.leaves(changed))  # and again
 
 
-def test_a_resumed_run_keeps_an_estimate_that_is_not_due(tmp_path):
+def test_all_keep_and_decode_with_the_table_of_the_sender(tmp_path):
+  """A table row is the owner's root, and workers differ; resuming keeps it."""
   config = short('diagonal4')
-  with config.unlocked():
-    config.smoothness.update(refresh=0, draws=2)
-  loop.train_and_evaluate(config, tmp_path / 'one')
-  stop_after(config, 11, tmp_path / 'two')
-  loop.train_and_evaluate(config, tmp_path / 'two', resume=True)
-  assert_same_run(tmp_path / 'one', tmp_path / 'two', config)
+  config.smoothness.update(refresh=0, draws=2)
+  stop_after(config, 11, tmp_path)
+  _, state = last_state(tmp_path, config)
+  shape = shapes_of(state)
+  for leaf, table in zip(shape.own.half, shape.tables, strict=True):
+    for reader in range(8):
+      np.testing.assert_array_equal(table[reader], leaf)
+    assert np.any(leaf[0] != leaf[1])
+  halves, inverses = shape.own
+  for half, inverse in zip(halves, inverses, strict=True):
+    np.testing.assert_allclose(half * inverse, 1, rtol=1e-5)
+  loop.train_and_evaluate(config, tmp_path, resume=True)
+  step, state = last_state(tmp_path, config)
+  assert step == 22  # and the estimate was not due
+  jax.tree.map(np.testing.assert_array_equal, shapes_of(state), shape)
   config.smoothness.draws = 3
   with pytest.raises(ValueError, match='config.smoothness was .* another run'):
-    loop.train_and_evaluate(config, tmp_path / 'two', resume=True)
+    loop.train_and_evaluate(config, tmp_path, resume=True)
 
 
 def shapes_of(state):
@@ -105,59 +156,68 @@ TABLE = {
 }
 
 
-@pytest.mark.parametrize('kind', TABLE)
+@pytest.mark.parametrize(
+  'kind', [pytest.param('layer', marks=SLOW), 'kronecker', 'diagonal']
+)
 def test_the_estimates_are_one_gather(kind):
   """What the compiled exchange sends, and what is counted for it."""
   config = short(f'{kind}4', runner='sharded')
-  built = experiment.from_config(config)
-  found = collectives_of_an_exchange(config, built)
+  of = built(config)
+  found = collectives_of_an_exchange(config, of)
   assert found == [('all-gather', 'f32', 8 * 4 * TABLE[kind])]
-  assert built.sent.by_worker.estimate == 7 * 4 * TABLE[kind]
+  assert of.traffic.estimate == 7 * 4 * TABLE[kind]
 
 
 def test_one_matrix_for_all_is_one_all_reduce():
   config = short('shared_diagonal4', runner='sharded')
-  built = experiment.from_config(config)
-  found = collectives_of_an_exchange(config, built)
+  of = built(config)
+  found = collectives_of_an_exchange(config, of)
   assert found == [('all-reduce', 'f32', 4 * LARGE)]
-  assert built.sent.by_worker.estimate == 2 * 7 / 8 * 4 * LARGE
+  assert of.traffic.estimate == 2 * 7 / 8 * 4 * LARGE
 
 
-def collectives_of_an_exchange(config, built):
-  init, _, _ = step_lib.make_steps(built)
-  state = built.run(init, (0,))(np.arange(8))
-  sample, exchange = refresh.make_functions(built)
-  batch = data.batch(*built.data, seed=0, step=0, batch_size=16)
-  sample = built.run(sample, (0, 0, 0, None))
+def collectives_of_an_exchange(config, of):
+  init, _, _ = step_lib.make_steps(of)
+  state = jax.eval_shape(of.run(init, (0,)), np.arange(8))
+  sample, exchange = refresh.make_functions(of, config)
+  batch = data.batch(of.dataset, of.shards, seed=0, step=0, batch_size=16)
+  sample = of.run(sample, (0, 0, 0, None))
   args = state.params, state.model_state, batch, np.int32(0)
-  assert not list(hlo.collectives(sample.lower(*args).compile().as_text()))
-  exchange = built.run(exchange, (0, 0))
-  text = exchange.lower(state.opt_state, sample(*args)).compile().as_text()
-  return list(hlo.collectives(text))
+  with compiled_quickly(False):
+    assert not list(hlo.collectives(sample.lower(*args).compile().as_text()))
+    seen = jax.eval_shape(sample, *args)
+    lowered = of.run(exchange, (0, 0)).lower(state.opt_state, seen)
+    return list(hlo.collectives(lowered.compile().as_text()))
 
 
-@pytest.mark.parametrize('method,rounds', [('layer4', 1), ('adiana4', 2)])
-def test_bytes_sent_are_those_of_payloads_and_estimates(
-  tmp_path, method, rounds
-):
-  config = short(method)
-  with config.unlocked():
-    config.smoothness.update(refresh=5, draws=1)
-  row = loop.train_and_evaluate(config, tmp_path)
-  kind = config.smoothness.name
+def check_bytes(config, workdir, rounds, steps, estimates):
   message = LARGE // 2 + 4 * -(-LARGE // 512) + 1  # codes, norms, sender
   exact = 2 * 7 / 8 * 4 * KEPT
   step = 7 * message * rounds + exact
-  assert row['wire/bytes_sent'] == 22 * step + 5 * 7 * 4 * TABLE[kind]
-  _, state = last_state(tmp_path, config)
+  table = 7 * 4 * TABLE[config.smoothness.name]
+  sent = metrics.read(workdir)[-1]['wire/bytes_sent']
+  assert sent == steps * step + estimates * table
+  _, state = last_state(workdir, config)
   assert state.opt_state[1].error is not None
   sent = getattr(state.opt_state[1].error, 'sent', state.opt_state[1].error)
   assert sent.nbytes == 8 * rounds * message
 
 
+def test_bytes_sent_are_those_of_payloads_and_estimates(adiana):
+  check_bytes(*adiana, rounds=2, steps=44, estimates=7)
+
+
+@SLOW
+def test_bytes_sent_are_those_of_payloads_and_estimates_of_one_round(tmp_path):
+  config = short('layer4')
+  config.smoothness.update(refresh=5, draws=1)
+  loop.train_and_evaluate(config, tmp_path)
+  check_bytes(config, tmp_path, rounds=1, steps=22, estimates=5)
+
+
 def test_same_bytes_with_and_without():
   """In gossip not even a sender's index is added."""
-  sent = lambda name: experiment.from_config(short(name)).sent.by_worker
+  sent = lambda name: built(short(name)).traffic
   for name in ('choco_ring3', 'moniqua_torus2'):
     kind = 'layer' if 'moniqua' in name else 'diagonal'
     shaped_ = sent(f'{kind}_{name}')
@@ -169,29 +229,13 @@ def test_same_bytes_with_and_without():
 # ------------------------------------------------------------- what is shaped
 
 
-def test_all_decode_with_the_table_of_the_sender(tmp_path):
-  """A table row is the owner's root, and workers differ."""
-  config = short('diagonal4', epochs=0.1)
-  config.smoothness.draws = 2
-  loop.train_and_evaluate(config, tmp_path)
-  _, state = last_state(tmp_path, config)
-  shape = shapes_of(state)
-  for leaf, table in zip(shape.own.half, shape.tables, strict=True):
-    for reader in range(8):
-      np.testing.assert_array_equal(table[reader], leaf)
-    assert np.any(leaf[0] != leaf[1])
-  halves, inverses = shape.own
-  for half, inverse in zip(halves, inverses, strict=True):
-    np.testing.assert_allclose(half * inverse, 1, rtol=1e-5)
-
-
 def test_an_estimate_depends_on_the_step_and_the_seed_alone():
   config = short('shared_kronecker4')
   config.smoothness.draws = 2
-  built = experiment.from_config(config)
-  init, _, _ = step_lib.make_steps(built)
-  state = built.run(init, (0,))(np.arange(8))
-  estimate = refresh.renewal(built)
+  of = experiment.from_config(config)
+  init, _, _ = step_lib.make_steps(of)
+  state = of.run(init, (0,))(np.arange(8))
+  estimate = refresh.make(of, config)
   halves = [
     shapes_of(estimate(state, step)).own.half[0].left for step in (3, 3, 4)
   ]
@@ -202,14 +246,6 @@ def test_an_estimate_depends_on_the_step_and_the_seed_alone():
   first = shapes_of(state).own.half[0]
   assert isinstance(first, roots.Kronecker)
   np.testing.assert_array_equal(first.left[0], np.eye(64))
-
-
-def test_the_probe_sees_the_noise_of_what_diana_sends(tmp_path):
-  config = short('diana_diagonal4', gradient_probe_every=22)
-  config.gradient_probe_draws = 2
-  row = loop.train_and_evaluate(config, tmp_path)
-  assert row['gradient/quantization_variance'] > 0
-  assert metrics.read(tmp_path)[-1]['gradient/total_variance'] > 0
 
 
 # ------------------------------------------------------------------ mistakes
@@ -324,14 +360,14 @@ MISTAKES = {
 def test_a_mistake_is_named(mistake):
   method, entries, message = MISTAKES[mistake]
   with pytest.raises(ValueError, match=message) as error:
-    experiment.from_config(short(method, **entries))
+    built(short(method, **entries))
   assert '\n' not in str(error.value)
 
 
 def test_a_side_that_is_too_large_is_named():
   config = short('kronecker4', model=dict(name='mlp', hidden=(1200,)))
   with pytest.raises(ValueError, match='config.smoothness: .* 64 x 1200; its'):
-    experiment.from_config(config)
+    built(config)
 
 
 def test_the_asynchronous_form_has_no_estimates():
@@ -352,14 +388,7 @@ A_FEW = [
 
 @pytest.mark.parametrize('method', A_FEW)
 def test_configs_build(method):
-  """On images that are made up."""
-  config = smoothness_cifar10_cpu.get_config(method)
-  with config.unlocked():
-    config.runner, config.data.name = 'simulated', 'synthetic'
-    config.data.update(
-      num_train=400, num_test=40, shape=(32, 32, 3), num_classes=10, seed=0
-    )
-  text = summary.describe(experiment.from_config(config))
-  assert ('per worker and estimate' in text) == (
+  config = on_made_up_images(smoothness_cifar10_cpu.get_config(method))
+  assert ('per worker and estimate' in described(config)) == (
     config.smoothness.name != 'none'
   )

@@ -1,10 +1,7 @@
 """Theory: bounds that are attained, floors that are seen, claims marked."""
 
 import math
-import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +12,7 @@ import moniqua_jax as mj
 from moniqua_jax import theory
 from moniqua_jax import topologies as tp
 from moniqua_jax.theory import __main__ as command
+from tests import programs
 
 RING = tp.ring(8)
 MATCHINGS = tp.random_matchings(6, 5, seed=0)
@@ -546,16 +544,12 @@ def test_the_command_prints_the_table(capsys):
   assert '5 in turn; 6 workers, 6 messages' in capsys.readouterr().out
 
 
-def test_the_module_runs():
-  result = subprocess.run(
-    [sys.executable, '-m', 'moniqua_jax.theory', '--algorithm=d2'],
-    cwd=pathlib.Path(__file__).parents[1],
-    capture_output=True,
-    text=True,
-  )
-  assert result.returncode == 2 and result.stdout == ''
-  assert result.stderr.count('\n') == 1
-  assert 'lazy(topology, 0.75)' in result.stderr
+def test_the_module_runs(tmp_path):
+  program = 'moniqua_jax/theory/__main__.py', '--algorithm=d2'
+  status, out, err = programs.run(*program, folder=tmp_path)
+  assert status == 2 and out == ''
+  assert err.count('\n') == 1
+  assert 'lazy(topology, 0.75)' in err
 
 
 MISTAKES = {

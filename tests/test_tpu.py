@@ -23,13 +23,11 @@ from tests.tpu_program import LONG, TAKEN
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-pytestmark = [
-  pytest.mark.slow,
-  pytest.mark.skipif(
-    importlib.util.find_spec('libtpu') is None,
-    reason='libtpu is not installed; `make test-tpu` does it',
-  ),
-]
+pytestmark = pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None,
+  reason='libtpu is not installed; `make test-tpu` does it',
+)
+SLOW = pytest.mark.slow
 
 
 @functools.cache
@@ -74,7 +72,8 @@ def check_messages(program, bits, header=12, operations=4):
 
 
 @pytest.mark.parametrize(
-  'topology,operations', [('v5e:4x4', 4), ('v5e:16x16', 2)]
+  'topology,operations',
+  [('v5e:4x4', 4), pytest.param('v5e:16x16', 2, marks=SLOW)],
 )
 def test_a_train_step_sends_packed_bytes(topology, operations):
   program = programs('train_step', topology)['moniqua4']
@@ -88,13 +87,15 @@ SYNCHRONOUS = pytest.mark.xfail(
 
 
 @pytest.mark.parametrize(
-  'topology', ['v5e:4x4', pytest.param('v5e:16x16', marks=SYNCHRONOUS)]
+  'topology',
+  ['v5e:4x4', pytest.param('v5e:16x16', marks=[SLOW, SYNCHRONOUS])],
 )
 def test_the_gradient_is_computed_while_messages_travel(topology):
   there, in_all = programs('train_step', topology)['moniqua4']['between']
   assert in_all > 6 and there == in_all
 
 
+@SLOW
 @pytest.mark.parametrize(
   'name,bits,moved,temporary',
   [
@@ -114,6 +115,7 @@ def test_gossip_of_a_long_vector_moves_few_bytes(name, bits, moved, temporary):
   assert program['temporary'] <= temporary
 
 
+@SLOW
 def test_full_precision_is_mixed_in_one_pass():
   # x and what came in are read, x is written, and each message counts four
   # times: a send, a receive, and a copy at both ends.
@@ -121,6 +123,7 @@ def test_full_precision_is_mixed_in_one_pass():
   assert program['bytes'] <= 12.01 and program['temporary'] <= 2.01
 
 
+@SLOW
 @pytest.mark.parametrize('bits', [1, 4, 8])
 def test_gossip_of_resnet50_is_leaner_than_in_full_precision(bits):
   found = programs('resnet50')

@@ -1,0 +1,73 @@
+"""Programs in processes of their own that need not import everything again.
+
+A server has imported what they all import; each program is a fork of it, and
+runs as `python PROGRAM ARGUMENTS` does.
+"""
+
+from collections.abc import Mapping
+import multiprocessing
+import os
+import pathlib
+import runpy
+import sys
+import time
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parents[1]
+FORKED = multiprocessing.get_context('forkserver')
+FORKED.set_forkserver_preload(
+  ['moniqua_jax.training.loop', 'moniqua_jax.laboratory.driver']
+)
+SECONDS = 300  # for a program
+
+
+class Ended(NamedTuple):
+  """The exit status of a program, and what it said."""
+
+  status: int
+  out: str
+  err: str
+
+
+def run(*command: str, folder, settings: Mapping = ()) -> Ended:
+  """Runs a program of the repository until its end."""
+  return ended(started(*command, folder=folder, settings=settings), folder)
+
+
+def started(*command: str, folder, settings: Mapping = ()):
+  """Starts a program of the repository; what it says goes into a folder."""
+  folder.mkdir(exist_ok=True, parents=True)
+  process = FORKED.Process(
+    target=_become, args=(command, folder, dict(settings)), daemon=True
+  )
+  process.start()
+  return process
+
+
+def ended(process, folder) -> Ended:
+  """Waits for a program that was started in the folder."""
+  process.join(SECONDS)
+  assert process.exitcode is not None, f'{process} takes too long'
+  said = ((folder / name).read_text() for name in ('out', 'err'))
+  return Ended(process.exitcode, *said)
+
+
+def wait_for(condition):
+  """Returns as soon as it holds."""
+  until = time.monotonic() + SECONDS
+  while not condition():
+    assert time.monotonic() < until, 'it takes too long'
+    time.sleep(0.02)
+
+
+def _become(command, folder, settings):
+  import jax
+
+  for name, value in (settings | {'jax_platforms': 'cpu'}).items():
+    jax.config.update(name, value)
+  for name, descriptor in (('out', 1), ('err', 2)):
+    file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(file, descriptor)
+  os.chdir(ROOT)
+  sys.argv, sys.path[0] = list(command), str(ROOT)
+  runpy.run_path(command[0], run_name='__main__')
