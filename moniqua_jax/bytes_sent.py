@@ -87,6 +87,11 @@ def of_reduce(
   """
   leaves = jax.tree.leaves(params)
   d = sum(leaf.size for leaf in leaves if not keep(leaf))
+  if not d:
+    raise ValueError(
+      f'all {len(leaves)} leaves stay in full precision: none is large enough '
+      "to be quantized. Take the quantizer 'full_precision', or a larger model."
+    )
   whole, short = _sizes(quantizer.quantizer(quantizer.init(), jnp.int32(0)))
   by = quantized_mean.STRATEGIES[strategy]
   count, size = by.messages(n, d)

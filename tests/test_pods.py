@@ -164,7 +164,7 @@ def test_the_gradient_of_a_net_is_the_mean_of_its_pod():
   grad = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0, 0)))
   expected = flat(grad(params, image, label))
   np.testing.assert_allclose(
-    vectors_of(found, params, pod), expected, atol=1e-5
+    vectors_of(found, params, pod), expected, atol=1e-6
   )
 
 

@@ -116,3 +116,11 @@ def test_a_vector_of_small_leaves_alone_is_refused():
   slices = large_leaves.slices([jnp.zeros(3)])
   with pytest.raises(ValueError, match='none is large enough'):
     large_leaves.split(jnp.zeros(3), slices)
+
+
+def test_a_model_of_small_leaves_has_nothing_to_quantize():
+  config = digits.get_config('allreduce')
+  config.quantizer.name, config.quantizer.bits = 'nuqsgd', 4
+  config.reduce.strategy, config.model.hidden = 'all_gather', (4,)
+  with pytest.raises(ValueError, match='all 4 leaves stay in full precision'):
+    experiment.from_config(config)

@@ -124,7 +124,7 @@ def test_local_momentum_is_that_of_each_worker():
     before = optax.trace(local) if local else optax.identity()
     mean = mj.allreduce(axis_name='workers')
     chains.append(optax.chain(before, mean, optimizer.local(config, 0.1)))
-    assert len(built(config).tx.init(np.zeros(9610, 'f4'))) == 4
+    assert len(built(config).optimizer.chain.init(np.zeros(9610, 'f4'))) == 4
   results = []
   for tx in chains:
     state = mj.simulated(tx.init, (0,))(grads[0])

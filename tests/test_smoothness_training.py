@@ -165,7 +165,7 @@ def test_the_estimates_are_one_gather(kind):
   of = built(config)
   found = collectives_of_an_exchange(config, of)
   assert found == [('all-gather', 'f32', 8 * 4 * TABLE[kind])]
-  assert of.traffic.estimate == 7 * 4 * TABLE[kind]
+  assert of.sent.by_worker.estimate == 7 * 4 * TABLE[kind]
 
 
 def test_one_matrix_for_all_is_one_all_reduce():
@@ -173,14 +173,14 @@ def test_one_matrix_for_all_is_one_all_reduce():
   of = built(config)
   found = collectives_of_an_exchange(config, of)
   assert found == [('all-reduce', 'f32', 4 * LARGE)]
-  assert of.traffic.estimate == 2 * 7 / 8 * 4 * LARGE
+  assert of.sent.by_worker.estimate == 2 * 7 / 8 * 4 * LARGE
 
 
 def collectives_of_an_exchange(config, of):
   init, _, _ = step_lib.make_steps(of)
   state = jax.eval_shape(of.run(init, (0,)), np.arange(8))
-  sample, exchange = refresh.make_functions(of, config)
-  batch = data.batch(of.dataset, of.shards, seed=0, step=0, batch_size=16)
+  sample, exchange = refresh.make_functions(of)
+  batch = data.batch(*of.data, seed=0, step=0, batch_size=16)
   sample = of.run(sample, (0, 0, 0, None))
   args = state.params, state.model_state, batch, np.int32(0)
   with compiled_quickly(False):
@@ -217,7 +217,7 @@ def test_bytes_sent_are_those_of_payloads_and_estimates_of_one_round(tmp_path):
 
 def test_same_bytes_with_and_without():
   """In gossip not even a sender's index is added."""
-  sent = lambda name: built(short(name)).traffic
+  sent = lambda name: built(short(name)).sent.by_worker
   for name in ('choco_ring3', 'moniqua_torus2'):
     kind = 'layer' if 'moniqua' in name else 'diagonal'
     shaped_ = sent(f'{kind}_{name}')
@@ -235,7 +235,7 @@ def test_an_estimate_depends_on_the_step_and_the_seed_alone():
   of = experiment.from_config(config)
   init, _, _ = step_lib.make_steps(of)
   state = of.run(init, (0,))(np.arange(8))
-  estimate = refresh.make(of, config)
+  estimate = refresh.renewal(of)
   halves = [
     shapes_of(estimate(state, step)).own.half[0].left for step in (3, 3, 4)
   ]
