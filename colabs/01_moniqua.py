@@ -42,7 +42,7 @@ import numpy as np
 import optax
 
 import moniqua_jax as mj
-from moniqua_jax import (data, plots, theory)
+from moniqua_jax import data, plots, theory
 from moniqua_jax.training import metrics
 
 # %% [markdown]

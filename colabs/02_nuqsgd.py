@@ -42,8 +42,7 @@ import numpy as np
 import optax
 
 import moniqua_jax as mj
-from moniqua_jax import (coding, data, plots, theory)
-from moniqua_jax import bytes_sent
+from moniqua_jax import bytes_sent, coding, data, plots, theory
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import base
 
