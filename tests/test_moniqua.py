@@ -15,7 +15,7 @@ import pytest
 import moniqua_jax as mj
 from moniqua_jax import dither
 from moniqua_jax.quantizers import digest as digests
-from tests.helpers import EPS, THETA, f64, far, largest, near
+from tests.helpers import EPS, THETA, f64, far, largest, near, tiered
 from tests.oracles import circle
 
 KEY = jax.random.key(0)

@@ -1,4 +1,4 @@
-"""Quantizers: one battery over the table; other files hold what each promises."""
+"""Quantizers: one battery over the table of all of them."""
 
 import functools
 

@@ -1,5 +1,7 @@
 """Uniform quantization and signs, bucket by bucket, against their formulas."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
