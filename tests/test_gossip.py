@@ -274,6 +274,7 @@ MIXED = [
   *((b, 'stochastic', 'simulated', LONG) for b in (2, 3, 4, 8)),
   *((b, 'dithered', r, LONG) for b in (1, 6) for r in ('sharded', 'pmapped')),
   *((b, 'dithered', 'simulated', d) for b in (3, 4) for d in (101, 8192)),
+  (7, 'nearest', 'simulated', 8192),
 ]
 
 
@@ -284,10 +285,10 @@ MIXED = [
     [
       (1, 'dithered', 'simulated', LONG),
       (5, 'nearest', 'simulated', LONG),
-      (7, 'dithered', 'simulated', LONG),
-      (8, 'stochastic', 'simulated', LONG),
+      (2, 'stochastic', 'simulated', LONG),
       (6, 'dithered', 'sharded', LONG),
       (3, 'dithered', 'simulated', 8192),
+      (7, 'nearest', 'simulated', 8192),
       (4, 'dithered', 'simulated', 101),
     ],
   ),
