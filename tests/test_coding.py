@@ -461,7 +461,7 @@ def test_what_does_not_fit_is_said():
 
 
 def test_coded_under_vmap_and_shard_map():
-  q, size = coding.coded(QUANTIZER, 2.9, coding.dense()), 100
+  q, size = coding.coded(QUANTIZER, 2.9), 100
   x = np.stack([np.roll(gaussian(size), k) * (k > 0) for k in range(4)])
   payloads = jnp.stack([encoded(row) for row in x])
 

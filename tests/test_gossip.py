@@ -286,6 +286,7 @@ MIXED = [
       (1, 'dithered', 'simulated', LONG),
       (5, 'nearest', 'simulated', LONG),
       (2, 'stochastic', 'simulated', LONG),
+      (8, 'stochastic', 'simulated', LONG),
       (6, 'dithered', 'sharded', LONG),
       (3, 'dithered', 'simulated', 8192),
       (7, 'nearest', 'simulated', 8192),
