@@ -375,7 +375,7 @@ def test_other_refusals():
   with pytest.raises(ValueError, match='every: dcd must see each step'):
     mj.every(mj.dcd(RING, FULL, **SLOTS), 2).init(jnp.zeros(3))
   one_way = mj.answered(mj.dpsgd(mj.exponential(N), FULL, **SLOTS))
-  with pytest.raises(ValueError, match='answers needs a symmetric W'):
+  with pytest.raises(ValueError, match='answered needs a symmetric W'):
     train(one_way, 1)
   with pytest.raises(ValueError, match='not connected'):
     mj.push_sum(mj.Topology([((0.5, 0.0), (1, 0))]), FULL, **SLOTS)
