@@ -1,14 +1,51 @@
 """The tables that the batteries run over: a new method is a new row."""
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import moniqua_jax as mj
 
 N = 8  # workers, one for each of the 8 CPU devices
 
+
+def tiered(cases, fast):
+  """Parameters: those in `fast`, and the others for `make test-all`."""
+  slow = lambda case: pytest.param(
+    *(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow
+  )
+  return [case if case in fast else slow(case) for case in cases]
+
+
 # name -> (quantizer, bits per value, bytes of header for d values,
 #          bound on |x_hat - x| for x and the reference closer than theta)
 THETA = 0.5
+
+
+EPS = 2.0**-23  # of float32
+
+
+def near(d, seed=0, theta=THETA):
+  """x and a reference that is closer than theta to it."""
+  rng = np.random.default_rng(seed)
+  x = 3 * rng.normal(size=d)
+  y = x + 0.99 * theta * rng.uniform(-1, 1, size=d)
+  return jnp.float32(x), jnp.float32(y)
+
+
+def f64(x):
+  return np.asarray(x, np.float64)
+
+
+def far(x, y):
+  return np.max(np.abs(f64(x) - f64(y)))
+
+
+def largest(x, y):
+  return np.maximum(np.abs(f64(x)), np.abs(f64(y)))
 
 
 def _moniqua(bits, rounding, delta):
@@ -146,6 +183,50 @@ QUANTIZERS = {
     lambda x: 3 * np.abs(x).max(),
   ),
 }
+
+# One of each kind, where the others differ in a number only.
+A_KIND_EACH = [
+  'full_precision',
+  'moniqua 1 dithered',
+  'moniqua 3 nearest',
+  'moniqua 4 stochastic',
+  'uniform 3 stochastic',
+  'sign two_mean',
+  'nuqsgd 7',
+  'nuqsgd 3 no zero',
+  'qsgd 4',
+  'leveled',
+  'terngrad',
+  'dithering 5 norms 8',
+  'natural',
+  'top_k',
+  'random_k',
+]
+
+
+def talk(name):
+  """(x, y, key) -> payload, x_hat of its sender and of y, what y sees."""
+  quantizer = QUANTIZERS[name][0]
+
+  def one(x, y, key):
+    payload = jax.lax.optimization_barrier(quantizer.encode(x, key))
+    own, theirs = quantizer.decode(payload, x), quantizer.decode(payload, y)
+    return payload, own, theirs, quantizer.inspect(payload, y)
+
+  return one
+
+
+@functools.cache
+def alone(name):
+  """`talk`, compiled once for each size."""
+  return jax.jit(talk(name))
+
+
+@functools.cache
+def together(name):
+  """`talk` of many pairs and keys, compiled once for each size."""
+  return jax.jit(jax.vmap(talk(name)))
+
 
 # Unbiased: the mean of x_hat over keys is x.
 UNBIASED = [

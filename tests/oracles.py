@@ -8,6 +8,18 @@ keep them: one vector per worker and neighbour, where all copies are equal.
 import numpy as np
 
 
+def delta_of(bits, rounding):
+  """What Moniqua's Lemma 2 calls delta."""
+  return 2.0**-bits if rounding == 'stochastic' else 2.0 ** -(bits + 1)
+
+
+def circle(theta, bits, rounding):
+  """B_theta and the error bound delta B_theta, of theta as it is in f32."""
+  delta = delta_of(bits, rounding)
+  b_theta = 2 * float(np.float32(theta)) / (1 - 2 * delta)
+  return b_theta, delta * b_theta
+
+
 def identity(v):
   return v
 

@@ -1,5 +1,7 @@
 """Algorithms: one battery over a table, and what the compiled step sends."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from tests import helpers, hlo
 
 N, D, LR = helpers.N, 40, 0.1
 KEY = jax.random.key(1)
+OTHER_RUNNERS = ('sharded', 'pmapped')
 
 ALGORITHMS = {
   'allreduce': dict(first=mj.allreduce(axis_name=AXIS)),
@@ -44,6 +47,7 @@ ALGORITHMS = {
 KEEP_THE_MEAN = [name for name in ALGORITHMS if name.startswith('dpsgd')]
 
 
+@functools.cache
 def chain(first=None, last=None):
   return optax.chain(
     first or optax.identity(),
@@ -68,10 +72,16 @@ def step_of(tx):
   return step
 
 
+@functools.cache
+def functions(tx, run):
+  """init and a step of all workers, compiled once."""
+  return run(tx.init, (0,)), run(step_of(tx), (0, 0, 0, None))
+
+
 def train(tx, run, steps, b):
-  x = jnp.zeros((N, D), jnp.float32)
-  state = run(lambda x: tx.init(x), (0,))(x)
-  step = run(step_of(tx), (0, 0, 0, None))
+  x = np.zeros((N, D), np.float32)
+  init, step = functions(tx, run)
+  state = init(x)
   for k in range(steps):
     x, state = step(x, state, b, np.int32(k))
   return np.asarray(x), state
@@ -98,12 +108,23 @@ def test_the_mean_moves_by_the_mean_update(name):
   np.testing.assert_allclose(x.mean(axis=0), y.mean(axis=0), atol=1e-5)
 
 
-@pytest.mark.parametrize('name', ALGORITHMS)
-def test_twenty_steps_agree_under_all_runners(name):
+@pytest.mark.parametrize(
+  'name,runner',
+  helpers.tiered(
+    [(name, runner) for name in ALGORITHMS for runner in OTHER_RUNNERS],
+    [
+      ('allreduce', 'sharded'),
+      ('dpsgd moniqua 4 one peer', 'sharded'),
+      ('dpsgd moniqua scheduled', 'sharded'),
+      ('dpsgd moniqua 8', 'pmapped'),
+    ],
+  ),
+)
+def test_twenty_steps_agree_under_all_runners(name, runner):
   b, tx = problem(), chain(**ALGORITHMS[name])
-  results = [train(tx, run, 20, b)[0] for run in helpers.RUNNERS.values()]
-  for x in results[1:]:
-    np.testing.assert_allclose(x, results[0], atol=1e-5)
+  x, _ = train(tx, mj.simulated, 20, b)
+  y, _ = train(tx, helpers.RUNNERS[runner], 20, b)
+  np.testing.assert_allclose(x, y, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', ALGORITHMS)
@@ -112,7 +133,7 @@ def test_the_state_keeps_its_shapes(name):
   shapes = lambda tree: jax.tree.map(lambda v: (v.shape, v.dtype), tree)
   _, before = train(tx, mj.simulated, 0, b)
   x = jax.ShapeDtypeStruct((N, D), jnp.float32)
-  step = mj.simulated(step_of(tx), (0, 0, 0, None))
+  _, step = functions(tx, mj.simulated)
   _, after = jax.eval_shape(step, x, before, x, np.int32(0))
   assert shapes(before) == shapes(after)
 
@@ -220,13 +241,13 @@ def test_errors():
 def compiled_step(quantizer, d):
   algorithm = mj.dpsgd(mj.ring(N), quantizer, axis_name=AXIS, key=KEY)
   tx = chain(last=algorithm)
-  x = jnp.zeros((N, d), jnp.float32)
-  state = mj.sharded(lambda x: tx.init(x), (0,))(x)
+  x = np.zeros((N, d), np.float32)
+  state = jax.eval_shape(mj.sharded(tx.init, (0,)), x)
   step = mj.sharded(step_of(tx), (0, 0, 0, None))
   return step.lower(x, state, x, np.int32(0)).compile().as_text()
 
 
-@pytest.mark.parametrize('bits', range(1, 9))
+@pytest.mark.parametrize('bits', helpers.tiered(range(1, 9), (1, 4, 7)))
 def test_only_packed_bytes_travel(bits):
   d = 10_007
   found = list(hlo.collectives(compiled_step(mj.moniqua(1.0, bits), d)))

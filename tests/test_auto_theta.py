@@ -158,9 +158,14 @@ def test_a_theta_above_its_limit_says_nothing():
     )
     state = quantizer.observe(state, lost, None)
   assert state == 4.0
-  current = quantizer.quantizer(state, 0)
-  payload = current.encode(jnp.ones(3), KEY)
-  assert not current.inspect(payload, jnp.ones(3)).readable
+
+  @jax.jit
+  def readable(state, x):
+    current = quantizer.quantizer(state, 0)
+    return current.inspect(current.encode(x, KEY), x).readable
+
+  ones = np.ones(3, np.float32)
+  assert readable(np.float32(2.0), ones) and not readable(state, ones)
 
 
 def test_the_limit_of_theory_holds_in_training():

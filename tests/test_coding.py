@@ -120,12 +120,17 @@ def test_follow_is_one_jump_after_another(count):
 
 
 def test_omega_has_the_codewords_of_the_paper():
+  @jax.jit
+  def written(n):
+    values, lengths = elias.omega(n)
+    return bits.write(values, lengths, 8), lengths.sum()
+
   for n, text in OMEGA.items():
     n = int(n)
     assert elias.omega_text(n) == text
     assert host.omega_from(text + '01') == (n, len(text))
-    values, lengths = elias.omega(jnp.array([n]))
-    assert text_of(bits.write(values, lengths, 8), int(lengths.sum())) == text
+    stream, length = written(np.array([n], np.int32))
+    assert text_of(stream, int(length)) == text
   starts = np.array(list(LENGTHS))
   expected = list(LENGTHS.values())
   np.testing.assert_array_equal(
@@ -441,13 +446,15 @@ def test_what_does_not_fit_is_said():
   for spare, expected in ((0, True), (-8, False), (-300, False)):
     capacity = (8 * -(-total // 8) + spare) / size
     q = coding.coded(QUANTIZER, capacity, code)
-    assert bool(q.short.shorten(payload, size)[1]) == expected
+    fits = jax.jit(lambda payload, q=q: q.short.shorten(payload, size)[1])
+    assert bool(fits(payload)) == expected
   # Code 7 of 7 codes, which no encoder sends, has no codeword.
   q = coding.coded(QUANTIZER, 2.9, code)
+  fits = jax.jit(lambda payload: q.short.shorten(payload, size)[1])
   codes = wire.unpack(payload[:75], 3, size)
   wrong = wire.pack(codes.at[5].set(7), 3)
-  assert q.short.shorten(payload, size)[1]
-  assert not q.short.shorten(jnp.append(wrong, payload[75:]), size)[1]
+  assert fits(payload)
+  assert not fits(jnp.append(wrong, payload[75:]))
 
 
 def test_coded_under_vmap_and_shard_map():
@@ -537,12 +544,13 @@ def gradient_of_the_digits():
 )
 @pytest.mark.parametrize('name', ['recursive', 'dense'])
 def test_every_bucket_of_a_real_gradient(quantizer, bucket_size, name):
-  x, code = gradient_of_the_digits(), CODES[name]
-  q = quantizer(4, bucket_size)
-  payload = q.encode(x, jax.random.key(0))
-  codes = wire.unpack(payload[: wire.packed_size(x.size, 4)], 4, x.size)
-  stream, lengths = code.encode(codes, q.codes, 2 * x.size)
-  again = code.decode(stream, lengths, q.codes, x.size)
-  np.testing.assert_array_equal(again, codes)
-  np.testing.assert_array_equal(lengths, code.length(codes, q.codes))
+  x, q = gradient_of_the_digits(), quantizer(4, bucket_size)
+  packed = wire.packed_size(x.size, 4)
+  payload = jax.jit(q.encode)(x, jax.random.key(0))
+  codes = wire.unpack(payload[:packed], 4, x.size)
+  encode, decode = both_ways(name, q.codes, x.size)
+  stream, lengths = encode(codes)
+  np.testing.assert_array_equal(decode(stream, lengths), codes)
+  length = jax.jit(CODES[name].length, static_argnums=1)
+  np.testing.assert_array_equal(lengths, length(codes, q.codes))
   assert len(lengths) == -(-x.size // bucket_size)

@@ -1,5 +1,7 @@
 """Estimates of the Gauss-Newton matrix against the dense one."""
 
+import functools
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,9 +24,12 @@ class Net(nn.Module):
     return nn.Dense(3, use_bias=False)(x)
 
 
-def dense_case(net=None):
+NET, COUNT = Net(), 40_000
+
+
+@functools.cache
+def dense_case(net=NET):
   """(logits of parameters, parameters, L by its definition)."""
-  net = net or Net()
   params = net.init(jax.random.key(1), IMAGES)['params']
   logits_fn = lambda params: net.apply({'params': params}, IMAGES)
   flat, unravel = jax.flatten_util.ravel_pytree(params)
@@ -36,8 +41,10 @@ def dense_case(net=None):
   return logits_fn, params, L
 
 
-def samples(logits_fn, params, count):
+@functools.cache
+def samples(net=NET, count=COUNT):
   """Leaves with a first axis of samples."""
+  logits_fn, params, _ = dense_case(net)
   one = lambda key: moments.sampled(logits_fn, params, key)
   keys = jax.random.split(jax.random.key(2), count)
   return jax.tree.leaves(jax.jit(jax.vmap(one))(keys))
@@ -50,8 +57,7 @@ def averaged(kind, leaves):
 
 def test_samples_have_the_matrix_as_their_covariance():
   logits_fn, params, L = dense_case()
-  count = 40_000
-  leaves = samples(logits_fn, params, count)
+  leaves, count = samples(), COUNT
   g = np.concatenate([leaf.reshape(count, -1) for leaf in leaves], axis=1)
   # Six standard deviations of a mean of products, were they Gaussian.
   apart = 6 * np.sqrt(2 * np.outer(np.diag(L), np.diag(L)) / count)
@@ -71,7 +77,7 @@ def test_the_factor_of_the_hessian_is_exact():
 
 def test_diagonal_and_layers():
   logits_fn, params, L = dense_case()
-  leaves = samples(logits_fn, params, 40_000)
+  leaves = samples()
   found = np.concatenate(averaged('diagonal', leaves))
   np.testing.assert_allclose(found, np.diag(L), rtol=0.1)
   sizes = [leaf.size for leaf in jax.tree.leaves(params)]
@@ -84,14 +90,14 @@ def test_kronecker_is_exact_where_the_matrix_is_a_product():
   """One dense layer with equal p for all images: L = E[a a^T] (x) H."""
   net = nn.Dense(3, use_bias=False, kernel_init=nn.initializers.zeros)
   logits_fn, params, L = dense_case(net)
-  ((left, right),) = averaged('kronecker', samples(logits_fn, params, 40_000))
+  ((left, right),) = averaged('kronecker', samples(net))
   found = np.kron(left, right) / np.trace(left)
   assert np.linalg.norm(found - L) < 0.03 * np.linalg.norm(L)
 
 
 def test_kronecker_of_a_net_keeps_the_trace_and_beats_the_diagonal():
   logits_fn, params, L = dense_case()
-  means = averaged('kronecker', samples(logits_fn, params, 40_000))
+  means = averaged('kronecker', samples())
   sizes = [leaf.size for leaf in jax.tree.leaves(params)]
   ends = np.cumsum(sizes)
   for moment, size, end in zip(means, sizes, ends, strict=True):
@@ -110,7 +116,7 @@ def test_kronecker_of_a_net_keeps_the_trace_and_beats_the_diagonal():
 def test_positive_definite_after_one_draw(kind, floor):
   """Also where a leaf was not felt, and where nothing was."""
   logits_fn, params, _ = dense_case()
-  leaves = [leaf[0] for leaf in samples(logits_fn, params, 1)]
+  leaves = [leaf[0] for leaf in samples(count=1)]
   sizes = [leaf.size for leaf in leaves]
   for scale in ((1, 1, 1), (1, 0, 1), (1, 1, 0), (0, 0, 0)):
     own = [

@@ -1,5 +1,7 @@
 """Each algorithm against its dense form in NumPy; what each promises."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,42 +38,56 @@ def gradient(x):
   return CURVATURE * (x - CENTRES)
 
 
-def trajectory(algorithm, steps, run=mj.simulated, lr=LR):
-  """The workers' parameters after each step, and the last state."""
-  tx = optax.chain(optax.sgd(lr), algorithm)
+@functools.cache
+def functions(algorithm, run):
+  """init and a step of all workers, compiled once for all step sizes."""
 
-  def step(x, state, a, b, k):
-    updates, state = tx.update(a * (x - b), state, x, step=k)
+  def step(x, state, a, b, k, lr):
+    updates = -lr * a * (x - b)
+    updates, state = algorithm.update(updates, state, x, step=k)
     return optax.apply_updates(x, updates), state
 
-  x = jnp.asarray(X0)
-  state, xs = run(tx.init, (0,))(x), [x]
-  step = run(step, (0, 0, 0, 0, None))
+  return run(algorithm.init, (0,)), run(step, (0, 0, 0, 0, None, None))
+
+
+def trajectory(algorithm, steps, run=mj.simulated, lr=LR):
+  """The workers' parameters after each step, and the last state."""
+  init, step = functions(algorithm, run)
+  x = np.array(X0)
+  state, xs = init(x), [x]
   for k in range(steps):
-    x, state = step(x, state, CURVATURE, CENTRES, np.int32(k))
+    x, state = step(x, state, CURVATURE, CENTRES, np.int32(k), np.float32(lr))
     xs.append(x)
-  return [np.asarray(x, np.float64) for x in xs], state[-1]
+  return [np.asarray(x, np.float64) for x in xs], state
 
 
+@functools.cache
 def train(algorithm, steps=STEPS, run=mj.simulated, lr=LR):
   xs, state = trajectory(algorithm, steps, run, lr)
   return xs[-1], state
 
 
 FULL, COARSE = mj.full_precision(), mj.uniform(6, D, 'nearest')
+MONIQUA = mj.moniqua(6.0, 4)
+
+
+def on(topology, factory, **numbers):
+  """quantizer -> algorithm; the same one for the same quantizer."""
+  return functools.cache(lambda q: factory(topology, q, **numbers, **SLOTS))
+
 
 # name -> (algorithm(quantizer), oracle(**how to compress))
 DENSE = {
-  'dpsgd': (lambda q: mj.dpsgd(RING, q, **SLOTS), oracles.dpsgd),
-  'd2': (lambda q: mj.d2(RING, q, **SLOTS), oracles.d2),
-  'dcd': (lambda q: mj.dcd(RING, q, **SLOTS), oracles.dcd),
-  'ecd': (lambda q: mj.ecd(RING, q, **SLOTS), oracles.ecd),
+  'dpsgd': (on(RING, mj.dpsgd), oracles.dpsgd),
+  'd2': (on(RING, mj.d2), oracles.d2),
+  'dcd': (on(RING, mj.dcd), oracles.dcd),
+  'ecd': (on(RING, mj.ecd), oracles.ecd),
   'choco': (
-    lambda q: mj.choco(RING, q, gamma=0.6, **SLOTS),
+    on(RING, mj.choco, gamma=0.6),
     lambda *args, **how: oracles.choco(*args, **how, gamma=0.6),
   ),
   'deepsqueeze': (
-    lambda q: mj.deepsqueeze(RING, q, eta=0.7, **SLOTS),
+    on(RING, mj.deepsqueeze, eta=0.7),
     lambda *args, **how: oracles.deepsqueeze(*args, **how, eta=0.7),
   ),
 }
@@ -218,9 +234,9 @@ BLOCKS = mj.block([1 / 127, 1 / 63, 1 / 127], (8, 8, 8), norm='linf')
 SCALES = ((8, 1.0), (8, 0.75), (8, 1.5))
 TORUS = mj.torus(2, 4)
 ON_A_TORUS = {
-  'dpsgd': lambda q: mj.dpsgd(TORUS, q, **SLOTS),
-  'dcd': lambda q: mj.dcd(TORUS, q, **SLOTS),
-  'choco': lambda q: mj.choco(TORUS, q, gamma=0.6, **SLOTS),
+  'dpsgd': on(TORUS, mj.dpsgd),
+  'dcd': on(TORUS, mj.dcd),
+  'choco': on(TORUS, mj.choco, gamma=0.6),
 }
 
 # name -> (algorithm(quantizer), quantizer, distance from full precision)
@@ -250,11 +266,7 @@ CONVERGES = {
   ),
   'moniqua d2 auto': (DENSE['d2'][0], mj.auto_theta(8, start=3.0), 1e-4),
   'choco 8': (DENSE['choco'][0], mj.uniform(8, D, 'nearest'), 0.01),
-  'choco 1': (
-    lambda q: mj.choco(RING, q, 0.1, **SLOTS),
-    mj.sign(D),
-    0.01,
-  ),
+  'choco 1': (on(RING, mj.choco, gamma=0.1), mj.sign(D), 0.01),
   'deepsqueeze 8': (DENSE['deepsqueeze'][0], mj.uniform(8, D, 'nearest'), 0.02),
   'dcd 8': (DENSE['dcd'][0], mj.uniform(8, D), 0.02),
   'ecd 8': (DENSE['ecd'][0], mj.uniform(8, D), 0.2),
@@ -263,7 +275,7 @@ CONVERGES = {
   'ecd nuqsgd 8': (DENSE['ecd'][0], mj.nuqsgd(8, D), 0.2),
   'ecd nuqsgd 4': (DENSE['ecd'][0], mj.nuqsgd(4, D), 0.2),
   'moniqua adpsgd 4': (
-    lambda q: mj.adpsgd(PAIRS, q, 2, **SLOTS),
+    on(PAIRS, mj.adpsgd, delays=2),
     mj.moniqua(4.0, 4),
     0.8,
   ),
@@ -280,10 +292,10 @@ def test_few_bits_end_where_full_precision_ends(name):
 
 
 KEEP_THE_MEAN = {
-  'd2': lambda q: mj.d2(RING, q, **SLOTS),
-  'adpsgd': lambda q: mj.adpsgd(PAIRS, q, 0, **SLOTS),
-  'choco': lambda q: mj.choco(RING, q, 0.8, **SLOTS),
-  'deepsqueeze': lambda q: mj.deepsqueeze(RING, q, 0.8, **SLOTS),
+  'd2': DENSE['d2'][0],
+  'adpsgd': on(PAIRS, mj.adpsgd, delays=0),
+  'choco': DENSE['choco'][0],
+  'deepsqueeze': DENSE['deepsqueeze'][0],
   'every dpsgd': lambda q: mj.every(mj.dpsgd(RING, q, **SLOTS), 2),
   'answered dpsgd': lambda q: mj.answered(mj.dpsgd(RING, q, **SLOTS)),
 }
@@ -292,7 +304,7 @@ KEEP_THE_MEAN = {
 @pytest.mark.parametrize('quantizer', ['moniqua', 'uniform'])
 @pytest.mark.parametrize('name', KEEP_THE_MEAN)
 def test_the_mean_moves_by_the_mean_update(name, quantizer):
-  q = {'moniqua': mj.moniqua(6.0, 4), 'uniform': mj.uniform(4, D)}[quantizer]
+  q = {'moniqua': MONIQUA, 'uniform': mj.uniform(4, D)}[quantizer]
   xs, state = trajectory(KEEP_THE_MEAN[name](q), 20)
   for x, y in zip(xs, xs[1:], strict=False):
     moved = y.mean(0) - x.mean(0) + LR * gradient(x).mean(0)
@@ -301,28 +313,35 @@ def test_the_mean_moves_by_the_mean_update(name, quantizer):
 
 
 ALL = {
-  **{
-    name: algorithm(mj.moniqua(6.0, 4))
-    for name, (algorithm, _) in DENSE.items()
-  },
-  'adpsgd': mj.adpsgd(PAIRS, mj.moniqua(6.0, 4), DELAYS, **SLOTS),
-  'push_sum': mj.push_sum(UNEVEN, mj.moniqua(6.0, 4), **SLOTS),
-  'every': mj.every(mj.d2(RING, mj.moniqua(6.0, 4), **SLOTS), 3),
-  'answered': mj.answered(mj.d2(RING, mj.moniqua(6.0, 4), **SLOTS)),
+  **{name: algorithm(MONIQUA) for name, (algorithm, _) in DENSE.items()},
+  'adpsgd': mj.adpsgd(PAIRS, MONIQUA, DELAYS, **SLOTS),
+  'push_sum': mj.push_sum(UNEVEN, MONIQUA, **SLOTS),
+  'every': mj.every(mj.d2(RING, MONIQUA, **SLOTS), 3),
+  'answered': mj.answered(mj.d2(RING, MONIQUA, **SLOTS)),
   'choco smooth': mj.choco(RING, mj.smooth(BLOCKS, SHAPE), gamma=0.6, **SLOTS),
   'dcd smooth': mj.dcd(TORUS, mj.smooth(BLOCKS, SHAPE), **SLOTS),
-  'dpsgd scaled': mj.dpsgd(
-    TORUS, mj.scaled(mj.moniqua(6.0, 4), SCALES), **SLOTS
-  ),
+  'dpsgd scaled': mj.dpsgd(TORUS, mj.scaled(MONIQUA, SCALES), **SLOTS),
   'adpsgd uniform': mj.adpsgd(PAIRS, mj.uniform(4, D), DELAYS, **SLOTS),
 }
 
 
-@pytest.mark.parametrize('name', ALL)
-def test_twenty_steps_agree_under_all_runners(name):
-  results = [train(ALL[name], 20, run)[0] for run in helpers.RUNNERS.values()]
-  for x in results[1:]:
-    np.testing.assert_allclose(x, results[0], atol=1e-5)
+@pytest.mark.parametrize(
+  'name,runner',
+  helpers.tiered(
+    [(name, runner) for name in ALL for runner in ('sharded', 'pmapped')],
+    [
+      ('adpsgd', 'sharded'),
+      ('answered', 'pmapped'),
+      ('choco', 'sharded'),
+      ('d2', 'sharded'),
+      ('push_sum', 'sharded'),
+    ],
+  ),
+)
+def test_twenty_steps_agree_under_all_runners(name, runner):
+  x, _ = train(ALL[name], 20)
+  y, _ = train(ALL[name], 20, helpers.RUNNERS[runner])
+  np.testing.assert_allclose(x, y, atol=1e-5)
 
 
 # ------------------------------------------------------------------- refusals

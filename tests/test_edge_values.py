@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import moniqua_jax as mj
+from tests.helpers import tiered
 
 BUCKET, D = 8, 20  # two buckets, and one of 4 values
 LEAST, MOST = 2.0**-126, float(np.finfo(np.float32).max)
@@ -107,9 +108,6 @@ SPOILED['infinity and zeros'] = (
 )
 CASES = {**FINITE, **{case: x for case, (_, x) in SPOILED.items()}}
 
-MODES = ('eager', 'jit', 'vmap')
-modes = pytest.mark.parametrize('mode', MODES)
-
 
 def of(table):
   return pytest.mark.parametrize('name', table)
@@ -127,16 +125,12 @@ def talk(name, x, y):
 
 
 @functools.cache
-def results(name, mode):
-  """case -> (x_hat, readable)."""
-  pairs = [(jnp.asarray(x), jnp.asarray(reference(x))) for x in CASES.values()]
-  one = functools.partial(talk, name)
-  if mode == 'vmap':
-    found = jax.jit(jax.vmap(one))(*map(jnp.stack, zip(*pairs, strict=True)))
-    found = zip(*map(np.asarray, found), strict=True)
-  else:
-    one = jax.jit(one) if mode == 'jit' else one
-    found = [jax.tree.map(np.asarray, one(*pair)) for pair in pairs]
+def results(name):
+  """case -> (x_hat, readable), all cases in one call."""
+  x = np.stack(list(CASES.values()))
+  y = np.stack([reference(row) for row in x])
+  found = jax.jit(jax.vmap(functools.partial(talk, name)))(x, y)
+  found = zip(*map(np.asarray, found), strict=True)
   return dict(zip(CASES, found, strict=True))
 
 
@@ -144,28 +138,25 @@ def bucket_of(place):
   return slice(place // BUCKET * BUCKET, (place // BUCKET + 1) * BUCKET)
 
 
-@modes
 @of(QUANTIZERS)
-def test_a_message_is_readable_exactly_if_it_decodes_to_numbers(name, mode):
+def test_a_message_is_readable_exactly_if_it_decodes_to_numbers(name):
   wrong = [
     case
-    for case, (x_hat, readable) in results(name, mode).items()
+    for case, (x_hat, readable) in results(name).items()
     if bool(readable) != np.isfinite(x_hat).all()
   ]
   assert not wrong
 
 
-@modes
 @of(QUANTIZERS)
-def test_what_is_not_finite_is_never_read(name, mode):
-  found = results(name, mode)
+def test_what_is_not_finite_is_never_read(name):
+  found = results(name)
   assert [case for case in SPOILED if found[case][1]] == []
 
 
-@modes
 @of(IN_BUCKETS)
-def test_a_bucket_that_is_not_finite_spoils_itself_only(name, mode):
-  found = results(name, mode)
+def test_a_bucket_that_is_not_finite_spoils_itself_only(name):
+  found = results(name)
   for case, (place, x) in SPOILED.items():
     x_hat, spoiled = found[case][0], bucket_of(place)
     assert not np.isfinite(x_hat[spoiled]).any(), case
@@ -175,43 +166,38 @@ def test_a_bucket_that_is_not_finite_spoils_itself_only(name, mode):
       assert not others.any(), case
 
 
-@modes
-def test_natural_spoils_the_value_only(mode):
+def test_natural_spoils_the_value_only():
   for case, (_, x) in SPOILED.items():
-    x_hat, _ = results('natural', mode)[case]
+    x_hat, _ = results('natural')[case]
     np.testing.assert_array_equal(np.isnan(x_hat), ~np.isfinite(x), case)
 
 
-@modes
 @of(SPARSE)
-def test_the_sparse_spoil_all_they_send(name, mode):
+def test_the_sparse_spoil_all_they_send(name):
   for case in SPOILED:
-    x_hat, _ = results(name, mode)[case]
+    x_hat, _ = results(name)[case]
     assert np.isnan(x_hat).sum() == 6, case
     assert (np.isnan(x_hat) | (x_hat == 0)).all(), case
 
 
-@modes
 @of(MONIQUA)
-def test_moniqua_spoils_the_message(name, mode):
+def test_moniqua_spoils_the_message(name):
   for case in SPOILED:
-    assert np.isnan(results(name, mode)[case][0]).all(), case
+    assert np.isnan(results(name)[case][0]).all(), case
 
 
-@modes
-def test_full_precision_changes_nothing(mode):
+def test_full_precision_changes_nothing():
   for case, x in CASES.items():
-    x_hat, _ = results('full_precision', mode)[case]
+    x_hat, _ = results('full_precision')[case]
     np.testing.assert_array_equal(x_hat, x, case)
 
 
 # ------------------------------------------------------------ finite values
 
 
-@modes
 @of(NO_REFERENCE)
-def test_zeros_become_zeros(name, mode):
-  found = results(name, mode)
+def test_zeros_become_zeros(name):
+  found = results(name)
   for case in ('zeros', 'negative zeros'):
     x_hat, readable = found[case]
     assert readable and not x_hat.any(), case
@@ -220,10 +206,9 @@ def test_zeros_become_zeros(name, mode):
     assert readable and not x_hat[:BUCKET].any() and x_hat[BUCKET:].any()
 
 
-@modes
 @of(MONIQUA)
-def test_moniqua_is_near_what_is_near_the_receiver(name, mode):
-  found = results(name, mode)
+def test_moniqua_is_near_what_is_near_the_receiver(name):
+  found = results(name)
   for case in ('zeros', 'constant', 'denormals', 'one hot', 'small'):
     x_hat, readable = found[case]
     assert readable and np.abs(x_hat - CASES[case]).max() <= THETA * 1.01
@@ -232,46 +217,42 @@ def test_moniqua_is_near_what_is_near_the_receiver(name, mode):
     assert not found[case][1]
 
 
-@modes
 @of(NO_REFERENCE)
-def test_denormals_become_zeros_or_stay(name, mode):
-  x_hat, readable = results(name, mode)['denormals']
+def test_denormals_become_zeros_or_stay(name):
+  x_hat, readable = results(name)['denormals']
   assert readable and np.abs(np.float64(x_hat)).max() < 4 * LEAST
   if name in BUCKETED or name == 'natural':
     assert not x_hat.any()
-  x_hat, readable = results(name, mode)['denormals among others']
+  x_hat, readable = results(name)['denormals among others']
   assert readable and np.abs(x_hat).max() < 100
 
 
-@modes
 @of(BUCKETED)
-def test_a_single_value_is_its_own_norm(name, mode):
+def test_a_single_value_is_its_own_norm(name):
   # TernGrad clips it.
   for case in () if name == 'terngrad' else ('one hot', 'the largest'):
-    x_hat, readable = results(name, mode)[case]
+    x_hat, readable = results(name)[case]
     assert readable, case
     at = np.argmax(CASES[case])
     np.testing.assert_allclose(x_hat[at], CASES[case][at], **CLOSE)
     assert not np.delete(x_hat, np.arange(D)[bucket_of(at)]).any(), case
 
 
-@modes
 @of(BUCKETED)
-def test_small_and_large_norms_are_within_bounds(name, mode):
+def test_small_and_large_norms_are_within_bounds(name):
   # A product of the norm and a level may be a denormal, and vanish.
-  x_hat, readable = results(name, mode)['small']
+  x_hat, readable = results(name)['small']
   assert readable and np.abs(x_hat).max() <= 2.01 * LEAST * math.sqrt(BUCKET)
-  x_hat, readable = results(name, mode)['the largest among others']
+  x_hat, readable = results(name)['the largest among others']
   assert readable and np.isfinite(x_hat).all()
   if name != 'terngrad':
     np.testing.assert_allclose(x_hat[[3, 18]], [MOST, -MOST], **CLOSE)
 
 
-@modes
 @of(BUCKETED)
-def test_a_norm_beyond_float32_is_unreadable(name, mode):
+def test_a_norm_beyond_float32_is_unreadable(name):
   for case in ('all large', 'all large, both signs'):
-    x_hat, readable = results(name, mode)[case]
+    x_hat, readable = results(name)[case]
     if name in LINF:
       assert readable, case
       np.testing.assert_allclose(x_hat, CASES[case], **CLOSE, err_msg=case)
@@ -279,11 +260,10 @@ def test_a_norm_beyond_float32_is_unreadable(name, mode):
       assert not readable and np.isnan(x_hat).all(), case
 
 
-@modes
 @of(IN_BUCKETS)
-def test_constants_stay_within_their_norm(name, mode):
+def test_constants_stay_within_their_norm(name):
   for case in ('constant', 'negative constant', 'huge constant'):
-    x_hat, readable = results(name, mode)[case]
+    x_hat, readable = results(name)[case]
     assert readable, case
     if name in LINF or name not in BUCKETED:
       np.testing.assert_allclose(x_hat, CASES[case], **CLOSE, err_msg=case)
@@ -291,9 +271,8 @@ def test_constants_stay_within_their_norm(name, mode):
     assert np.abs(x_hat).max() <= most, case
 
 
-@modes
-def test_natural_rounds_to_a_neighbouring_power_of_two(mode):
-  found = results('natural', mode)
+def test_natural_rounds_to_a_neighbouring_power_of_two():
+  found = results('natural')
   for case, x in FINITE.items():
     x_hat, _ = found[case]
     low = 2.0 ** np.floor(np.log2(np.abs(np.float64(x)) + (x == 0)))
@@ -306,10 +285,9 @@ def test_natural_rounds_to_a_neighbouring_power_of_two(mode):
     assert (x_hat[seen] * np.sign(x[seen]) >= 0).all(), case
 
 
-@modes
-def test_top_k_sends_any_finite_value_as_it_is(mode):
+def test_top_k_sends_any_finite_value_as_it_is():
   for case, x in FINITE.items():
-    x_hat, readable = results('top_k', mode)[case]
+    x_hat, readable = results('top_k')[case]
     assert readable, case
     sent = x_hat != 0
     np.testing.assert_array_equal(x_hat[sent], x[sent], case)
@@ -333,16 +311,33 @@ def test_one_value_is_kept(name):
       np.testing.assert_allclose(x_hat, row, **CLOSE)
 
 
-@of(QUANTIZERS)
+A_KIND_EACH = [
+  'nuqsgd 4',
+  'nuqsgd 3 no zero',
+  'qsgd 4 linf',
+  'leveled traced',
+  'terngrad',
+  'one_bit',
+  'uniform 4 stochastic',
+  'top_k',
+  'random_k',
+  'natural',
+  'full_precision',
+  'moniqua 4',
+]
+
+
+@pytest.mark.optimized
+@of(tiered(QUANTIZERS, A_KIND_EACH))
 def test_the_three_ways_to_run_agree(name):
-  eager, jit, vmap = (results(name, mode) for mode in MODES)
-  for case in CASES:
+  one = functools.partial(talk, name)
+  jitted = jax.jit(one)
+  for case, x in CASES.items():
     # Below this a product may be a denormal in one of them and vanish.
     least = 4 * LEAST if case in ('small', 'denormals') else 0
     near = CLOSE | {'atol': least}
-    for other in (jit, vmap):
-      np.testing.assert_array_equal(other[case][1], eager[case][1], case)
-      if eager[case][1]:
-        np.testing.assert_allclose(
-          other[case][0], eager[case][0], **near, err_msg=case
-        )
+    x_hat, readable = one(jnp.asarray(x), jnp.asarray(reference(x)))
+    for other in (jitted(x, reference(x)), results(name)[case]):
+      np.testing.assert_array_equal(other[1], readable, case)
+      if readable:
+        np.testing.assert_allclose(other[0], x_hat, **near, err_msg=case)

@@ -1,5 +1,7 @@
 """Gossip: W x exactly, the mean untouched, the same bits under all runners."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from tests import helpers
 N, D = helpers.N, 1001
 LONG = 16_421  # two tiles in each stripe of 1 bit, and a rest
 KEY = jax.random.key(0)
+pytestmark = pytest.mark.optimized
 
 
 def vectors(d=D, apart=0.2, scale=1.0, seed=0):
@@ -23,9 +26,9 @@ def vectors(d=D, apart=0.2, scale=1.0, seed=0):
   return (common + apart * rng.uniform(-1, 1, (N, d))).astype(np.float32)
 
 
+@functools.cache
 def one_round(quantizer, schedule, run):
-  """The runner's map of one round: (x, step) -> (pull, seen)."""
-
+  """The runner's map of one round, compiled once: (x, step) -> (pull, seen)."""
   neighbours = gossip.neighbours(schedule, quantizer, axis_name=AXIS, key=KEY)
 
   def worker(x, step):
@@ -35,8 +38,17 @@ def one_round(quantizer, schedule, run):
   return run(worker, (0, None))
 
 
-@pytest.mark.parametrize('runner', helpers.RUNNERS)
-@pytest.mark.parametrize('name', helpers.TOPOLOGIES)
+@pytest.mark.parametrize(
+  'name,runner',
+  helpers.tiered(
+    [(name, run) for name in helpers.TOPOLOGIES for run in helpers.RUNNERS],
+    [
+      *((name, 'simulated') for name in helpers.TOPOLOGIES),
+      ('random_matchings', 'sharded'),
+      ('torus', 'pmapped'),
+    ],
+  ),
+)
 def test_full_precision_is_w_times_x(name, runner):
   schedule = topologies.schedule(helpers.TOPOLOGIES[name])
   x = vectors(d=64)
@@ -48,8 +60,21 @@ def test_full_precision_is_w_times_x(name, runner):
     assert seen.readable.all()
 
 
-@pytest.mark.parametrize('quantizer', helpers.A_FEW_QUANTIZERS)
-@pytest.mark.parametrize('name', ['ring', 'exponential', 'random_matchings'])
+@pytest.mark.parametrize(
+  'name,quantizer',
+  helpers.tiered(
+    [
+      (name, quantizer)
+      for name in ('ring', 'exponential', 'random_matchings')
+      for quantizer in helpers.A_FEW_QUANTIZERS
+    ],
+    [
+      *(('ring', quantizer) for quantizer in helpers.A_FEW_QUANTIZERS),
+      ('exponential', 'moniqua 4 stochastic'),
+      ('random_matchings', 'moniqua 1 dithered'),
+    ],
+  ),
+)
 def test_gossip_leaves_the_mean(name, quantizer):
   schedule = topologies.schedule(helpers.TOPOLOGIES[name])
   x = vectors()
@@ -243,15 +268,31 @@ def test_tuned_refuses_other_things():
 # ----------------------------------------------------------- mixing in one go
 
 
+MIXED = [
+  *((b, 'dithered', 'simulated', LONG) for b in range(1, 9)),
+  *((b, 'nearest', 'simulated', LONG) for b in (1, 2, 5, 8)),
+  *((b, 'stochastic', 'simulated', LONG) for b in (2, 3, 4, 8)),
+  *((b, 'dithered', r, LONG) for b in (1, 6) for r in ('sharded', 'pmapped')),
+  *((b, 'dithered', 'simulated', d) for b in (3, 4) for d in (101, 8192)),
+  (7, 'nearest', 'simulated', 8192),
+]
+
+
 @pytest.mark.parametrize(
   'bits,rounding,runner,d',
-  [
-    *((b, 'dithered', 'simulated', LONG) for b in range(1, 9)),
-    *((b, 'nearest', 'simulated', LONG) for b in (1, 2, 5, 8)),
-    *((b, 'stochastic', 'simulated', LONG) for b in (2, 3, 4, 8)),
-    *((b, 'dithered', r, LONG) for b in (1, 6) for r in ('sharded', 'pmapped')),
-    *((b, 'dithered', 'simulated', d) for b in (3, 4) for d in (101, 8192)),
-  ],
+  helpers.tiered(
+    MIXED,
+    [
+      (1, 'dithered', 'simulated', LONG),
+      (5, 'nearest', 'simulated', LONG),
+      (2, 'stochastic', 'simulated', LONG),
+      (8, 'stochastic', 'simulated', LONG),
+      (6, 'dithered', 'sharded', LONG),
+      (3, 'dithered', 'simulated', 8192),
+      (7, 'nearest', 'simulated', 8192),
+      (4, 'dithered', 'simulated', 101),
+    ],
+  ),
 )
 def test_mixing_is_to_the_bit_what_decoding_gives(bits, rounding, runner, d):
   """All messages readable, and then not that of worker 3, for one value."""

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import moniqua_jax as mj
-from moniqua_jax import bytes_sent, quantized_mean
+from moniqua_jax import bytes_sent, coding, quantized_mean
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import base
 from moniqua_jax.workers import AXIS
@@ -29,7 +29,7 @@ QUANTIZERS = {
   'qsgdinf 3': mj.qsgd(3, bucket_size=64, norm='linf'),
   'natural': mj.natural(),
   'alq': mj.alq(3, bucket_size=64, sweeps=3, axis_name=AXIS),
-  'coded': mj.coded(mj.nuqsgd(4, bucket_size=512), 3.0),
+  'coded': mj.coded(mj.nuqsgd(4, bucket_size=512), 3.0, coding.dense()),
 }
 BIASED = {
   'sign': mj.sign(bucket_size=64),
@@ -73,14 +73,16 @@ def gradients(seed=0):
   return {name: normal(shape) for name, shape in SHAPES.items()}
 
 
-@functools.cache
-def functions(tx, run):
-  """init and update of all workers, compiled once."""
+def compiled_anew(tx, run):
+  """init and update of all workers."""
   update = run(lambda g, s, k: tx.update(g, s, None, step=k), (0, 0, None))
   return run(tx.init, (0,)), update
 
 
-def run_steps(tx, run, grads, steps):
+functions = functools.cache(compiled_anew)
+
+
+def run_steps(tx, run, grads, steps, functions=functions):
   init, update = functions(tx, run)
   state = init(grads)
   for k in range(steps):
@@ -102,22 +104,42 @@ def flat(tree):
 
 
 @algorithms
-def test_all_workers_hold_the_same_bits_under_all_runners(name):
-  grads, results, runners = gradients(), [], list(helpers.RUNNERS.values())
-  for run in runners if 'nuqsgd' in name or 'sign' in name else runners[:2]:
-    *_, (mean, _) = run_steps(REDUCING[name], run, grads, 3)
+def test_all_workers_hold_the_same_bits(name):
+  for mean, _ in run_steps(REDUCING[name], mj.simulated, gradients(), 3):
     for leaf in jax.tree.leaves(mean):
       np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
-    results.append(flat(mean)[0])
-  for other in results[1:]:
-    if 'alq' in name:  # its fit is full of functions that round as they like
-      assert np.linalg.norm(other - results[0]) < 0.5 * np.linalg.norm(other)
-    else:
-      np.testing.assert_array_equal(other, results[0])
 
 
-@pytest.mark.parametrize('run', helpers.RUNNERS.values(), ids=helpers.RUNNERS)
-def test_replicas_stay_equal_to_the_bit_for_100_steps(run):
+@pytest.mark.optimized
+@pytest.mark.parametrize(
+  'name,runner',
+  helpers.tiered(
+    [(name, runner) for name in REDUCING for runner in ('sharded', 'pmapped')],
+    [
+      ('allreduce all_gather full_precision', 'sharded'),
+      ('allreduce all_gather nuqsgd 4', 'pmapped'),
+      ('allreduce scatter_reduce nuqsgd 4', 'sharded'),
+      ('error_feedback scatter_reduce top_k', 'sharded'),
+      ('double_squeeze sign', 'sharded'),
+    ],
+  ),
+)
+def test_all_runners_give_the_same_bits(name, runner):
+  tx, grads = REDUCING[name], gradients()
+  ends = []
+  for run in (mj.simulated, helpers.RUNNERS[runner]):
+    *_, (mean, _) = run_steps(tx, run, grads, 3, compiled_anew)
+    assert (flat(mean) == flat(mean)[:1]).all()
+    ends.append(flat(mean)[0])
+  if 'alq' in name:  # its fit is full of functions that round as they like
+    assert np.linalg.norm(ends[1] - ends[0]) < 0.5 * np.linalg.norm(ends[1])
+  else:
+    np.testing.assert_array_equal(*ends)
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize('runner', helpers.tiered(helpers.RUNNERS, ['sharded']))
+def test_replicas_stay_equal_to_the_bit_for_100_steps(runner):
   """Of a whole chain with momentum, on gradients that depend on x."""
   tx = optax.chain(
     mj.allreduce(
@@ -132,8 +154,8 @@ def test_replicas_stay_equal_to_the_bit_for_100_steps(run):
     updates, state = tx.update(grads, state, x, step=k)
     return optax.apply_updates(x, updates), state
 
+  run, target = helpers.RUNNERS[runner], gradients(1)
   step, state = run(step, (0, 0, 0, None)), run(tx.init, (0,))(x)
-  target = gradients(1)
   for k in range(100):
     x, state = step(x, state, target, np.int32(k))
     jax.block_until_ready(
@@ -192,11 +214,14 @@ def test_small_leaves_are_exact(name):
 # -------------------------------------------------------------- the oracle
 
 
+@functools.cache
+def compiled_talk(quantizer):
+  return jax.jit(lambda x, key: quantizer.decode(quantizer.encode(x, key), x))
+
+
 def said(quantizer, x, key):
   """What a message says, by the quantizer; float64."""
-  x = jnp.asarray(x, jnp.float32)
-  payload = quantizer.encode(x, key)
-  return np.asarray(quantizer.decode(payload, x), np.float64)
+  return np.asarray(compiled_talk(quantizer)(np.float32(x), key), np.float64)
 
 
 def worker_keys(step):
@@ -316,9 +341,14 @@ def of_all_leaves(quantizer):
   )
 
 
-@pytest.mark.parametrize('bits', [2, 4, 8])
-@pytest.mark.parametrize('size', [1, 2, 8, 128, 1000])
-def test_constant_tensors_have_exact_means(bits, size):
+@pytest.mark.parametrize(
+  'size,bits',
+  helpers.tiered(
+    [(size, bits) for size in (1, 2, 8, 128, 1000) for bits in (2, 4, 8)],
+    [(1, 2), (8, 8), (1000, 2)],
+  ),
+)
+def test_constant_tensors_have_exact_means(size, bits):
   """A conformance test of torch_cgx, of min-max quantization."""
   quantizer = mj.uniform(bits, rounding='nearest')
   tx = of_all_leaves(quantizer)
@@ -333,9 +363,14 @@ def test_constant_tensors_have_exact_means(bits, size):
     np.testing.assert_allclose(mean, 4.5, atol=1e-6)
 
 
-@pytest.mark.parametrize('bits', [2, 3, 4, 6, 8])
-@pytest.mark.parametrize('bucket_size', [64, 512])
-def test_ramps_are_within_their_bound(bits, bucket_size):
+@pytest.mark.parametrize(
+  'bucket_size,bits',
+  helpers.tiered(
+    [(size, bits) for size in (64, 512) for bits in (2, 3, 4, 6, 8)],
+    [(64, 3), (512, 6)],
+  ),
+)
+def test_ramps_are_within_their_bound(bucket_size, bits):
   """|err| < 2 min(bucket, size) / (2^b - 1) N (N + 1) of the sum: torch_cgx."""
   size = 1000
   quantizer = mj.uniform(bits, bucket_size, rounding='nearest')
@@ -350,13 +385,12 @@ def test_ramps_are_within_their_bound(bits, bucket_size):
 
 
 def compiled(tx, grads):
-  state = mj.sharded(tx.init, (0,))(grads)
-  step = lambda g, s, k: tx.update(g, s, None, step=k)
-  run = mj.sharded(step, (0, 0, None))
+  init, run = functions(tx, mj.sharded)
+  state = jax.eval_shape(init, grads)
   return run.lower(grads, state, np.int32(0)).compile().as_text()
 
 
-@pytest.mark.parametrize('bits', [2, 3, 4, 8])
+@pytest.mark.parametrize('bits', helpers.tiered((2, 3, 4, 8), (3,)))
 def test_scatter_reduce_sends_packed_bytes_and_no_float(bits):
   quantizer, grads = mj.nuqsgd(bits, bucket_size=128), gradients()
   tx = mj.allreduce(quantizer, 'scatter_reduce', axis_name=AXIS, key=KEY)
@@ -396,7 +430,7 @@ def test_all_gather_sends_packed_bytes_and_no_float():
 def test_a_coded_message_has_two_collectives_and_counts_the_one_that_ran():
   plain, grads = mj.nuqsgd(4, bucket_size=512), gradients()
   for capacity, fits in ((3.9, 1), (1.0, 0)):
-    quantizer = mj.coded(plain, capacity)
+    quantizer = mj.coded(plain, capacity, coding.dense())
     tx = mj.allreduce(quantizer, 'all_gather', axis_name=AXIS, key=KEY)
     whole = -(-D * 4 // 8) + 4 * -(-D // 512)
     short = quantizer.short.capacity(D)
@@ -434,7 +468,7 @@ def test_gossip_takes_coded_messages(name):
   plain = mj.nuqsgd(4, bucket_size=512)
   x = flat(sparse(gradients()))
   results = []
-  for quantizer in (plain, mj.coded(plain, 3.9)):
+  for quantizer in (plain, mj.coded(plain, 3.9, coding.dense())):
     tx = GOSSIP[name](quantizer)
     step = lambda x, s, k, tx=tx: tx.update(0 * x, s, x, step=k)
     state = mj.simulated(tx.init, (0,))(x)
@@ -448,11 +482,15 @@ def test_gossip_takes_coded_messages(name):
 
 
 def test_adaptive_levels_are_equal_on_all_workers():
-  tx = REDUCING['allreduce scatter_reduce alq']
-  *_, (_, state) = run_steps(tx, mj.sharded, gradients(), 2)
+  tx, grads = REDUCING['allreduce scatter_reduce alq'], gradients()
+  *_, (mean, state) = run_steps(tx, mj.sharded, grads, 2)
   levels = np.asarray(state.tuned.levels)
   assert (levels == levels[:1]).all()
   assert not np.allclose(levels[0], mj.alq(3).init().levels)
+  assert (flat(mean) == flat(mean)[:1]).all()
+  *_, (other, _) = run_steps(tx, mj.simulated, grads, 2)
+  apart = np.linalg.norm(flat(mean)[0] - flat(other)[0])
+  assert apart < 0.5 * np.linalg.norm(flat(mean)[0])
 
 
 def test_one_worker_alone():

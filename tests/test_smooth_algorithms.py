@@ -144,11 +144,21 @@ def varying():
   return mj.per_worker(make, table, AXIS)
 
 
-@names
-def test_all_workers_hold_the_same_bits_under_all_runners(name):
+OTHER_RUNNERS = ('sharded', 'pmapped')
+against_others = pytest.mark.parametrize(
+  'name,runner',
+  helpers.tiered(
+    [(name, runner) for name in DENSE for runner in OTHER_RUNNERS],
+    [('dcgd', 'pmapped'), ('diana', 'sharded'), ('adiana', 'sharded')],
+  ),
+)
+
+
+@against_others
+def test_all_workers_hold_the_same_bits_under_all_runners(name, runner):
   algorithm, _, lr = DENSE[name]
   ends = []
-  for run in helpers.RUNNERS.values():
+  for run in (mj.simulated, helpers.RUNNERS[runner]):
     x, _ = train(algorithm(varying()), steps=15, run=run, lr=lr)
     np.testing.assert_array_equal(x, np.tile(x[0], (N, 1)))
     ends.append(x[0])
@@ -157,8 +167,9 @@ def test_all_workers_hold_the_same_bits_under_all_runners(name):
     np.testing.assert_allclose(x, ends[0], atol=1e-2)
 
 
-@names
-def test_a_diagonal_root_is_equal_to_the_bit_under_all_runners(name):
+@pytest.mark.optimized
+@against_others
+def test_a_diagonal_root_is_equal_to_the_bit_under_all_runners(name, runner):
   """The first message; later gradients are products of matrices."""
   algorithm, _, lr = DENSE[name]
   table = roots.stacked([roots.root(np.diag(m)) for m in MATRICES])
@@ -175,7 +186,8 @@ def test_a_diagonal_root_is_equal_to_the_bit_under_all_runners(name):
     )
     return updates
 
-  ends = [run(once, (0,))(grads) for run in helpers.RUNNERS.values()]
+  runners = (mj.simulated, helpers.RUNNERS[runner])
+  ends = [run(once, (0,))(grads) for run in runners]
   for x in ends[1:]:
     np.testing.assert_array_equal(x, ends[0])
 

@@ -1,5 +1,6 @@
 """Messages that do not wait: EXTRA and its kin, and what they cost."""
 
+import functools
 import re
 
 import jax
@@ -29,6 +30,7 @@ ORACLES = {
 each = pytest.mark.parametrize('name', ORACLES)
 
 
+@functools.cache
 def built(name, quantizer, topology=RING):
   algorithm, _, kwargs = ORACLES[name]
   algorithm = algorithm(topology, quantizer, **kwargs, **SLOTS)
@@ -62,7 +64,7 @@ def test_compression_is_the_dense_form(name):
 @each
 def test_nothing_that_is_sent_waits_for_the_gradient(name):
   """A step whose gradient is NaN talks as any other."""
-  algorithm = built(name, mj.moniqua(6.0, 4))
+  algorithm = built(name, battery.MONIQUA)
 
   def step(x, state, u):
     return algorithm.update(u, state, x, step=jnp.int32(3))
@@ -86,12 +88,18 @@ def test_the_mean_moves_by_the_mean_update(name, bits):
   assert np.asarray(state.heard.seen.readable).all()
 
 
-@each
-def test_twenty_steps_agree_under_all_runners(name):
-  algorithm = built(name, mj.moniqua(6.0, 4))
-  results = [train(algorithm, 20, run)[0] for run in helpers.RUNNERS.values()]
-  for x in results[1:]:
-    np.testing.assert_allclose(x, results[0], atol=1e-5)
+@pytest.mark.parametrize(
+  'name,runner',
+  helpers.tiered(
+    [(name, runner) for name in ORACLES for runner in ('sharded', 'pmapped')],
+    [('choco', 'sharded')],
+  ),
+)
+def test_twenty_steps_agree_under_all_runners(name, runner):
+  algorithm = built(name, battery.MONIQUA)
+  x, _ = train(algorithm, 20)
+  y, _ = train(algorithm, 20, helpers.RUNNERS[runner])
+  np.testing.assert_allclose(x, y, atol=1e-5)
 
 
 def test_d2_still_forgets_whose_data_it_was():

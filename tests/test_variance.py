@@ -520,6 +520,8 @@ def test_relative_variances_are_those_of_the_reference(law, bits):
   v = np.float32(LAWS[law](np.random.default_rng(1), (count, 8192)))
   keys = jax.random.split(jax.random.key(bits), len(v))
   for q, expected in zip(methods(bits), TABLE[law, bits], strict=True):
+    if expected is None:
+      continue
 
     @jax.jit
     @jax.vmap
@@ -528,8 +530,6 @@ def test_relative_variances_are_those_of_the_reference(law, bits):
       return jnp.sum(error**2) / jnp.sum(x**2)
 
     found = float(relative(v, keys).mean())
-    if expected is None:
-      continue
     assert abs(found / expected - 1) < 0.15
 
 
