@@ -163,3 +163,32 @@ def stale_deepsqueeze(x, grad, w, lr, steps, compress=identity, eta=1.0):
     x = x + u + eta * (w - np.eye(len(w))) @ sent
     late = u
   return x
+
+
+# ------------------------------------------ the authors' block steps, float64
+
+
+def block_dcgd_authors(diagonal, beta, sizes):
+  """The looser delta of the script of arXiv:2106.03524, Section 4.
+
+  delta = sum_l sqrt(d_l) N_l / (beta - B) + sqrt(sum_l N_l^2 / (beta - B))
+  """
+  N, left = _block_norms(diagonal, sizes), beta - len(sizes)
+  delta = (N * np.sqrt(sizes)).sum(-1) / left
+  delta = delta + np.sqrt((N**2).sum(-1) / left)
+  return delta[..., None] / N
+
+
+def block_diana_authors(diagonal, beta, sizes, n, mu):
+  """(sqrt(d) + |Diag(L_i)| / (n mu))^2 where `block_diana` has sum_l A_l^2."""
+  cost = np.asarray(diagonal, float) / (n * mu)
+  A, left = _block_norms(cost, sizes) + np.sqrt(sizes), beta - len(sizes)
+  square = (np.sqrt(sum(sizes)) + np.linalg.norm(cost, axis=-1)) ** 2
+  half = (A * np.sqrt(sizes)).sum(-1) / (2 * left)
+  delta = half + np.sqrt(half**2 + square / left)
+  return delta[..., None] / A
+
+
+def _block_norms(values, sizes):
+  blocks = np.split(np.asarray(values, float), np.cumsum(sizes)[:-1], axis=-1)
+  return np.stack([np.linalg.norm(b, axis=-1) for b in blocks], axis=-1)

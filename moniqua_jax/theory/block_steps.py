@@ -15,7 +15,6 @@ d / n + n, for n blocks. `diagonal` is [..., d]; leading axes are workers.
 """
 
 from collections.abc import Sequence
-import math
 
 import numpy as np
 
@@ -75,38 +74,6 @@ def block_dcgd(
   return _root(weights, np.sum(weights**2, -1), beta, sizes) / weights
 
 
-def block_dcgd_authors(
-  diagonal: np.ndarray, beta: float, sizes: Sequence[int]
-) -> np.ndarray:
-  """`block_dcgd` with the looser delta of the authors' script.
-
-    delta = sum_l sqrt(d_l) N_l / (beta - B) + sqrt(sum_l N_l^2 / (beta - B))
-
-  Its steps are coarser than the budget requires.
-
-  Args:
-    diagonal: of L_i, [..., d].
-    beta: values sent in expectation, at most, norms included; above B.
-    sizes: coordinates per block.
-
-  Returns:
-    h, f64[..., B].
-
-  Raises:
-    ValueError: as for `block_dcgd`.
-
-  >>> block_dcgd_authors([3.0, 4.0, 2.0], beta=6.0, sizes=(2, 1)).round(4)
-  array([0.9921, 2.4802])
-
-  Source: the code of arXiv:2106.03524.
-  """
-  weights = norms(checked.positive('diagonal', diagonal, axes=1), sizes)
-  left = _left(beta, sizes)
-  linear = np.sum(weights * np.sqrt(sizes), -1)
-  delta = linear / left + np.sqrt(np.sum(weights**2, -1) / left)
-  return delta[..., None] / weights
-
-
 def block_diana(
   diagonal: np.ndarray, beta: float, sizes: Sequence[int], n: int, mu: float
 ) -> np.ndarray:
@@ -134,38 +101,6 @@ def block_diana(
   """
   weights = norms(steps.relative(diagonal, n, mu), sizes) + np.sqrt(sizes)
   return _root(weights, np.sum(weights**2, -1), beta, sizes) / weights
-
-
-def block_diana_authors(
-  diagonal: np.ndarray, beta: float, sizes: Sequence[int], n: int, mu: float
-) -> np.ndarray:
-  """`block_diana` with the delta of the authors' script.
-
-  It has (sqrt(d) + |Diag(L_i)|_2 / (n mu))^2 for sum_l A_l^2, which is not
-  less, by Minkowski: a little of the budget is left.
-
-  Args:
-    diagonal: of L_i, [..., d].
-    beta: values sent in expectation, at most, norms included; above B.
-    sizes: coordinates per block.
-    n: workers.
-    mu: f is mu-strongly convex.
-
-  Returns:
-    h, f64[..., B].
-
-  Raises:
-    ValueError: as for `block_diana`.
-
-  >>> block_diana_authors([3.0, 4.0, 2.0], 6.0, (2, 1), n=1, mu=1.0).round(4)
-  array([0.8379, 1.7914])
-
-  Source: the code of arXiv:2106.03524.
-  """
-  cost = steps.relative(diagonal, n, mu)
-  weights = norms(cost, sizes) + np.sqrt(sizes)
-  square = (math.sqrt(sum(sizes)) + np.linalg.norm(cost, axis=-1)) ** 2
-  return _root(weights, square, beta, sizes) / weights
 
 
 def _root(weights, square, beta, sizes):
