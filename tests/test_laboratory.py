@@ -275,7 +275,7 @@ def test_why_a_method_stops(distance, most, last, why):
 def small(**entries):
   config = configs.get_config('breast_cancer')
   config.seeds, config.iterations, config.clock = 2, 500, False
-  config.methods = ('GD', 'DCGD', 'DIANA+ varying')
+  config.methods = ('GD', 'DIANA+ varying')
   with config.unlocked():
     config.update(entries)
   return config
@@ -294,7 +294,7 @@ def test_a_run_writes_what_came_of_it(whole, cancer):
   for name in ('figure.png', 'figure.svg', 'config.json', 'run.json'):
     assert (folder / name).stat().st_size > 0
   entries = json.loads((folder / 'results.json').read_text())
-  assert list(entries) == ['GD', 'DCGD', 'DIANA+ varying']
+  assert list(entries) == ['GD', 'DIANA+ varying']
   assert entries['GD']['why'] == 'end'
   assert entries['GD']['gamma'] == pytest.approx(1 / cancer.L)
   assert text in (folder / 'table.md').read_text()
