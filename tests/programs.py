@@ -15,8 +15,16 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
 FORKED = multiprocessing.get_context('forkserver')
+# All that training.main imports; not itself, for other programs have its flags.
 FORKED.set_forkserver_preload(
-  ['moniqua_jax.training.loop', 'moniqua_jax.laboratory.driver']
+  [
+    'ml_collections.config_flags',
+    'moniqua_jax.laboratory.driver',
+    'moniqua_jax.plots',
+    'moniqua_jax.training.loop',
+    'moniqua_jax.training.summary',
+    'sklearn.datasets',
+  ]
 )
 SECONDS = 300  # for a program
 

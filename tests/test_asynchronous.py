@@ -425,7 +425,7 @@ PROGRAM = ('-m', 'moniqua_jax.asynchronous')
 
 
 def mpi_command(n, *arguments):
-  """As README.md has it."""
+  """As docs/many_hosts.md has it."""
   mpiexec = [MPIEXEC, '--with-ft', 'ulfm', '--oversubscribe', '-n', str(n)]
   return [*mpiexec, sys.executable, *arguments]
 
