@@ -264,6 +264,7 @@ def text(config, where: Pod, utilisation: float = UTILISATION) -> str:
 
 
 def main(argv):
+  """Prints the plan of a config on some chips."""
   with command_line.one_line_errors():
     if len(argv) > 1:
       raise ValueError(f'{argv[1:]} are not flags.')

@@ -62,6 +62,7 @@ _SLOW = flags.DEFINE_multi_string(
 
 
 def main(argv, mpi):
+  """Trains one worker, and reports on process 0 what all of them did."""
   try:
     with _one_line_errors(mpi.COMM_WORLD.rank):
       network = Network(mpi, _TIMEOUT.value)

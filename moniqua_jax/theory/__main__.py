@@ -77,6 +77,7 @@ def _number(spec, parameter, text):
 
 
 def main(argv=None):
+  """Prints what theory says of an algorithm on a topology."""
   parser = _Parser('python -m moniqua_jax.theory', allow_abbrev=False)
   add = parser.add_argument
   add('--topology', default='ring:8', help='name:argument:argument')

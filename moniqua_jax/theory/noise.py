@@ -1,5 +1,6 @@
-"""What the rounding sustains by itself, and where a theta that follows it runs
-away. Ours: simulated, not proved.
+"""What the rounding sustains by itself, and where a theta runs away with it.
+
+Ours: simulated, not proved.
 
 All workers share the dither u, so the errors of two workers differ by more than
 0 only where a grid line falls between them: in units of the step s their

@@ -46,7 +46,6 @@ def neighbours(rounds: Sequence[Topology]) -> list[np.ndarray]:
 
   Source: Lemma 2 of arXiv:2002.11787.
   """
-
   pairs = [{tuple(sorted(arc)) for arc in arcs(r)} for r in rounds]
   return [np.array(sorted(each), int).reshape(-1, 2) for each in pairs]
 

@@ -107,6 +107,7 @@ def require_mixing(weights: Sequence[np.ndarray]) -> None:
 
 
 def too_slow(n: int) -> str:
+  """Says why a sum over all steps was given up."""
   return (
     f'the {n} workers of this topology agree too slowly for a sum over all '
     'steps; take fewer workers, more edges, or a larger gamma.'

@@ -384,6 +384,7 @@ def require_symmetric(schedule, algorithm: str) -> None:
 
 
 def check_connected(w: np.ndarray, subject: str) -> None:
+  """Refuses weights over which some worker never hears of another."""
   from scipy.sparse import csgraph, csr_array  # slow
 
   count, label = csgraph.connected_components(

@@ -42,6 +42,7 @@ _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'This one, from 0.')
 
 
 def main(argv):
+  """Runs what the flags say: a dry run, a laboratory, or training."""
   if len(argv) > 1:
     sys.exit(f'error: {argv[1:]} are not flags.')
   if not flags.FLAGS['verbosity'].present:
@@ -90,6 +91,7 @@ def train(config, workdir):
 
 
 def described(config) -> str:
+  """What a run of the config would do."""
   if 'laboratory' in config:
     return driver.describe(config)
   return summary.describe(experiment.from_config(config))

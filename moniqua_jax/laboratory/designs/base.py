@@ -47,6 +47,7 @@ def blocks(problem):
 
 
 def rows(problem, steps):
+  """Each worker's row: the root of its L_i, and its steps."""
   steps = jnp.asarray(steps, jnp.float32)
   return {'root': roots.root(problem.matrices), 'steps': steps}
 
