@@ -199,6 +199,7 @@ def memory_of_a_step(layers, width, held, run):
   return compiled.memory_analysis().temp_size_in_bytes, gathers
 
 
+@pytest.mark.optimized
 def test_memory_grows_with_the_largest_layer_not_with_the_model():
   pod, width = pods.Pod(2, fsdp=4), 128
   leaf, temporary = 4 * width**2, {}
@@ -273,6 +274,7 @@ def without_pods(name, n):
   return rounds(mj.simulated, tx, flat(x), flat(u))
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize('layout,name', EXACT)
 def test_rounds_have_the_bits_of_the_run_without_pods(layout, name):
   pod = LAYOUTS[layout]
@@ -369,6 +371,7 @@ def compiled_step(config):
   return built, step.lower(state, batch, np.int32(0)).compile()
 
 
+@pytest.mark.optimized
 @mostly('fsdp', 'both')
 def test_only_packed_parts_leave_a_pod(pod):
   """Sizes of the digits' mlp: 64 x 128, 128, 128 x 10, 10."""
@@ -422,6 +425,7 @@ def within(pod, line):
   return found
 
 
+@pytest.mark.optimized
 def test_gradients_within_a_pod_are_quantized_beside_gossip():
   pod = LAYOUTS['both']
   config = config_of(pod, 'moniqua4')
