@@ -28,7 +28,7 @@ def pytest_configure(config):
   )
   # A run that was killed may leave half an entry: it is compiled once more.
   config.addinivalue_line(
-    'filterwarnings', 'ignore:Error reading persistent compilation cache'
+    'filterwarnings', 'ignore:Error .* persistent compilation cache'
   )
 
 
