@@ -3,7 +3,7 @@
 python train.py --config=configs/digits.py:moniqua4 --workdir=runs/moniqua4
 """
 
-from moniqua_jax.training import main
+from moniqua_jax.training import __main__ as main
 
 if __name__ == '__main__':
   main.run()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
 FORKED = multiprocessing.get_context('forkserver')
-# All that training.main imports; not itself, for other programs have its flags.
+# What training.__main__ imports; not itself, for other programs have its flags.
 FORKED.set_forkserver_preload(
   [
     'ml_collections.config_flags',

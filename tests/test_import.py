@@ -85,7 +85,7 @@ def test_a_missing_extra_is_named_in_one_line():
 
 def test_the_program_says_in_one_line_what_it_misses():
   ended = python(
-    WITHOUT_EXTRAS + 'import moniqua_jax.training.main', check=False
+    WITHOUT_EXTRAS + 'import moniqua_jax.training.__main__', check=False
   )
   assert ended.returncode == 2
   assert ended.stderr == (

@@ -93,7 +93,7 @@ def test_the_six_lines_run_on_jax_numpy_and_optax_alone(site, tmp_path):
 TRAIN = """
 import sys
 sys.argv[1:] = {}
-from moniqua_jax.training import main
+from moniqua_jax.training import __main__ as main
 main.run()
 """
 

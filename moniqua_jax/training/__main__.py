@@ -103,3 +103,7 @@ def run():
     # --help shows those of the file that was started.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   app.run(main, flags_parser=command_line.parser)
+
+
+if __name__ == '__main__':
+  run()
