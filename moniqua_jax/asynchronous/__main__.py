@@ -130,7 +130,7 @@ def _describe(built, network):
     'neighbour per step, each worker at its own pace',
     'workers': '; '.join(network.names),
   }
-  print(summary.describe(built.config, built.experiment))
+  print(summary.describe(built.experiment))
   print('\n'.join(f'{k:10s} {v}' for k, v in rows.items()), flush=True)
 
 
