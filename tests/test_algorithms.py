@@ -83,7 +83,8 @@ def train(tx, run, steps, b):
   init, step = functions(tx, run)
   state = init(x)
   for k in range(steps):
-    x, state = step(x, state, b, np.int32(k))
+    # One step in flight: 8 devices on few cores may starve in collectives.
+    x, state = jax.block_until_ready(step(x, state, b, np.int32(k)))
   return np.asarray(x), state
 
 

@@ -56,7 +56,10 @@ def trajectory(algorithm, steps, run=mj.simulated, lr=LR):
   x = np.array(X0)
   state, xs = init(x), [x]
   for k in range(steps):
-    x, state = step(x, state, CURVATURE, CENTRES, np.int32(k), np.float32(lr))
+    # One step in flight: 8 devices on few cores may starve in collectives.
+    x, state = jax.block_until_ready(
+      step(x, state, CURVATURE, CENTRES, np.int32(k), np.float32(lr))
+    )
     xs.append(x)
   return [np.asarray(x, np.float64) for x in xs], state
 
