@@ -100,7 +100,9 @@ def choco(tmp_path_factory):
   return config, workdir
 
 
-@pytest.mark.parametrize('method', ['adiana', 'choco'])
+@pytest.mark.parametrize(
+  'method', ['adiana', pytest.param('choco', marks=SLOW)]
+)
 def test_resuming_gives_the_same_bits(tmp_path, method, request):
   """With tables in the checkpoint, renewed after it and once before it."""
   config, whole = request.getfixturevalue(method)
