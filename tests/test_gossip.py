@@ -208,6 +208,19 @@ def test_an_unreadable_message_is_left_out(name, poison):
     assert np.asarray(moved)[3, 17] == 0
 
 
+def test_messages_are_read_next_to_the_reference():
+  """A whole turn away from x, so x_hat is there too."""
+  theta, x = 0.5, vectors(d=64)
+  talk = gossip.neighbours(
+    (mj.ring(N),), mj.moniqua(theta, bits=4), axis_name=AXIS, key=KEY
+  )
+  turn = 2 * theta / (1 - 2.0**-4)
+  own, _, _ = mj.simulated(
+    lambda x: talk.exchange(x, x + turn, talk.init(), jnp.int32(0)), (0,)
+  )(x)
+  assert np.abs(own - x - turn).max() < theta
+
+
 def test_who_is_not_finite_has_read_nothing():
   """Though the messages to it were readable: of whatever quantizer."""
   x = vectors()
