@@ -413,6 +413,23 @@ def test_scatter_reduce_sends_packed_bytes_and_no_float(bits):
   assert told.exact == 2 * (N - 1) / N * 4 * 5
 
 
+@strategies
+def test_nothing_recomputes_what_was_sent(strategy):
+  """What encode makes goes to a barrier and nowhere else, as in gossip."""
+  mean, rounds, _ = quantized_mean.STRATEGIES[strategy]
+  worker = lambda x, key: mean(mj.nuqsgd(4, 128), x, key, AXIS)
+  program = jax.make_jaxpr(worker, axis_env=[(AXIS, N)])(jnp.zeros(D), KEY)
+  eqns = program.jaxpr.eqns
+  made_by = {var: eqn for eqn in eqns for var in eqn.outvars}
+  sends = [e for e in eqns if e.primitive.name in ('all_gather', 'all_to_all')]
+  assert len(sends) == rounds
+  for send in sends:
+    barrier = made_by[send.invars[0]]
+    assert barrier.primitive.name == 'optimization_barrier'
+    (payload,) = barrier.invars
+    assert [eqn for eqn in eqns if payload in eqn.invars] == [barrier]
+
+
 def like(grads):
   shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
   return jax.tree.map(shape, grads)
