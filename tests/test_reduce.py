@@ -5,6 +5,7 @@ does the sums, the chunks and the memories itself.
 """
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import optax
 import pytest
 
 import moniqua_jax as mj
-from moniqua_jax import bytes_sent, coding, quantized_mean
+from moniqua_jax import bytes_sent, coding, collectives, quantized_mean
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import base
 from moniqua_jax.workers import AXIS
@@ -464,6 +465,26 @@ def test_a_coded_message_has_two_collectives_and_counts_the_one_that_ran():
     )
     sent = bytes_sent.total(told, 1, 0, np.array([fits]))
     assert sent == told.exact + (N - 1) * (short if fits else whole)
+
+
+def test_one_message_that_does_not_fit_lets_all_travel_whole():
+  """Short is a message without its second byte, where that is 0."""
+  form = types.SimpleNamespace(
+    shorten=lambda payload, size: (payload[:1], payload[1] == 0),
+    restore=lambda short, size: jnp.pad(short, (0, 1)),
+  )
+  quantizer = types.SimpleNamespace(short=form)
+  swap = lambda rows: collectives.swap(rows, AXIS)
+  run = mj.simulated(
+    lambda rows: quantized_mean.carried(quantizer, 1, rows, swap, AXIS), (0,)
+  )
+  payloads = np.zeros((N, N, 2), np.uint8)
+  payloads[..., 0] = np.arange(N * N).reshape(N, N)
+  for last in (0, 7):
+    payloads[3, 5, 1] = last
+    received, short = run(payloads)
+    np.testing.assert_array_equal(received, payloads.swapaxes(0, 1))
+    np.testing.assert_array_equal(short, last == 0)
 
 
 def sparse(grads):
