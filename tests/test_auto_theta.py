@@ -128,9 +128,26 @@ def test_both_ends_leave_out_the_same_edges():
   assert moved['answered'] < 1e-6 < 1e-3 < moved['alone']
 
 
-@pytest.mark.parametrize('name', ['ring', 'torus', 'star', 'random_matchings'])
+def crossed():
+  """A complete graph whose edges are not the inverses of one another."""
+  perms = [[(i + by) % N for i in range(N)] for by in range(1, N)]
+  for i in (0, 4):
+    perms[0][i], perms[4][i] = perms[4][i], perms[0][i]
+  return mj.Topology([(1 / N, tuple(perm)) for perm in perms])
+
+
+SYMMETRIC = {
+  **{
+    name: helpers.TOPOLOGIES[name]
+    for name in ('ring', 'torus', 'star', 'random_matchings')
+  },
+  'crossed': crossed(),
+}
+
+
+@pytest.mark.parametrize('name', SYMMETRIC)
 def test_answers_reach_the_sender_on_any_symmetric_graph(name):
-  topology = helpers.TOPOLOGIES[name]
+  topology = SYMMETRIC[name]
   topology = topologies.schedule(topology)[0]
   edges = len(topology.edges)
   read = RNG.random((N, edges)) < 0.6

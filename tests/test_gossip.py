@@ -60,6 +60,15 @@ def test_full_precision_is_w_times_x(name, runner):
     assert seen.readable.all()
 
 
+def test_an_edge_has_the_weight_of_who_receives():
+  to = lambda by: tuple((i + by) % N for i in range(N))
+  uneven = mj.Topology([(0.25, to(1)), ((0.5, *(0.0,) * (N - 1)), to(3))])
+  x = vectors(d=64)
+  moved, _ = one_round(mj.full_precision(), (uneven,), mj.simulated)(x, 0)
+  w = topologies.matrix(uneven)
+  np.testing.assert_allclose(x + moved, w @ x.astype(np.float64), atol=1e-6)
+
+
 @pytest.mark.parametrize(
   'name,quantizer',
   helpers.tiered(
@@ -197,6 +206,45 @@ def test_an_unreadable_message_is_left_out(name, poison):
     # Its neighbours move by their other edge only.
     assert np.isfinite(moved).all() and np.abs(moved[2]).max() > 0
     assert np.asarray(moved)[3, 17] == 0
+
+
+def test_messages_are_read_next_to_the_reference():
+  """A whole turn away from x, so x_hat is there too."""
+  theta, x = 0.5, vectors(d=64)
+  talk = gossip.neighbours(
+    (mj.ring(N),), mj.moniqua(theta, bits=4), axis_name=AXIS, key=KEY
+  )
+  turn = 2 * theta / (1 - 2.0**-4)
+  own, _, _ = mj.simulated(
+    lambda x: talk.exchange(x, x + turn, talk.init(), jnp.int32(0)), (0,)
+  )(x)
+  assert np.abs(own - x - turn).max() < theta
+
+
+def test_who_is_not_finite_has_read_nothing():
+  """Though the messages to it were readable: of whatever quantizer."""
+  x = vectors()
+  x[3, 17] = np.nan
+  quantizer = helpers.QUANTIZERS['nuqsgd 4'][0]
+  # Not simulated: XLA on CPUs may lose the NaN of a batch, see `base.largest`.
+  _, seen = one_round(quantizer, (mj.ring(N),), mj.sharded)(x, np.int32(0))
+  readable = np.asarray(seen.readable)
+  assert not readable[3].any() and readable[0].all()
+
+
+def test_by_sender_too_who_is_unreadable_moves_on_no_edge():
+  talk = gossip.neighbours(
+    (mj.ring(N),),
+    mj.moniqua(0.5, bits=4),
+    axis_name=AXIS,
+    key=KEY,
+    share=edge.by_sender,
+  )
+  x = vectors(d=64)
+  x[3, 17] = np.nan
+  pull = lambda x: talk.exchange(x, x, talk.init(), jnp.int32(0))[1]
+  moved = np.asarray(mj.simulated(pull, (0,))(x))
+  assert np.isfinite(moved).all() and not moved[3].any()
 
 
 def test_a_theta_that_is_too_small_is_seen():

@@ -5,6 +5,7 @@ does the sums, the chunks and the memories itself.
 """
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import optax
 import pytest
 
 import moniqua_jax as mj
-from moniqua_jax import bytes_sent, coding, quantized_mean
+from moniqua_jax import bytes_sent, coding, collectives, quantized_mean
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import base
 from moniqua_jax.workers import AXIS
@@ -413,6 +414,23 @@ def test_scatter_reduce_sends_packed_bytes_and_no_float(bits):
   assert told.exact == 2 * (N - 1) / N * 4 * 5
 
 
+@strategies
+def test_nothing_recomputes_what_was_sent(strategy):
+  """What encode makes goes to a barrier and nowhere else, as in gossip."""
+  mean, rounds, _ = quantized_mean.STRATEGIES[strategy]
+  worker = lambda x, key: mean(mj.nuqsgd(4, 128), x, key, AXIS)
+  program = jax.make_jaxpr(worker, axis_env=[(AXIS, N)])(jnp.zeros(D), KEY)
+  eqns = program.jaxpr.eqns
+  made_by = {var: eqn for eqn in eqns for var in eqn.outvars}
+  sends = [e for e in eqns if e.primitive.name in ('all_gather', 'all_to_all')]
+  assert len(sends) == rounds
+  for send in sends:
+    barrier = made_by[send.invars[0]]
+    assert barrier.primitive.name == 'optimization_barrier'
+    (payload,) = barrier.invars
+    assert [eqn for eqn in eqns if payload in eqn.invars] == [barrier]
+
+
 def like(grads):
   shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
   return jax.tree.map(shape, grads)
@@ -449,6 +467,26 @@ def test_a_coded_message_has_two_collectives_and_counts_the_one_that_ran():
     assert sent == told.exact + (N - 1) * (short if fits else whole)
 
 
+def test_one_message_that_does_not_fit_lets_all_travel_whole():
+  """Short is a message without its second byte, where that is 0."""
+  form = types.SimpleNamespace(
+    shorten=lambda payload, size: (payload[:1], payload[1] == 0),
+    restore=lambda short, size: jnp.pad(short, (0, 1)),
+  )
+  quantizer = types.SimpleNamespace(short=form)
+  swap = lambda rows: collectives.swap(rows, AXIS)
+  run = mj.simulated(
+    lambda rows: quantized_mean.carried(quantizer, 1, rows, swap, AXIS), (0,)
+  )
+  payloads = np.zeros((N, N, 2), np.uint8)
+  payloads[..., 0] = np.arange(N * N).reshape(N, N)
+  for last in (0, 7):
+    payloads[3, 5, 1] = last
+    received, short = run(payloads)
+    np.testing.assert_array_equal(received, payloads.swapaxes(0, 1))
+    np.testing.assert_array_equal(short, last == 0)
+
+
 def sparse(grads):
   """Heavier tails: codes of fewer bits."""
   return jax.tree.map(lambda leaf: leaf**3, grads)
@@ -472,10 +510,12 @@ def test_gossip_takes_coded_messages(name):
     tx = GOSSIP[name](quantizer)
     step = lambda x, s, k, tx=tx: tx.update(0 * x, s, x, step=k)
     state = mj.simulated(tx.init, (0,))(x)
-    moved, state = mj.simulated(step, (0, 0, None))(x, state, np.int32(0))
-    results.append(np.asarray(moved))
-  np.testing.assert_array_equal(*results)
-  np.testing.assert_array_equal(np.asarray(state.heard.short), 1)
+    step = mj.simulated(step, (0, 0, None))
+    for k in range(2):
+      moved, state = step(x, state, np.int32(k))
+      results.append(np.asarray(moved))
+  np.testing.assert_array_equal(results[:2], results[2:])
+  np.testing.assert_array_equal(np.asarray(state.heard.short), 2)
 
 
 # ------------------------------------------------------------------ the rest

@@ -94,6 +94,11 @@ def test_bits_outside_1_to_8_are_refused_by_value(bits):
       call()
 
 
+def test_an_index_takes_as_few_bytes_as_the_last_one_needs():
+  for count, expected in ((1, 1), (256, 1), (257, 2), (65536, 2), (65537, 3)):
+    assert wire.index_bytes(count) == expected
+
+
 # Zeros of both signs, infinities, subnormals, and NaNs quiet and signalling
 # that carry a payload.
 WORDS = np.array(
