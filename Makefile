@@ -46,9 +46,9 @@ test: check .libtpu/libtpu
 	$(PYTEST) $(PARALLEL) --durations=10
 	$(TPU)
 
-# And all that takes minutes.
+# And all that takes minutes, compiled as users compile it.
 test-all: check
-	$(PYTEST) -m '' $(PARALLEL) --durations=10
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m '' $(PARALLEL) --durations=10
 	$(MAKE) test-tpu
 
 # Compiles for TPUs without one.
