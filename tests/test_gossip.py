@@ -273,6 +273,8 @@ def test_rounds_of_different_numbers_of_edges():
   for step in range(2):
     _, seen = run(vectors(), np.int32(step))
     assert seen.readable.shape == (N, 2) and seen.readable.all()
+  # Of an edge that is not there: no distance, and no theta that covers it.
+  assert not seen.distance[:, 1].any() and np.isinf(seen.theta[:, 1]).all()
 
 
 @pytest.mark.parametrize('runner', helpers.RUNNERS)
