@@ -19,6 +19,7 @@ import tempfile
 import pytest
 
 from moniqua_jax import wire
+from tests import helpers
 from tests.tpu_program import LONG, TAKEN
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -31,11 +32,11 @@ SLOW = pytest.mark.slow
 
 
 @functools.cache
-def programs(what, topology='v5e:4x4'):
+def programs(what, topology='v5e:4x4', *wanted):
   """name -> what tpu_program.py printed of it."""
   with _alone():
     result = subprocess.run(
-      [sys.executable, '-m', 'tests.tpu_program', what, topology],
+      [sys.executable, '-m', 'tests.tpu_program', what, topology, *wanted],
       cwd=ROOT,
       env={**os.environ, 'TPU_SKIP_MDS_QUERY': '1', 'PYTHONPATH': _path()},
       capture_output=True,
@@ -95,20 +96,21 @@ def test_the_gradient_is_computed_while_messages_travel(topology):
   assert in_all > 6 and there == in_all
 
 
-@SLOW
+LIMITS = [
+  ('1 bits', 1, 4.0, 0.25),
+  ('4 bits', 4, 5.0, 0.25),
+  ('8 bits', 8, 6.5, 0.55),
+  ('1 bits, digest', 1, 6.25, 0.25),
+  ('4 bits, digest', 4, 6.5, 0.25),
+  ('8 bits, digest', 8, 8.0, 0.55),
+]
+
+
 @pytest.mark.parametrize(
-  'name,bits,moved,temporary',
-  [
-    ('1 bits', 1, 4.0, 0.25),
-    ('4 bits', 4, 5.0, 0.25),
-    ('8 bits', 8, 6.5, 0.55),
-    ('1 bits, digest', 1, 6.25, 0.25),
-    ('4 bits, digest', 4, 6.5, 0.25),
-    ('8 bits, digest', 8, 8.0, 0.55),
-  ],
+  'name,bits,moved,temporary', helpers.tiered(LIMITS, LIMITS[4:5])
 )
 def test_gossip_of_a_long_vector_moves_few_bytes(name, bits, moved, temporary):
-  program = programs('long_vector')[name]
+  program = programs('long_vector', 'v5e:4x4', name)[name]
   assert program['d'] == LONG
   check_messages(program, bits, header=12 if 'digest' in name else 8)
   assert program['bytes'] <= moved
@@ -119,7 +121,9 @@ def test_gossip_of_a_long_vector_moves_few_bytes(name, bits, moved, temporary):
 def test_full_precision_is_mixed_in_one_pass():
   # x and what came in are read, x is written, and each message counts four
   # times: a send, a receive, and a copy at both ends.
-  program = programs('long_vector')['full_precision']
+  program = programs('long_vector', 'v5e:4x4', 'full_precision')[
+    'full_precision'
+  ]
   assert program['bytes'] <= 12.01 and program['temporary'] <= 2.01
 
 
