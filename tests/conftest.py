@@ -6,20 +6,15 @@ JAX_DISABLE_MOST_OPTIMIZATIONS=0 it optimizes everywhere. Programs that took
 long to compile are kept for the next run.
 """
 
-import os
-import pathlib
-
 import jax
 import pytest
 
-CACHE = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'jax'
-QUICK = os.environ.get('JAX_DISABLE_MOST_OPTIMIZATIONS', '1') != '0'
+from tests import programs
 
 jax.config.update('jax_num_cpu_devices', 8)
-jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-jax.config.update('jax_compilation_cache_dir', str(CACHE))
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+for name, value in programs.SETTINGS.items():
+  jax.config.update(name, value)
 
 
 def pytest_configure(config):
@@ -34,6 +29,6 @@ def pytest_configure(config):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-  quick = QUICK and item.get_closest_marker('optimized') is None
+  quick = programs.QUICK and item.get_closest_marker('optimized') is None
   jax.config.update('jax_disable_most_optimizations', quick)
   return (yield)

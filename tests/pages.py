@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import programs
+
+ROOT = programs.ROOT
 README = ROOT / 'README.md'
 DOCS = sorted((ROOT / 'docs').rglob('*.md'))
 PAGES = [*sorted(ROOT.glob('*.md')), *DOCS]
@@ -61,13 +63,16 @@ def shell(folder):
   """Runs command lines in `folder`, made to look like a clone to them."""
   for name in ('train.py', 'configs', 'moniqua_jax'):
     (folder / name).symlink_to(ROOT / name)
-  env = os.environ | {
-    'PATH': f'{BIN}:{os.environ["PATH"]}',
-    'JAX_COMPILATION_CACHE_DIR': str(folder / 'compiled'),
-    'OMPI_ALLOW_RUN_AS_ROOT': '1',
-    'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1',
-    'PRTE_MCA_rmaps_default_mapping_policy': ':oversubscribe',
-  }
+  env = (
+    os.environ
+    | programs.ENVIRONMENT
+    | {
+      'PATH': f'{BIN}:{os.environ["PATH"]}',
+      'OMPI_ALLOW_RUN_AS_ROOT': '1',
+      'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1',
+      'PRTE_MCA_rmaps_default_mapping_policy': ':oversubscribe',
+    }
+  )
   env.pop('XLA_FLAGS', None)  # set by other tests
 
   def run(command):

@@ -1,7 +1,8 @@
 """Programs in processes of their own that need not import everything again.
 
 A server has imported what they all import; each program is a fork of it, and
-runs as `python PROGRAM ARGUMENTS` does.
+runs as `python PROGRAM ARGUMENTS` does. All compile as the tests do: see
+conftest.
 """
 
 from collections.abc import Mapping
@@ -27,6 +28,15 @@ FORKED.set_forkserver_preload(
   ]
 )
 SECONDS = 300  # for a program
+QUICK = os.environ.get('JAX_DISABLE_MOST_OPTIMIZATIONS', '1') != '0'
+SETTINGS = {
+  'jax_platforms': 'cpu',
+  'jax_compilation_cache_dir': str(ROOT / '.pytest_cache' / 'jax'),
+  'jax_persistent_cache_min_compile_time_secs': 0.05,
+  'jax_disable_most_optimizations': QUICK,
+}
+# The same, for those that are no forks.
+ENVIRONMENT = {name.upper(): str(value) for name, value in SETTINGS.items()}
 
 
 class Ended(NamedTuple):
@@ -60,6 +70,25 @@ def ended(process, folder) -> Ended:
   return Ended(process.exitcode, *said)
 
 
+def launched(n, *command: str, folder, settings: Mapping = ()) -> list:
+  """Starts all processes of one run, as the launcher does."""
+  from moniqua_jax.launch import __main__ as launch
+
+  commands = launch.commands(list(command), n, launch.free_port())
+  return [
+    started(*line[2:], folder=folder / str(i), settings=settings)
+    for i, line in enumerate(commands)
+  ]
+
+
+def finished(processes, folder) -> str:
+  """Returns what process 0 said, when all have ended well."""
+  for i, process in enumerate(processes):
+    status, _, err = ended(process, folder / str(i))
+    assert status == 0, err
+  return (folder / '0' / 'out').read_text()
+
+
 def wait_for(condition):
   """Returns as soon as it holds."""
   until = time.monotonic() + SECONDS
@@ -71,7 +100,7 @@ def wait_for(condition):
 def _become(command, folder, settings):
   import jax
 
-  for name, value in (settings | {'jax_platforms': 'cpu'}).items():
+  for name, value in (SETTINGS | settings).items():
     jax.config.update(name, value)
   for name, descriptor in (('out', 1), ('err', 2)):
     file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -190,7 +190,7 @@ SWEPT = jax.jit(least_variance.coordinate_descent)
 PSI = jax.jit(least_variance.psi)
 
 
-@pytest.mark.parametrize('bits', [3, 5])
+@pytest.mark.parametrize('bits', helpers.tiered([3, 5], [3]))
 @pytest.mark.parametrize('density', [one(0.0007, 0.011), mixture(*BUCKETS)])
 def test_psi_never_increases_over_the_sweeps(bits, density):
   levels = least_variance.exponential(0.5, bits)
@@ -261,7 +261,7 @@ def observed(tuned, x, state=None):
   return compiled(tuned.observe)(state, np.asarray(x, np.float32))
 
 
-@pytest.mark.parametrize('name', METHODS)
+@pytest.mark.parametrize('name', helpers.tiered(METHODS, ['alq', 'amq_n']))
 def test_adapted_levels_have_less_variance_and_it_is_psi(name):
   tuned = METHODS[name](bits=3, bucket_size=2048)
   x = jnp.asarray(RNG.standard_normal(4 * 2048), jnp.float32)

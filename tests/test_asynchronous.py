@@ -408,14 +408,10 @@ def test_without_mpi_one_line_says_how_to_install_it(tmp_path):
 
 
 @pytest.fixture(scope='module')
-def environment(tmp_path_factory):
-  """Processes that share what they compile."""
+def environment():
   return {
     **os.environ,
-    'JAX_PLATFORMS': 'cpu',
-    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-    'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('compiled')),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    **programs.ENVIRONMENT,
     'OMPI_ALLOW_RUN_AS_ROOT': '1',
     'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1',
   }
@@ -567,7 +563,7 @@ def test_a_slow_worker_does_not_slow_its_neighbour(environment, tmp_path):
       '--config.gossip.name=adpsgd',
       '--config.learning_rate.warmup_epochs=0.5',
       '--config.epochs=2.0',
-      '--step_seconds=0.05',
+      '--step_seconds=0.03',
       '--slow=1:4',
       f'--workdir={tmp_path}',
     ),

@@ -40,34 +40,43 @@ def gradient(x):
 
 @functools.cache
 def functions(algorithm, run):
-  """init and a step of all workers, compiled once for all step sizes."""
+  """init and steps of all workers, compiled once for all numbers of steps."""
 
-  def step(x, state, a, b, k, lr):
-    updates = -lr * a * (x - b)
-    updates, state = algorithm.update(updates, state, x, step=k)
-    return optax.apply_updates(x, updates), state
+  def steps(x, state, a, b, first, last, lr):
+    def step(k, carry):
+      x, state = carry
+      updates = -lr * a * (x - b)
+      updates, state = algorithm.update(updates, state, x, step=k)
+      return optax.apply_updates(x, updates), state
 
-  return run(algorithm.init, (0,)), run(step, (0, 0, 0, 0, None, None))
+    return jax.lax.fori_loop(first, last, step, (x, state))
+
+  return run(algorithm.init, (0,)), run(steps, (0, 0, 0, 0, None, None, None))
 
 
-def trajectory(algorithm, steps, run=mj.simulated, lr=LR):
+def advance(algorithm, x, state, first, last, run=mj.simulated, lr=LR):
+  """The workers' parameters and states after some more steps."""
+  args = CURVATURE, CENTRES, np.int32(first), np.int32(last), np.float32(lr)
+  return functions(algorithm, run)[1](x, state, *args)
+
+
+def trajectory(algorithm, steps):
   """The workers' parameters after each step, and the last state."""
-  init, step = functions(algorithm, run)
-  x = np.array(X0)
-  state, xs = init(x), [x]
+  x, xs = np.array(X0), [X0]
+  state = functions(algorithm, mj.simulated)[0](x)
   for k in range(steps):
-    # One step in flight: 8 devices on few cores may starve in collectives.
-    x, state = jax.block_until_ready(
-      step(x, state, CURVATURE, CENTRES, np.int32(k), np.float32(lr))
-    )
+    x, state = advance(algorithm, x, state, k, k + 1)
     xs.append(x)
   return [np.asarray(x, np.float64) for x in xs], state
 
 
 @functools.cache
 def train(algorithm, steps=STEPS, run=mj.simulated, lr=LR):
-  xs, state = trajectory(algorithm, steps, run, lr)
-  return xs[-1], state
+  """The workers' parameters after the last step, and the last state."""
+  x = np.array(X0)
+  state = functions(algorithm, run)[0](x)
+  x, state = advance(algorithm, x, state, 0, steps, run, lr)
+  return np.asarray(x, np.float64), state
 
 
 FULL, COARSE = mj.full_precision(), mj.uniform(6, D, 'nearest')

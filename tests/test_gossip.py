@@ -339,7 +339,6 @@ MIXED = [
       (8, 'stochastic', 'simulated', LONG),
       (6, 'dithered', 'sharded', LONG),
       (3, 'dithered', 'simulated', 8192),
-      (7, 'nearest', 'simulated', 8192),
       (4, 'dithered', 'simulated', 101),
     ],
   ),

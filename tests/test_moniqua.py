@@ -199,13 +199,12 @@ def algorithm_1(x, y, theta, bits):
 @pytest.mark.parametrize('theta', [1e-3, 0.7, 300.0])
 @pytest.mark.parametrize('bits', range(1, 9))
 def test_nearest_is_algorithm_1_as_the_paper_writes_it(bits, theta):
-  rng = np.random.default_rng(bits)
-  q, theta = mj.moniqua(theta, bits, 'nearest'), float(np.float32(theta))
+  rng, theta = np.random.default_rng(bits), float(np.float32(theta))
   b_theta, error = circle(theta, bits, 'nearest')
   for steps in (1, 100, 2**16):
     x = np.float32(steps * b_theta / 2**bits * rng.uniform(-1, 1, 4097))
     y = np.float32(f64(x) + 0.999 * theta * rng.uniform(-1, 1, 4097))
-    x_hat = f64(q.decode(q.encode(jnp.asarray(x), KEY), jnp.asarray(y)))
+    _, x_hat, _ = talk(bits, 'nearest')(np.float32(theta), x, y, KEY)
     expected = algorithm_1(f64(x), f64(y), theta, bits)
     # Where x stands within rounding of the edge of a cell both sides are right.
     to_edge = error - np.abs(f64(x) - expected)
@@ -215,7 +214,7 @@ def test_nearest_is_algorithm_1_as_the_paper_writes_it(bits, theta):
     )
     assert clear.mean() > 0.9
     np.testing.assert_array_less(
-      np.abs(x_hat - expected)[clear],
+      np.abs(f64(x_hat) - expected)[clear],
       (4 * EPS * (largest(x, y) + theta))[clear],
     )
 

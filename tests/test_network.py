@@ -264,7 +264,7 @@ SLOW = pytest.mark.slow
   'method',
   [
     'moniqua1',
-    'nuqsgd4',
+    pytest.param('nuqsgd4', marks=SLOW),
     pytest.param('choco4', marks=SLOW),
     pytest.param('d2', marks=SLOW),
   ],

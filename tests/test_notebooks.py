@@ -14,6 +14,8 @@ import jupytext
 from nbconvert.preprocessors import ExecutePreprocessor
 import pytest
 
+from tests import programs
+
 COLABS = pathlib.Path(__file__).parents[1] / 'colabs'
 NAMES = sorted(path.stem for path in COLABS.glob('*.py'))
 LARGEST = 400_000  # bytes
@@ -26,10 +28,12 @@ QUICK = '00_quickstart'
 
 @pytest.fixture
 def clean(monkeypatch):
-  """What a kernel inherits: no setting of these tests, no other packages."""
+  """What a kernel inherits: how to compile, and no other packages."""
   for name in list(os.environ):
     if name.startswith(('JAX_', 'XLA_')) or name == 'PYTHONPATH':
       monkeypatch.delenv(name)
+  for name, value in programs.ENVIRONMENT.items():
+    monkeypatch.setenv(name, value)
 
 
 def cells(name, suffix):

@@ -3,10 +3,7 @@
 import functools
 import json
 import os
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 from jax import lax
@@ -29,9 +26,8 @@ from moniqua_jax import (
 )
 from moniqua_jax.training import checkpoint, experiment, loop, metrics, summary
 from moniqua_jax.training import step as step_lib
-from tests import hlo
+from tests import hlo, programs
 
-ROOT = pathlib.Path(__file__).parents[1]
 LAYOUTS = {
   'data': pods.Pod(4, data=2),
   'fsdp': pods.Pod(4, fsdp=2),
@@ -559,15 +555,13 @@ def test_pods_of_processes_train_the_same(tmp_path, n, processes):
   """Of three pods one stands in both processes; of two, each in two of four."""
   one, many = tmp_path / 'one', tmp_path / 'many'
   train = [*TRAIN, f'--config.workers={n}']
-  launch = ['-m', 'moniqua_jax.launch', f'--n={processes}', '--']
-  env = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
-  for command in (
-    [*train, '--runner=sharded', f'--workdir={one}'],
-    [*launch, *train, f'--workdir={many}'],
-  ):
-    subprocess.run(
-      [sys.executable, *command], cwd=ROOT, env=env, check=True, timeout=600
-    )
+  alone = programs.run(
+    *(*train, '--runner=sharded', f'--workdir={one}'), folder=tmp_path / '1'
+  )
+  assert alone.status == 0, alone.err
+  several = (*train, f'--workdir={many}')
+  started = programs.launched(processes, *several, folder=tmp_path)
+  programs.finished(started, tmp_path)
   for alone, together in zip(rows(one), rows(many), strict=True):
     assert alone.keys() == together.keys()
     for name, value in alone.items():

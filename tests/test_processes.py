@@ -22,33 +22,6 @@ REST = sorted(set(helpers.QUANTIZERS) - set(KINDS))
 OTHERS = [REST[i : i + 8] for i in range(0, len(REST), 8)]
 
 
-@pytest.fixture(scope='module')
-def settings(tmp_path_factory):
-  """Of processes that share what they compile, in little time."""
-  return {
-    'jax_disable_most_optimizations': True,
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
-    'jax_persistent_cache_min_compile_time_secs': 0,
-  }
-
-
-def launched(n, *command, folder, settings=()):
-  """All processes of one run, started as the launcher does."""
-  commands = launch.commands(list(command), n, launch.free_port())
-  return [
-    programs.started(*line[2:], folder=folder / str(i), settings=settings)
-    for i, line in enumerate(commands)
-  ]
-
-
-def finished(started, folder) -> str:
-  """What process 0 said, when all have ended well."""
-  for i, process in enumerate(started):
-    status, _, err = programs.ended(process, folder / str(i))
-    assert status == 0, err
-  return (folder / '0' / 'out').read_text()
-
-
 # ------------------------------------------------------------- the same bits
 
 
@@ -56,7 +29,11 @@ def answer(n, folder, **tasks):
   """What comes of the tasks of processes_program.py in n processes."""
   words = [f'{task}={",".join(names)}' for task, names in tasks.items()]
   program = 'tests/processes_program.py'
-  out = finished(launched(n, program, *words, folder=folder), folder)
+  settings = {'jax_disable_most_optimizations': False}
+  started = programs.launched(
+    n, program, *words, folder=folder, settings=settings
+  )
+  out = programs.finished(started, folder)
   return json.loads(out.splitlines()[-1])
 
 
@@ -96,12 +73,12 @@ def test_a_quadratic_descends_the_same_in_one_process_and_in_four(tmp_path):
 # ------------------------------------------------------------- train.py
 
 
-EPOCHS = 20.0  # 220 steps: time to be killed in the middle
+EPOCHS = 12.0  # 132 steps: time to be killed in the middle
 
 
-def train(n, workdir, folder, settings, *arguments):
+def train(n, workdir, folder, *arguments):
   """All processes of train.py with 4 bits."""
-  return launched(
+  return programs.launched(
     n,
     'train.py',
     '--config=configs/digits.py:moniqua4',
@@ -113,15 +90,14 @@ def train(n, workdir, folder, settings, *arguments):
     f'--workdir={workdir}',
     *arguments,
     folder=folder,
-    settings=settings,
   )
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory, settings):
+def whole(tmp_path_factory):
   """The folder of a run of two processes."""
   folder = tmp_path_factory.mktemp('whole')
-  finished(train(2, folder / 'run', folder, settings), folder)
+  programs.finished(train(2, folder / 'run', folder), folder)
   return folder / 'run'
 
 
@@ -145,9 +121,9 @@ def steps_in(workdir) -> int:
   return metrics.read(workdir)[-1]['step']
 
 
-def killed_in_training(n, lost, workdir, folder, settings):
+def killed_in_training(n, lost, workdir, folder):
   """Kills one of n processes; the others end, and name it."""
-  started = train(n, workdir, folder, settings)
+  started = train(n, workdir, folder)
   programs.wait_for(lambda: steps_in(workdir) >= 30)
   started[lost].kill()
   began = time.monotonic()
@@ -160,34 +136,34 @@ def killed_in_training(n, lost, workdir, folder, settings):
 
 
 def test_a_killed_process_is_named_and_the_run_resumes_bit_for_bit(
-  tmp_path, whole, settings
+  tmp_path, whole
 ):
   cut = tmp_path / 'run'
-  killed_in_training(2, 1, cut, tmp_path, settings)
+  killed_in_training(2, 1, cut, tmp_path)
   assert len(rows(cut)) < len(rows(whole))
   step, state = saved(cut)
-  assert 0 < step < 220 and np.isfinite(state['params']).all()
-  finished(train(2, cut, tmp_path, settings, '--resume'), tmp_path)
+  assert 0 < step < 132 and np.isfinite(state['params']).all()
+  programs.finished(train(2, cut, tmp_path, '--resume'), tmp_path)
   assert rows(cut) == rows(whole)
 
 
 @pytest.mark.slow
-def test_one_killed_process_of_four_ends_the_others(tmp_path, settings):
-  killed_in_training(4, 2, tmp_path / 'run', tmp_path, settings)
+def test_one_killed_process_of_four_ends_the_others(tmp_path):
+  killed_in_training(4, 2, tmp_path / 'run', tmp_path)
   assert saved(tmp_path / 'run')[0] > 0
 
 
 @pytest.mark.slow
-def test_processes_that_are_all_killed_resume(tmp_path, whole, settings):
+def test_processes_that_are_all_killed_resume(tmp_path, whole):
   cut = tmp_path / 'run'
-  started = train(2, cut, tmp_path, settings)
+  started = train(2, cut, tmp_path)
   programs.wait_for(lambda: steps_in(cut) >= 30)
   for process in started:
     process.kill()
   for process in started:
     process.join()
   assert len(rows(cut)) < len(rows(whole))
-  finished(train(2, cut, tmp_path, settings, '--resume'), tmp_path)
+  programs.finished(train(2, cut, tmp_path, '--resume'), tmp_path)
   assert rows(cut) == rows(whole)
 
 

@@ -27,6 +27,22 @@ D = 1000  # the last bucket of 64 is shorter
 SIZES = (1, 7, 8, D, 4097)
 DRAWS = 400
 rows = pytest.mark.parametrize('name', QUANTIZERS)
+# Moniqua with as many bits as others have is in test_moniqua.
+MOST = [
+  name
+  for name in QUANTIZERS
+  if not name.startswith(tuple(f'moniqua {bits}' for bits in (2, 5, 6, 7)))
+]
+most = pytest.mark.parametrize('name', tiered(QUANTIZERS, MOST))
+# The others are in test_edge_values, each with an ordinary vector too.
+EAGER = [
+  'moniqua 1 dithered',
+  'moniqua 3 nearest',
+  'moniqua 4 stochastic',
+  'uniform 3 stochastic',
+  'nuqsgd 7',
+  'dithering 5 norms 8',
+]
 a_kind_each = pytest.mark.parametrize('name', tiered(QUANTIZERS, A_KIND_EACH))
 
 
@@ -52,7 +68,7 @@ def require_bound(name, x, y, *heard):
     assert (np.abs(f64(x_hat) - f64(x)) <= bound(f64(x)) + rounded).all()
 
 
-@rows
+@most
 def test_round_trip_is_within_its_bound(name):
   x, y, _, (_, own, theirs, seen) = talks(name)
   for row in range(4):
@@ -90,7 +106,7 @@ def test_payload_is_bytes_of_the_stated_number(name, d):
 
 
 @pytest.mark.optimized
-@a_kind_each
+@pytest.mark.parametrize('name', tiered(QUANTIZERS, EAGER))
 def test_jit_changes_nothing(name):
   q, (x, y) = QUANTIZERS[name][0], near(D)
   payload = q.encode(x, KEY)
@@ -118,7 +134,7 @@ def test_vmap_is_the_loop(name):
     )
 
 
-@pytest.mark.parametrize('name', UNBIASED)
+@pytest.mark.parametrize('name', tiered(UNBIASED, MOST))
 def test_the_mean_over_keys_is_x(name):
   x, _, _, (_, _, theirs, _) = talks(name)
   bound = QUANTIZERS[name][-1]

@@ -64,7 +64,20 @@ UNBIASED = [
   for name in REDUCING
   if 'allreduce' in name and 'terngrad' not in name and 'alq' not in name
 ]
-algorithms = pytest.mark.parametrize('name', REDUCING)
+# Each quantizer, each strategy, each memory.
+ONE_EACH = [
+  'allreduce scatter_reduce full_precision',
+  'allreduce all_gather nuqsgd 4',
+  'allreduce scatter_reduce nuqsgd 4',
+  'allreduce all_gather qsgdinf 3',
+  'allreduce scatter_reduce natural',
+  'allreduce scatter_reduce alq',
+  'allreduce all_gather coded',
+  'error_feedback scatter_reduce sign',
+  'error_feedback all_gather top_k',
+  'double_squeeze one_bit',
+]
+algorithms = pytest.mark.parametrize('name', helpers.tiered(REDUCING, ONE_EACH))
 strategies = pytest.mark.parametrize('strategy', quantized_mean.STRATEGIES)
 
 
@@ -117,7 +130,6 @@ def test_all_workers_hold_the_same_bits(name):
   helpers.tiered(
     [(name, runner) for name in REDUCING for runner in ('sharded', 'pmapped')],
     [
-      ('allreduce all_gather full_precision', 'sharded'),
       ('allreduce all_gather nuqsgd 4', 'pmapped'),
       ('allreduce scatter_reduce nuqsgd 4', 'sharded'),
       ('error_feedback scatter_reduce top_k', 'sharded'),
@@ -169,7 +181,7 @@ def test_replicas_stay_equal_to_the_bit_for_100_steps(runner):
   assert np.linalg.norm(flat(x)[0] - mean) < 0.5 * np.linalg.norm(mean)
 
 
-@pytest.mark.parametrize('name', UNBIASED)
+@pytest.mark.parametrize('name', helpers.tiered(UNBIASED, ONE_EACH))
 def test_the_mean_is_unbiased(name):
   grads, tx, draws = gradients(), REDUCING[name], 120
   means = [
@@ -294,7 +306,7 @@ def test_it_is_the_dense_oracle(strategy, quantizer, feedback):
     assert (np.abs(np.asarray(state.error) - errors) > 1e-4).mean() < 2e-3
 
 
-@pytest.mark.parametrize('name', BIASED)
+@pytest.mark.parametrize('name', helpers.tiered(BIASED, ['one_bit']))
 def test_double_squeeze_loses_nothing(name):
   """sum of means + what is left of the workers and of the means = sum of g."""
   tx, grads = REDUCING[f'double_squeeze {name}'], gradients()
@@ -306,7 +318,7 @@ def test_double_squeeze_loses_nothing(name):
   np.testing.assert_allclose(total + left, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', BIASED)
+@pytest.mark.parametrize('name', helpers.tiered(BIASED, ['top_k']))
 def test_error_feedback_loses_nothing(name):
   tx, grads = REDUCING[f'error_feedback all_gather {name}'], gradients()
   means, states = zip(*run_steps(tx, mj.simulated, grads, 12), strict=True)
@@ -501,7 +513,7 @@ GOSSIP = {
 }
 
 
-@pytest.mark.parametrize('name', GOSSIP)
+@pytest.mark.parametrize('name', helpers.tiered(GOSSIP, ['push_sum', 'scaled']))
 def test_gossip_takes_coded_messages(name):
   plain = mj.nuqsgd(4, bucket_size=512)
   x = flat(sparse(gradients()))

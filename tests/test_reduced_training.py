@@ -7,6 +7,7 @@ import pytest
 from configs import nuqsgd_cifar10_cpu, nuqsgd_imagenet, nuqsgd_resnet110
 import moniqua_jax as mj
 from moniqua_jax.training import loop, metrics, optimizer
+from tests import helpers
 from tests.trained import (
   assert_same_run,
   built,
@@ -83,9 +84,7 @@ def test_bytes_sent_are_those_of_the_payloads(nuqsgd):
   assert sent == 22 * (2 * 7 * message + EXACT)
 
 
-@pytest.mark.parametrize(
-  'name', ['double squeeze', 'coded', pytest.param('alq', marks=SLOW)]
-)
+@pytest.mark.parametrize('name', helpers.tiered(RESUMED, ['coded']))
 def test_it_learns_and_resumes_with_the_same_bits(tmp_path, name):
   """With memories, levels and counts of short messages in the checkpoint."""
   config = RESUMED[name]
@@ -231,7 +230,15 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+# One of each quantizer and each reduction.
+A_FEW = [
+  'cifar10_cpu ' + name
+  for name in ('super_sgd', 'qsgdinf4', 'nuqsgd4', 'terngrad', 'ef_sign')
+]
+A_FEW += [name for name in CONFIGS if 'cifar10_cpu' not in name]
+
+
+@pytest.mark.parametrize('name', helpers.tiered(CONFIGS, A_FEW))
 def test_every_config_builds(name):
   config = on_made_up_images(CONFIGS[name], num_train=2400)
   if 'resnet110 ' in name or 'resnet18' in name:

@@ -151,10 +151,9 @@ def test_it_is_unbiased_and_its_variance_is_the_formula(name):
   ) * np.sum(variance)
 
 
+@pytest.mark.slow  # `dithering 5 norms 8` is in test_quantizers
 @pytest.mark.optimized
-@pytest.mark.parametrize(
-  'name', helpers.tiered(TABLE, ['varying traced', 'block 8'])
-)
+@rows
 def test_jit_vmap_and_the_loop_agree(name):
   quantizer, *_ = TABLE[name]
   x = jnp.stack([vector(seed) for seed in range(3)])

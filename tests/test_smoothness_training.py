@@ -11,7 +11,7 @@ from moniqua_jax.curvature import refresh, shaped
 from moniqua_jax.quantizers import roots
 from moniqua_jax.training import experiment, loop, metrics
 from moniqua_jax.training import step as step_lib
-from tests import hlo
+from tests import helpers, hlo
 from tests.test_reduced_training import KEPT, LARGE
 from tests.trained import (
   assert_same_run,
@@ -381,14 +381,24 @@ def test_the_asynchronous_form_has_no_estimates():
 # ------------------------------------------------------------------- configs
 
 
+# Each kind of shape and each algorithm; the digits' net has the others.
 A_FEW = [
-  name
-  for name in smoothness_cifar10_cpu.METHODS
-  if name[-1] == '4' and '_torus' not in name or name.endswith('_torus2')
+  'super_sgd',
+  'layer4',
+  'shared_third_diagonal4',
+  'kronecker_inf4',
+  'inverse_diagonal4',
+  'diagonal_nuqsgd4',
+  'diana_third_kronecker4',
+  'inverse_kronecker_choco_ring4',
+  'diagonal_dcd_torus3',
+  'inverse_layer_moniqua_torus2',
 ]
 
 
-@pytest.mark.parametrize('method', A_FEW)
+@pytest.mark.parametrize(
+  'method', helpers.tiered(smoothness_cifar10_cpu.METHODS, A_FEW)
+)
 def test_configs_build(method):
   config = on_made_up_images(smoothness_cifar10_cpu.get_config(method))
   assert ('per worker and estimate' in described(config)) == (

@@ -43,16 +43,18 @@ def packed_planes(codes, bits):
 
 
 @functools.cache
-def unpacked(bits, size):
-  return jax.jit(lambda packed: wire.unpack(packed, bits, size))
+def there_and_back(bits, size):
+  """Codes -> packed, and unpacked again."""
+  packed = lambda codes: jax.lax.optimization_barrier(wire.pack(codes, bits))
+  back = lambda packed: (packed, wire.unpack(packed, bits, size))
+  return jax.jit(lambda codes: back(packed(codes)))
 
 
 def check_codes(codes, bits):
-  packed = wire.pack(jnp.asarray(codes), bits)
+  packed, again = there_and_back(bits, codes.size)(codes)
   np.testing.assert_array_equal(packed, packed_by_hand(codes, bits))
   assert packed.dtype == jnp.uint8
   assert packed.shape == (wire.packed_size(codes.size, bits),)
-  again = unpacked(bits, codes.size)(packed)
   np.testing.assert_array_equal(again, codes)
   assert again.dtype == jnp.uint8
 
