@@ -7,10 +7,10 @@ import networkx as nx
 import numpy as np
 import pytest
 
+from configs import digits
 import moniqua_jax as mj
 from moniqua_jax import theory, topologies
 from moniqua_jax.training import resolve
-from tests.test_command_line import config_with
 
 FULL = mj.full_precision()
 SLOTS = dict(axis_name='workers', key=jax.random.key(0))
@@ -173,7 +173,8 @@ def test_the_theory_names_lambda(algorithm):
 
 def test_a_run_is_refused_unless_gamma_leaves_slack():
   swinging = dict(name='ring', weight=0.5)
-  config = config_with('moniqua4', topology=swinging, gamma=0.9)
+  config = digits.get_config('moniqua4')
+  config.update(topology=swinging, gamma=0.9)
   assert resolve.resolve(config).schedule == (
     mj.lazy(mj.ring(8, weight=0.5), 0.9),
   )
