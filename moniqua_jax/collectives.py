@@ -24,8 +24,8 @@ def require_rows(n: int, axis_name: str, what: str) -> None:
   if n != size:
     raise ValueError(
       f'{what} of {n} workers, but there are {size} on the axis '
-      f'{axis_name!r}; both must be one number: give it {size} workers, or the '
-      f'runner {n} of them (sharded takes a mesh of {n} devices).'
+      f'{axis_name!r}; give it {size} workers, or the runner {n} of them '
+      f'(sharded takes a mesh of {n} devices).'
     )
 
 
