@@ -14,11 +14,27 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
+def require_rows(n: int, axis_name: str, what: str) -> None:
+  """Refuses what has an entry for each of n workers, where they are not n.
+
+  A receiver that nobody sends to would get zeros, and an index beyond the end
+  of a table its last row, both without a word.
+  """
+  size = lax.axis_size(axis_name)
+  if n != size:
+    raise ValueError(
+      f'{what} of {n} workers, but there are {size} on the axis '
+      f'{axis_name!r}; give it {size} workers, or the runner {n} of them '
+      f'(sharded takes a mesh of {n} devices).'
+    )
+
+
 def send(payload: Array, perm: tuple[int, ...], axis_name: str) -> Array:
   """Sends u8[m] along one edge, and returns what came in on it.
 
   Equivalent, all workers stacked: `received[perm[i]] = payload[i]`.
   """
+  require_rows(len(perm), axis_name, 'a topology')
   return lax.ppermute(payload, axis_name, tuple(enumerate(perm)))
 
 

@@ -97,5 +97,14 @@ def _same_worker(of: list, among: list) -> Array:
 
   `of` and `among` hold perms or their inverses; the result is i32[E, n].
   """
-  find = lambda i, other: next(k for k, p in enumerate(among) if p[i] == other)
+
+  def find(i, other):
+    for k, perm in enumerate(among):
+      if perm[i] == other:
+        return k
+    raise ValueError(
+      f'answered: workers {i} and {other} have an edge one way only, of no '
+      'weight; from_matrix(matrix(topology)) leaves it out.'
+    )
+
   return jnp.array([[find(*end) for end in enumerate(perm)] for perm in of])

@@ -62,10 +62,19 @@ def sharded(
   """
   mesh = device_mesh() if mesh is None else mesh
 
-  def local(*args):
+  def only(leaf):
     # shard_map keeps a worker axis of length 1, vmap and pmap do not.
+    if leaf.shape[0] != 1:
+      raise ValueError(
+        f'sharded puts one worker on each device: {mesh.size} devices, but an '
+        f'argument has {mesh.size * leaf.shape[0]} rows; give it {mesh.size}, '
+        'or take simulated.'
+      )
+    return leaf[0]
+
+  def local(*args):
     args = [
-      jax.tree.map(lambda leaf: leaf[0], arg) if axis == 0 else arg
+      jax.tree.map(only, arg) if axis == 0 else arg
       for arg, axis in zip(args, in_axes, strict=True)
     ]
     return jax.tree.map(lambda leaf: leaf[None], fn(*args))

@@ -372,6 +372,11 @@ def config_of(n, method='moniqua4', **entries):
     (4, config_of(4, reduce={'name': 'allreduce'}), 'config.reduce.name='),
     (4, config_of(4, batch_size=400), 'batch_size=400 is larger than the shar'),
     (4, config_of(4, topology={'name': 'rign'}), "config.topology.name='rign'"),
+    (
+      4,
+      config_of(4, topology={'name': 'ring', 'weight': 0.5}),
+      'config.gossip: dpsgd: .* lambda = -1 of W',
+    ),
   ],
 )
 def test_what_does_not_fit_is_named(n, config, message):

@@ -43,6 +43,10 @@ MISTAKES = {
     dict(gossip=dict(name='d2')),
     r'config.gossip: d2 needs lambda_n\(W\) > -1/3; .* lazy\(topology, 0.75\)',
   ),
+  'a ring that swings': (
+    dict(topology=dict(name='ring', weight=0.5)),
+    r'config.gossip: dpsgd: .* lambda = -1 of W.* lazy\(topology, 0.5\)',
+  ),
   'replicas and a graph that turns': (
     dict(
       gossip=dict(name='choco'),

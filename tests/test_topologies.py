@@ -381,6 +381,73 @@ def test_float32_matrices_are_accepted(n):
   tp.require_doubly_stochastic(topology, 'dpsgd')
 
 
+def random_graph(rng, n):
+  """Adjacency of a random connected graph, without self-loops."""
+  near = rng.random((n, n)) < rng.uniform(0, 0.6)
+  order = rng.permutation(n)
+  near[order[1:], order[:-1]] = True
+  return (near | near.T) & ~np.eye(n, dtype=bool)
+
+
+def metropolis(near):
+  degree = near.sum(0)
+  w = near / (1 + np.maximum.outer(degree, degree))
+  return w + np.diag(1 - w.sum(1))
+
+
+def by_eigenvectors(w):
+  """W again, from V diag(lambda) V^T: 0 becomes 1e-17 of either sign."""
+  values, vectors = np.linalg.eigh(w)
+  return (vectors * values) @ vectors.T
+
+
+NOISE = {
+  'either sign': lambda w, rng: w + 1e-16 * rng.normal(size=w.shape),
+  'positive': lambda w, rng: w + 1e-16 * rng.random(w.shape),
+  'symmetric': lambda w, rng: w + 1e-12 * (e := rng.normal(size=w.shape)) * e.T,
+  'eigenvectors': lambda w, rng: by_eigenvectors(w),
+  'float32': lambda w, rng: by_eigenvectors(w).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize('noise', NOISE.values(), ids=NOISE)
+def test_noise_is_no_edge(noise):
+  rng = np.random.default_rng(0)
+  for _ in range(200 // len(NOISE)):
+    near = random_graph(rng, rng.integers(2, 13))
+    w = metropolis(near)
+    noisy = noise(w, rng)
+    topology = tp.from_matrix(noisy)
+    assert len(topology.edges) == near.sum(0).max()
+    np.testing.assert_allclose(tp.matrix(topology), noisy, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(tp.matrix(topology) > 1e-9, w > 1e-9)
+    assert useless_messages(topology) == 0
+    tp.require_symmetric(topology, 'choco')
+
+
+def test_noise_is_no_edge_of_directed_graphs():
+  rng = np.random.default_rng(1)
+  for _ in range(40):
+    n = rng.integers(3, 13)
+    perms = [np.roll(np.arange(n), 1), *(rng.permutation(n) for _ in range(3))]
+    share = rng.dirichlet(np.ones(4))
+    w = np.tensordot(share, np.eye(n)[np.array(perms)], 1)
+    topology = tp.from_matrix(w + 1e-16 * rng.normal(size=w.shape))
+    np.testing.assert_allclose(tp.matrix(topology), w, rtol=0, atol=1e-6)
+    assert len(topology.edges) == max(degrees(w)[0].max(), degrees(w)[1].max())
+
+
+def test_a_noisy_ring_has_its_two_edges():
+  noisy = tp.matrix(tp.ring(8)) + 1e-16
+  assert len(tp.from_matrix(noisy).edges) == 2
+  # One weight for all receivers, though their sums were rounded differently.
+  assert {type(weight) for weight, _ in tp.from_matrix(noisy).edges} == {float}
+
+
+def test_rounding_below_zero_is_a_weight_of_zero():
+  assert tp.Topology([(-1e-17, (1, 0))]).edges == ((0.0, (1, 0)),)
+
+
 def test_large_graphs_are_coloured_quickly():
   g = nx.connected_watts_strogatz_graph(200, 6, 0.2, seed=0)
   check_colouring(tp.matrix(tp.from_graph(g)), tp.from_graph(g))

@@ -62,8 +62,8 @@ def adpsgd(
     none where no update is late.
 
   Raises:
-    ValueError: columns of W do not sum to 1, the workers are not connected, or
-      the delays are negative or not one for each worker.
+    ValueError: columns of W do not sum to 1, the workers are not connected or
+      never agree, or the delays are negative or not one for each worker.
 
   >>> from moniqua_jax import moniqua, random_matchings
   >>> algorithm = adpsgd(random_matchings(8, rounds=64, seed=0),
@@ -74,6 +74,7 @@ def adpsgd(
   """
   schedule = topologies.schedule(topology)
   topologies.require_doubly_stochastic(schedule, 'adpsgd')
+  topologies.require_agreement(schedule, 'adpsgd')
   delays = _checked_delays(delays, schedule[0].n)
   slots = max(delays) + 1 if max(delays) else 0
   neighbours = gossip.neighbours(

@@ -56,8 +56,8 @@ def choco(
     step as i32[], the same on all workers.
 
   Raises:
-    ValueError: several topologies, W is not symmetric or not connected, or
-      gamma outside (0, 1].
+    ValueError: several topologies, W is not symmetric or not connected,
+      gamma outside (0, 1], or the workers never agree with it.
 
   >>> from moniqua_jax import ring, uniform
   >>> algorithm = choco(ring(8), uniform(bits=4), gamma=0.5,
@@ -68,6 +68,7 @@ def choco(
   schedule = topologies.one_symmetric(topology, 'choco')
   if not 0 < gamma <= 1:
     raise ValueError(f'gamma={gamma!r}; choco needs 0 < gamma <= 1.')
+  topologies.require_agreement(schedule, f'choco ({gamma=})', gamma)
   neighbours = gossip.neighbours(
     schedule, quantizer, axis_name=axis_name, key=key
   )

@@ -69,6 +69,7 @@ def d2(
   """
   schedule = topologies.one_symmetric(topology, 'd2')
   theory.require_d2_stable(schedule[0])
+  topologies.require_agreement(schedule, 'd2')
   neighbours = gossip.neighbours(
     schedule, quantizer, axis_name=axis_name, key=key
   )

@@ -51,7 +51,8 @@ def dcd(
     step as i32[], the same on all workers. All must start from the same x.
 
   Raises:
-    ValueError: several topologies, or W is not symmetric or not connected.
+    ValueError: several topologies; W is not symmetric or not connected, or the
+      workers never agree.
 
   >>> from moniqua_jax import ring, uniform
   >>> algorithm = dcd(ring(8), uniform(bits=8),
@@ -60,6 +61,7 @@ def dcd(
   Source: Algorithm 1 of arXiv:1803.06443.
   """
   schedule = topologies.one_symmetric(topology, 'dcd')
+  topologies.require_agreement(schedule, 'dcd')
   neighbours = gossip.neighbours(
     schedule, quantizer, axis_name=axis_name, key=key
   )

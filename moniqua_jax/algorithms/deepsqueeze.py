@@ -54,8 +54,8 @@ def deepsqueeze(
     step as i32[], the same on all workers.
 
   Raises:
-    ValueError: columns of W do not sum to 1, the workers are not connected, or
-      eta outside (0, 1].
+    ValueError: columns of W do not sum to 1, the workers are not connected,
+      eta outside (0, 1], or the workers never agree with it.
 
   >>> from moniqua_jax import ring, uniform
   >>> algorithm = deepsqueeze(ring(8), uniform(bits=4), eta=0.5,
@@ -67,6 +67,7 @@ def deepsqueeze(
   topologies.require_doubly_stochastic(schedule, 'deepsqueeze')
   if not 0 < eta <= 1:
     raise ValueError(f'eta={eta!r}; deepsqueeze needs 0 < eta <= 1.')
+  topologies.require_agreement(schedule, f'deepsqueeze ({eta=})', eta)
   neighbours = gossip.neighbours(
     schedule, quantizer, axis_name=axis_name, key=key
   )

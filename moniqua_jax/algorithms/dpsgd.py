@@ -48,7 +48,8 @@ def dpsgd(
     step as i32[], the same on all workers.
 
   Raises:
-    ValueError: columns of W do not sum to 1, or the workers are not connected.
+    ValueError: columns of W do not sum to 1, or the workers are not connected
+      or never agree.
 
   >>> from moniqua_jax import moniqua, ring
   >>> algorithm = dpsgd(ring(8), moniqua(theta=1.0, bits=4),
@@ -59,6 +60,7 @@ def dpsgd(
   """
   schedule = topologies.schedule(topology)
   topologies.require_doubly_stochastic(schedule, 'dpsgd')
+  topologies.require_agreement(schedule, 'dpsgd')
   neighbours = gossip.neighbours(
     schedule, quantizer, axis_name=axis_name, key=key
   )

@@ -58,7 +58,8 @@ def ecd(
     step as i32[], the same on all workers. All must start from the same x.
 
   Raises:
-    ValueError: several topologies, or W is not symmetric or not connected.
+    ValueError: several topologies; W is not symmetric or not connected, or the
+      workers never agree.
 
   >>> from moniqua_jax import ring, uniform
   >>> algorithm = ecd(ring(8), uniform(bits=8),
@@ -67,6 +68,7 @@ def ecd(
   Source: Algorithm 2 of arXiv:1803.06443.
   """
   schedule = topologies.one_symmetric(topology, 'ecd')
+  topologies.require_agreement(schedule, 'ecd')
   neighbours = gossip.neighbours(
     schedule, quantizer, axis_name=axis_name, key=key
   )

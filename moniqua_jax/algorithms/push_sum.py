@@ -57,7 +57,7 @@ def push_sum(
     step as i32[], the same on all workers.
 
   Raises:
-    ValueError: the workers are not connected.
+    ValueError: the workers are not connected, or never agree.
 
   >>> from moniqua_jax import Topology, moniqua
   >>> uneven = Topology([((0.5, 0.25, 0.25), (1, 2, 0)),
@@ -68,6 +68,9 @@ def push_sum(
   Source: Algorithm 1 of arXiv:1811.10792.
   """
   schedule = topologies.push_schedule(topology)
+  topologies.require_agreement(
+    schedule, 'push_sum', weights=topologies.push_matrix
+  )
   neighbours = gossip.neighbours(
     schedule,
     _with_mass(base.tuned(quantizer)),

@@ -16,7 +16,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from moniqua_jax import wire
+from moniqua_jax import collectives, wire
 from moniqua_jax.quantizers import base
 
 Array = jax.Array
@@ -57,7 +57,8 @@ def per_worker(
     NaN and is not readable.
 
   Raises:
-    ValueError: the tables are empty, or differ in their first axis.
+    ValueError: the tables are empty, or differ in their first axis; when it is
+      traced, they have not a row for each worker of the axis.
 
   >>> from moniqua_jax.quantizers import within
   >>> in_units = lambda c: within(
@@ -112,6 +113,7 @@ def _index_bytes(senders, index, dtype) -> Array:
 
 
 def _encode(senders, axis_name, own, x, key):
+  collectives.require_rows(senders.count, axis_name, 'per_worker: tables')
   me = lax.axis_index(axis_name)
   quantizer = senders.make(_row(senders, me) if own is None else own)
   payload = quantizer.encode(x, key)

@@ -205,5 +205,5 @@ def checked(
       )
   rounds = known.check(topology)
   weights = [known.weights(r) for r in rounds]
-  spectrum.require_mixing(weights)
+  topologies.require_agreement(rounds, algorithm, weights=known.weights)
   return rounds, weights

@@ -42,15 +42,6 @@ def eigenvalues(topology: Topology) -> tuple[float, float]:
   return float(values[-2:][0]), float(values[0])
 
 
-def rho(weights: Sequence[np.ndarray]) -> float:
-  """The part of the disagreement that a round leaves: 1 - `spectral_gap`."""
-  product = np.eye(len(weights[0]))
-  for w in weights:
-    product = w @ product
-  norm = np.linalg.norm(product - 1 / len(product), 2)
-  return float(norm ** (1 / len(weights)))
-
-
 def t_mix(topology: Topology | Sequence[Topology]) -> int:
   """Rounds until a unit of mass is spread evenly, wherever it was put.
 
@@ -74,12 +65,12 @@ def t_mix(topology: Topology | Sequence[Topology]) -> int:
   """
   rounds = topologies.schedule(topology)
   topologies.require_doubly_stochastic(rounds, 't_mix')
+  topologies.require_agreement(rounds, 't_mix')
   return mixing_time([topologies.matrix(r) for r in rounds])
 
 
 def mixing_time(weights: Sequence[np.ndarray]) -> int:
-  """`t_mix`, of the matrices of the rounds."""
-  require_mixing(weights)
+  """`t_mix`, of the matrices of rounds under which the workers agree."""
   return max(_mixed(weights, start) for start in range(len(weights)))
 
 
@@ -93,17 +84,6 @@ def _mixed(weights, start: int) -> int:
     if t > STEPS:
       raise ValueError(too_slow(n))
   return t
-
-
-def require_mixing(weights: Sequence[np.ndarray]) -> None:
-  """Refuses weights under which workers take turns and never agree."""
-  left = rho(weights)
-  if left > 1 - 1e-9:
-    raise ValueError(
-      f'the workers do not agree in the long run: rho = {left:.9f}, and it '
-      'must be below 1. Leave each worker a weight of its own, as '
-      'lazy(topology, 0.5) does.'
-    )
 
 
 def too_slow(n: int) -> str:

@@ -140,7 +140,7 @@ def report(
     rounds=len(rounds),
     gamma=gamma,
     safety=safety,
-    rho=spectrum.rho(weights),
+    rho=topologies.rho(weights),
     lambda_2=lambda_2,
     lambda_n=lambda_n,
     t_mix=spectrum.mixing_time(weights),

@@ -23,6 +23,11 @@ References, by first author below:
     1946.
 """
 
+from moniqua_jax.topologies.agreement import (
+  require_agreement,
+  rho,
+  spectral_gap,
+)
 from moniqua_jax.topologies.base import (
   Topology,
   lazy,
@@ -34,7 +39,6 @@ from moniqua_jax.topologies.base import (
   require_symmetric,
   schedule,
   sources,
-  spectral_gap,
 )
 from moniqua_jax.topologies.given import (
   from_graph,
@@ -65,8 +69,10 @@ __all__ = [
   'push_matrix',
   'push_schedule',
   'random_matchings',
+  'require_agreement',
   'require_doubly_stochastic',
   'require_symmetric',
+  'rho',
   'ring',
   'schedule',
   'sources',

@@ -86,8 +86,9 @@ def _checked_weight(weight, n: int) -> Weight:
       f'receiver, {n} in all.'
     )
   values = np.asarray(weight, np.float64)
-  if not np.all(np.isfinite(values) & (values >= 0)):
+  if not np.all(np.isfinite(values) & (values >= -ROUNDING)):
     raise ValueError(f'weight {weight} must be finite and at least 0.')
+  values = np.maximum(values, 0)  # -1e-17 is what rounding left of 0
   return tuple(values.tolist()) if values.ndim else values.item()
 
 
@@ -102,7 +103,8 @@ def _check_received(edges, n: int) -> None:
     )
 
 
-def _rounds(topology: Topology | Sequence[Topology]) -> tuple[Topology, ...]:
+def rounds_of(topology: Topology | Sequence[Topology]) -> tuple[Topology, ...]:
+  """A Topology or several, as a tuple of the same n."""
   rounds = (topology,) if isinstance(topology, Topology) else tuple(topology)
   if not rounds or not all(isinstance(r, Topology) for r in rounds):
     raise ValueError(
@@ -185,39 +187,9 @@ def lazy(
     raise ValueError(f'lazy needs 0 < gamma <= 1; got gamma={gamma}.')
   slow = tuple(
     Topology([(np.multiply(gamma, w), perm) for w, perm in r.edges])
-    for r in _rounds(topology)
+    for r in rounds_of(topology)
   )
   return slow[0] if isinstance(topology, Topology) else slow
-
-
-def spectral_gap(topology: Topology | Sequence[Topology]) -> float:
-  """How much of the disagreement one round takes away, at least.
-
-  1 - rho, rho = ||W - 1 1^T / n||_2, the second largest singular value of W:
-  max(|lambda_2|, |lambda_n|) if W is symmetric. Over m rounds it is
-  1 - ||W_{m-1} ... W_0 - 1 1^T / n||_2^(1/m).
-
-  Args:
-    topology: a Topology, or a tuple of them; doubly stochastic.
-
-  Returns:
-    A float in [0, 1], 1 for exact averaging.
-
-  Raises:
-    ValueError: if a tuple is empty or its rounds differ in n.
-
-  >>> from moniqua_jax import ring
-  >>> round(1 - spectral_gap(ring(8)), 4)
-  0.8047
-
-  Source: Lu and De Sa 2020 (rho, there for a symmetric W).
-  """
-  rounds = _rounds(topology)
-  product = np.eye(rounds[0].n)
-  for r in rounds:
-    product = matrix(r) @ product
-  rho = np.linalg.norm(product - 1 / len(product), 2)
-  return float(1 - rho ** (1 / len(rounds)))
 
 
 def schedule(topology: Topology | Sequence[Topology]) -> tuple[Topology, ...]:
@@ -242,7 +214,7 @@ def schedule(topology: Topology | Sequence[Topology]) -> tuple[Topology, ...]:
   Source: Koloskova et al., "A Unified Theory of Decentralized SGD with
   Changing Topology and Local Updates", ICML 2020.
   """
-  rounds = _rounds(topology)
+  rounds = rounds_of(topology)
   union = sum(matrix(r) for r in rounds)
   check_connected(union, 'the topology (all rounds together)')
   return rounds
@@ -318,7 +290,7 @@ def push_schedule(
 
   Source: Assran et al. 2019 (strongly connected over a period).
   """
-  rounds = _rounds(topology)
+  rounds = rounds_of(topology)
   union = sum(push_matrix(r) for r in rounds)
   check_connected(union, 'the topology (all rounds together)')
   return rounds
@@ -341,7 +313,7 @@ def require_doubly_stochastic(schedule, algorithm: str) -> None:
 
   Source: Lian et al. 2017 (the assumptions on W).
   """
-  for k, r in enumerate(_rounds(schedule)):
+  for k, r in enumerate(rounds_of(schedule)):
     sums = matrix(r).sum(0)
     j = int(np.argmax(abs(sums - 1)))
     # from_matrix allows each of the two sums TOLERANCE, and moves one of them
@@ -372,7 +344,7 @@ def require_symmetric(schedule, algorithm: str) -> None:
 
   Source: Lu and De Sa 2020 (the assumptions on W).
   """
-  for k, r in enumerate(_rounds(schedule)):
+  for k, r in enumerate(rounds_of(schedule)):
     w = matrix(r)
     i, j = np.unravel_index(np.argmax(abs(w - w.T)), w.shape)
     if abs(w[i, j] - w[j, i]) > TOLERANCE:
@@ -384,11 +356,14 @@ def require_symmetric(schedule, algorithm: str) -> None:
 
 
 def check_connected(w: np.ndarray, subject: str) -> None:
-  """Refuses weights over which some worker never hears of another."""
+  """Refuses weights over which some worker never hears of another.
+
+  A weight below ROUNDING joins nobody: in float32 nothing moves by it.
+  """
   from scipy.sparse import csgraph, csr_array  # slow
 
   count, label = csgraph.connected_components(
-    csr_array(w > 0), connection='strong'
+    csr_array(w > ROUNDING), connection='strong'
   )
   if count > 1:
     groups = sorted(np.flatnonzero(label == k).tolist() for k in range(count))

@@ -25,12 +25,15 @@ def from_matrix(w: np.ndarray) -> Topology:
 
   Args:
     w: float[n, n], W_ij what receiver i makes of sender j; need not be
-      symmetric. The diagonal is taken as what the other entries leave.
+      symmetric. The diagonal is taken as what the other entries leave. Entries
+      below 1e-6 / n are what rounding left of 0; and where it has parted W_ij
+      from W_ji, no further than 1e-6, both are their mean.
 
   Returns:
-    A Topology whose `matrix` is `w`. An idle worker's arc is a self-loop,
-    always so if each worker sends to as many as it hears (every symmetric W);
-    else there are sum_i max(0, in_i - out_i) messages of weight 0, the minimum.
+    A Topology whose `matrix` is `w` to 1e-6. An idle worker's arc is a
+    self-loop, always so if each worker sends to as many as it hears (every
+    symmetric W); else there are sum_i max(0, in_i - out_i) messages of weight
+    0, the minimum.
 
   Raises:
     ValueError: if `w` is not square, has an entry that is negative or not
@@ -42,21 +45,37 @@ def from_matrix(w: np.ndarray) -> Topology:
   Source: Koenig 1916 (colouring the edges of bipartite graphs).
   """
   w = np.array(w, np.float64)
-  _check_matrix(w)
+  _check_entries(w)
+  w = _without_noise(w)
+  _check_sums(w)
   check_connected(w, 'the graph of w')
   np.fill_diagonal(w, 0)
-  w = np.maximum(w, 0)  # -1e-17 is no arc
   w /= max(1, w.sum(1).max())  # an off-diagonal sum of 1 + 1e-7 is float32's
   return Topology([_take(w, senders) for senders in _colour(w > 0)])
 
 
-def _check_matrix(w: np.ndarray) -> None:
+def _check_entries(w: np.ndarray) -> None:
   if w.ndim != 2 or w.shape[0] != w.shape[1] or not w.size:
     raise ValueError(f'w must be a square matrix; got shape {w.shape}.')
-  bad = np.argwhere(~np.isfinite(w) | (w < -ROUNDING)).tolist()
+  bad = np.argwhere(~np.isfinite(w) | (w < -_noise(w))).tolist()
   if bad:
     i, j = bad[0]
     raise ValueError(f'w[{i}, {j}] = {w[i, j]} must be finite and at least 0.')
+
+
+def _noise(w: np.ndarray) -> float:
+  """What is no weight: n of them are within what a sum may be off."""
+  return TOLERANCE / len(w)
+
+
+def _without_noise(w: np.ndarray) -> np.ndarray:
+  """Puts right what rounding made of 0, and of a symmetric matrix."""
+  if abs(w - w.T).max() <= TOLERANCE:
+    w = (w + w.T) / 2  # so that an arc that stays has one back
+  return np.where(w > _noise(w), w, 0)
+
+
+def _check_sums(w: np.ndarray) -> None:
   for name, sums in (('row', w.sum(1)), ('column', w.sum(0))):
     worst = int(np.argmax(abs(sums - 1)))
     if abs(sums[worst] - 1) > TOLERANCE:
@@ -96,9 +115,11 @@ def _take(w: np.ndarray, senders: np.ndarray) -> tuple[Weight, np.ndarray]:
   workers = np.arange(len(w))
   weight = w[workers, senders]
   w[workers, senders] = 0
-  # Self-loops do not care for the weight, so it may be the others' constant.
-  moving = set(weight[senders != workers].tolist()) or {0.0}
-  return moving.pop() if len(moving) == 1 else weight, np.argsort(senders)
+  # Self-loops do not care for the weight, so it may be the others' constant;
+  # the least, so that no row grows.
+  moving = weight[senders != workers] if (senders != workers).any() else [0.0]
+  one = np.min(moving) if np.ptp(moving) <= ROUNDING else weight
+  return one, np.argsort(senders)
 
 
 def from_graph(g: 'nx.Graph') -> Topology:
