@@ -41,4 +41,8 @@ def answered(
     extra_args = {'agree': True, **extra_args}
     return algorithm.update(updates, state, params, **extra_args)
 
-  return Gossip(algorithm.init, update, **vars(algorithm))
+  def message(quantizer, d):
+    return algorithm.message(quantizer._replace(answered=True), d)
+
+  says = {**vars(algorithm), 'message': message}
+  return Gossip(algorithm.init, update, **says)

@@ -96,7 +96,8 @@ def push_sum(
     new = jnp.where(jnp.isfinite(own[:-1]), new, half[:-1])
     return unravel(new - z), PushSumState(heard, mass)
 
-  return Gossip(init, update, 'push_sum')
+  message = lambda quantizer, d: (_with_mass(quantizer), d + 1)
+  return Gossip(init, update, 'push_sum', message=message)
 
 
 def _with_mass(quantizer: base.Tuned) -> base.Tuned:
