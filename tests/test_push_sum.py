@@ -76,10 +76,11 @@ def lossy(quantizer, lost=LOST):
   return tuned._replace(quantizer=at)
 
 
-def run(algorithm, rounds, lr=LR):
+@functools.cache
+def compiled(algorithm, rounds):
   """x, mass and what was readable after each round, all workers in one scan."""
 
-  def worker(x, b):
+  def worker(x, b, lr):
     def body(carry, k):
       x, state = carry
       updates, state = algorithm.update(-lr * (x - b), state, x, step=k)
@@ -89,7 +90,12 @@ def run(algorithm, rounds, lr=LR):
 
     return lax.scan(body, (x, algorithm.init(x)), jnp.arange(rounds))[1]
 
-  x, mass, readable = mj.simulated(worker, (0, 0))(X0, CENTRES)
+  return mj.simulated(worker, (0, 0, None))
+
+
+def run(algorithm, rounds, lr=LR):
+  every_round = compiled(algorithm, rounds)
+  x, mass, readable = every_round(X0, CENTRES, np.float32(lr))
   f64 = lambda rows: np.asarray(rows, np.float64).swapaxes(0, 1)
   return f64(x), f64(mass), np.asarray(readable).swapaxes(0, 1)
 
@@ -119,9 +125,12 @@ def answered(quantizer, schedule=ALL):
   return mj.answered(mj.push_sum(schedule, quantizer, **SLOTS))
 
 
+EXACT = answered(lossy(mj.full_precision()))
+
+
 @functools.cache
 def long_run(lr):
-  return run(answered(lossy(mj.full_precision())), ROUNDS, lr)
+  return run(EXACT, ROUNDS, lr)
 
 
 def test_answered_it_is_the_dense_form_of_the_messages_that_arrived():
