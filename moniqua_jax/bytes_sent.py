@@ -44,21 +44,35 @@ def of_gossip(
 ) -> Traffic:
   """Counts bytes per gossip round: (payload + acknowledgement) x receivers.
 
+  That is of messages of d values of the quantizer; an algorithm says which it
+  sends: `of_gossip(schedule, *algorithm.message(quantizer, d))`.
+
   >>> q = base.tuned(base.full_precision())
   >>> of_gossip((topologies.ring(4),), q, d=10).gossip
   array([80.])
   """
   now = quantizer.quantizer(quantizer.init(), jnp.int32(0))
   whole, short = _sizes(now)
-  receivers = np.array(
-    [
-      np.mean([sum(perm[i] != i for _, perm in t.edges) for i in range(t.n)])
-      for t in schedule
-    ]
-  )
+  flag = _flags(now, 1, schedule[0].n)
+  to = receivers(schedule)
   return NOTHING._replace(
-    gossip=receivers * float(whole(d) + quantizer.answered),
-    gossip_short=receivers * float(short(d) + quantizer.answered),
+    gossip=to * float(whole(d) + quantizer.answered) + flag,
+    gossip_short=to * float(short(d) + quantizer.answered) + flag,
+  )
+
+
+def receivers(schedule: tuple[topologies.Topology, ...]) -> np.ndarray:
+  """Counts the messages of a worker in each round, the mean over workers.
+
+  >>> receivers((topologies.star(4),))
+  array([1.5])
+  """
+  sent = [
+    [i != j for _, perm in topology.edges for i, j in enumerate(perm)]
+    for topology in schedule
+  ]
+  return np.array(
+    [sum(away) / t.n for away, t in zip(sent, schedule, strict=True)]
   )
 
 
@@ -69,7 +83,7 @@ def of_exact(params, n: int) -> Traffic:
   40.0
   """
   size = sum(leaf.size for leaf in jax.tree.leaves(params))
-  return NOTHING._replace(exact=2 * (n - 1) / n * 4 * size)
+  return NOTHING._replace(exact=_all_reduced(4 * size, n))
 
 
 def of_reduce(
@@ -82,8 +96,8 @@ def of_reduce(
 ) -> Traffic:
   """Counts the messages of quantized means, and the leaves whose mean is exact.
 
-  Not what `alq` and `amq` tell each other where they fit: 12 bytes of each of
-  up to 50 buckets, and in every step one integer.
+  Not what `alq` and `amq` tell each other: in every step one integer, and where
+  they fit 12 bytes of each of up to 50 buckets, and the levels.
   """
   leaves = jax.tree.leaves(params)
   d = sum(leaf.size for leaf in leaves if not keep(leaf))
@@ -92,10 +106,13 @@ def of_reduce(
       f'all {len(leaves)} leaves stay in full precision: none is large enough '
       "to be quantized. Take the quantizer 'full_precision', or a larger model."
     )
-  whole, short = _sizes(quantizer.quantizer(quantizer.init(), jnp.int32(0)))
+  now = quantizer.quantizer(quantizer.init(), jnp.int32(0))
+  whole, short = _sizes(now)
   by = quantized_mean.STRATEGIES[strategy]
   count, size = by.messages(n, d)
-  return of_exact([leaf for leaf in leaves if keep(leaf)], n)._replace(
+  exact = of_exact([leaf for leaf in leaves if keep(leaf)], n).exact
+  return NOTHING._replace(
+    exact=exact + _flags(now, means * by.rounds, n),
     whole=np.full(means * by.rounds, float(count * whole(size))),
     short=np.full(means * by.rounds, float(count * short(size))),
   )
@@ -126,6 +143,16 @@ def total(
   messages = traffic.whole * (steps - short) + traffic.short * short
   rest = traffic.exact * steps + traffic.estimate * estimates
   return float(np.sum(gossip) + rest + np.sum(messages))
+
+
+def _all_reduced(size: float, n: int) -> float:
+  """Counts what each of n sends of so many bytes in a ring all-reduce."""
+  return 2 * (n - 1) / n * size
+
+
+def _flags(quantizer, rounds: int, n: int) -> float:
+  """Counts how n workers agree, by one i32 a round, that all fit in short."""
+  return _all_reduced(4 * rounds, n) if quantizer.short else 0.0
 
 
 def _sizes(quantizer):

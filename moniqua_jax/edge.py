@@ -6,6 +6,9 @@ which the workers are laid out.
 n workers, d parameters, E edges: messages that a worker sends in one round.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -47,9 +50,11 @@ def by_sender(own, theirs, weight, perm, counts, axis_name) -> Array:
 
   They go to one worker and come from another; either may count alone.
   """
-  came, went = (count & jnp.isfinite(own) for count in counts)
   worker = lax.axis_index(axis_name)
   source = jnp.asarray(topologies.sources(perm))[worker]
+  # What a worker tells itself it neither gives away nor can lose.
+  elsewhere = source != worker
+  came, went = (count & elsewhere & jnp.isfinite(own) for count in counts)
   taken = jnp.where(came, _at(weight, source) * theirs, 0)
   return taken - jnp.where(went, _at(weight, worker) * own, 0)
 
@@ -67,7 +72,8 @@ def unacknowledged(
   """The default rule: every readable message counts; the sender is not told.
 
   Returns bool[E] for what came in and for what went out. First wraps are mostly
-  one-sided: the mean of the workers moves then, and the run should stop.
+  one-sided: the mean of the workers moves then, and by sender the share is
+  gone; the run should stop.
   """
   del topology, axis_name
   return readable, jnp.ones_like(readable)
@@ -84,12 +90,36 @@ def acknowledged(
   topologies.require_symmetric((topology,), 'answered')
   perms = [perm for _, perm in topology.edges]
   inverses = [topologies.sources(perm) for perm in perms]
-  answers = zip(readable[:, None].astype(jnp.uint8), inverses, strict=True)
-  read = [collectives.send(*answer, axis_name)[0] > 0 for answer in answers]
-  read, me = jnp.stack(read), lax.axis_index(axis_name)
+  read, me = _answers(readable, inverses, axis_name), lax.axis_index(axis_name)
   # By the edge on which I reach whom I hear, and hear whom I reach.
   reach, hear = _same_worker(inverses, perms), _same_worker(perms, inverses)
   return readable & read[reach[:, me]], read & readable[hear[:, me]]
+
+
+def delivered(
+  readable: Array, topology: topologies.Topology, axis_name: str
+) -> tuple[Array, Array]:
+  """A message counts if it was read: what was not stays with its sender.
+
+  One byte goes back on each edge, of whatever graph: who gives a share away
+  need not hear whom it gives it to. Something must stay of what a worker holds,
+  or it may give all away and hear of nobody (else a ValueError).
+  """
+  kept = topologies.push_matrix(topology).diagonal()
+  if kept.min() < 1e-6:  # 0, but for the rounding of the others
+    raise ValueError(
+      f'answered: worker {kept.argmin()} gives away all that it holds; if it '
+      'then hears of nobody, nothing is left. Use lazy(topology, 0.5).'
+    )
+  inverses = [topologies.sources(perm) for _, perm in topology.edges]
+  return readable, _answers(readable, inverses, axis_name)
+
+
+def _answers(readable: Array, inverses: list, axis_name: str) -> Array:
+  """Tells each sender, and is told on each edge, whether a message was read."""
+  answers = zip(readable[:, None].astype(jnp.uint8), inverses, strict=True)
+  read = [collectives.send(*answer, axis_name)[0] > 0 for answer in answers]
+  return jnp.stack(read)
 
 
 def _same_worker(of: list, among: list) -> Array:
@@ -108,3 +138,22 @@ def _same_worker(of: list, among: list) -> Array:
     )
 
   return jnp.array([[find(*end) for end in enumerate(perm)] for perm in of])
+
+
+class Share(NamedTuple):
+  """Whose weight an edge has, and what follows for its messages.
+
+  Attributes:
+    moved: (own, theirs, weight, perm, counts, axis_name) -> f32[d].
+    answered: the rule where edges are answered: (readable bool[E], topology,
+      axis_name) -> (came bool[E], went bool[E]).
+    read: (came, went) -> bool[E], what `Seen.readable` says of an edge.
+  """
+
+  moved: Callable
+  answered: Callable
+  read: Callable
+
+
+BY_RECEIVER = Share(by_receiver, acknowledged, lambda came, went: came)
+BY_SENDER = Share(by_sender, delivered, lambda came, went: came & went)

@@ -50,7 +50,7 @@ class Round(NamedTuple):
   axis_name: str
   # (readable bool[E], topology, axis_name) -> (came bool[E], went bool[E])
   agree: Callable = edge.unacknowledged
-  share: Callable = edge.by_receiver  # or edge.by_sender
+  share: edge.Share = edge.BY_RECEIVER
 
 
 def neighbours(
@@ -59,7 +59,7 @@ def neighbours(
   *,
   axis_name: str,
   key: Array,
-  share: Callable = edge.by_receiver,
+  share: edge.Share = edge.BY_RECEIVER,
 ) -> Neighbours:
   """Builds what every gossip algorithm does with its messages in each step.
 
@@ -67,10 +67,9 @@ def neighbours(
 
   `exchange` gives both; `mix` adds the pull to something: the same bits, in
   less memory traffic if the quantizer has a way. `step` chooses the topology,
-  so it must be the same on all workers; `agree` says which messages count.
+  so it must be the same on all workers; `agree`, whether edges are answered.
   """
   quantizer = base.tuned(quantizer)
-  agrees = edge.acknowledged if quantizer.answered else edge.unacknowledged
   most = max_edges(schedule)
 
   def init():
@@ -83,9 +82,10 @@ def neighbours(
     current = quantizer.quantizer(heard.tuned, step)
     own_key = worker_key(key, step, axis_name, current.shared)
     payload = edge.sealed(current.encode(x, own_key))
+    answered = agree or quantizer.answered
+    rule = share.answered if answered else edge.unacknowledged
     rounds = [
-      Round(topology, current, axis_name, agree or agrees, share)
-      for topology in schedule
+      Round(topology, current, axis_name, rule, share) for topology in schedule
     ]
     branches = [functools.partial(_padded, most, use, each) for each in rounds]
     turn = step % len(branches)
@@ -135,7 +135,8 @@ def _talk(use, each: Round, payload, reference, *args):
   payloads = [payload, *received]
   result = use(each.quantizer, payloads, reference, came, pull, *args)
   # Who is not finite has read nothing, though there is nothing to leave out.
-  seen = seen._replace(readable=came & jnp.isfinite(seen.distance))
+  read = each.share.read(came, went)
+  seen = seen._replace(readable=read & jnp.isfinite(seen.distance))
   return result, seen, short
 
 
@@ -165,7 +166,8 @@ def _pull(each: Round, went, x_hats, came):
   total = jnp.zeros_like(own)
   for k, (weight, perm) in enumerate(each.topology.edges):
     counts = came[k], went[k]
-    total += each.share(own, theirs[k], weight, perm, counts, each.axis_name)
+    args = own, theirs[k], weight, perm, counts
+    total += each.share.moved(*args, each.axis_name)
   return total
 
 

@@ -3,9 +3,10 @@
   python -m moniqua_jax.plan --config=configs/moniqua_resnet20.py \\
     --topology=v5e:16x16 --workers=4096
 
-Bytes are exact: the sizes of the payloads of `moniqua`. Times are estimates,
-from floating-point operations and bytes of memory over what the chip can do.
-Nothing is compiled, and no such chip need be there.
+Bytes are exact: the sizes of the payloads of `moniqua` (`push_sum` adds 4, and
+`auto_theta` is answered by 1). Times are estimates, from floating-point
+operations and bytes of memory over what the chip can do. Nothing is compiled,
+and no such chip need be there.
 """
 
 import functools
@@ -203,13 +204,17 @@ def work(config) -> tuple[int, float]:
 
 
 def rows(
-  rounds: tuple[topologies.Topology, ...], d: int, compute: float, chip: Chip
+  rounds: tuple[topologies.Topology, ...],
+  d: int,
+  compute: float,
+  chip: Chip,
+  local_steps: int = 1,
 ) -> list[Row]:
   """Computes a `Row` for each of `BITS`.
 
   The codec of b bits writes a payload from x, and checks what came in on E
-  edges next to x: 4 d (2 + (1 + E) b / 32) bytes of memory. `compute` is the
-  seconds of a gradient.
+  edges next to x: 4 d (2 + (1 + E) b / 32) bytes of memory, once in so many
+  local steps. `compute` is the seconds of a gradient.
   """
   edges = np.mean([len(topology.edges) for topology in rounds])
   x, sent = jax.ShapeDtypeStruct((d,), jnp.float32), {}
@@ -217,7 +222,9 @@ def rows(
     full = bits == max(BITS)
     q = quantizers.full_precision() if full else quantizers.moniqua(1.0, bits)
     per_worker = bytes_sent.of_gossip(rounds, base.tuned(q), d).gossip.mean()
+    per_worker /= local_steps
     codec = 0 if full else 4 * d * (2 + (1 + edges) * bits / 32) / chip.memory
+    codec /= local_steps
     message = jax.eval_shape(q.encode, x, jax.random.key(0))
     sent[bits] = wire.nbytes(message), float(per_worker), codec
   most = sent[max(BITS)][1]
@@ -241,20 +248,21 @@ def text(config, where: Pod, utilisation: float = UTILISATION) -> str:
   rounds, (d, flops) = schedule(config, where.workers), work(config)
   chip, each = CHIPS[where.chip], max(1, where.chips // where.workers)
   compute = flops / each / (utilisation * chip.flops)
+  messages = bytes_sent.receivers(rounds).mean() / config.local_steps
+  memory = chip._replace(memory=each * chip.memory)
   lines = [
     f'{where.workers} workers of {each} {where.chip}, in pods of {where.chips}:'
     f' {where.pods}',
     f'{config.model.name}: {d:,} parameters, {4 * d / 1e6:,.1f} MB; '
     f'{config.batch_size} images a worker and step',
-    f'{config.topology.name}: {np.mean([len(t.edges) for t in rounds]):g} '
-    'messages a worker and step',
+    f'{config.topology.name}: {messages:g} messages a worker and step',
     f'gradient, estimated: {1e3 * compute:.3g} ms a step, {flops / 1e9:,.3g} '
     f'GFLOP at {utilisation:.0%} of {each * chip.flops / 1e12:g} TFLOP/s',
     '',
     f'{"bits":>4}{"MB a link":>12}{"MB a worker":>13}{"codec, ms":>12}'
     f'{"pays below, Gbit/s":>20}{"longer than the gradient below":>32}',
   ]
-  for row in rows(rounds, d, compute, chip._replace(memory=each * chip.memory)):
+  for row in rows(rounds, d, compute, memory, config.local_steps):
     pays = f'{row.pays_below / 1e9:,.1f}' if row.codec else '-'
     lines.append(
       f'{row.bits:>4}{row.per_link / 1e6:>12,.3f}{row.per_worker / 1e6:>13,.3f}'

@@ -238,7 +238,7 @@ def test_by_sender_too_who_is_unreadable_moves_on_no_edge():
     mj.moniqua(0.5, bits=4),
     axis_name=AXIS,
     key=KEY,
-    share=edge.by_sender,
+    share=edge.BY_SENDER,
   )
   x = vectors(d=64)
   x[3, 17] = np.nan

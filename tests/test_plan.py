@@ -60,6 +60,15 @@ def test_messages_of_thousands_of_workers(rounds, messages):
   assert one.per_worker == pytest.approx(messages * one.per_link)
 
 
+def test_local_steps_and_workers_that_rest_send_less():
+  config = digits.get_config('moniqua4')
+  config.update(dict(topology=dict(name='star'), local_steps=2))
+  text = plan.text(config, plan.pod('cpu', workers=8))
+  assert 'star: 0.875 messages a worker and step' in text
+  rows = {line.split()[0]: line.split() for line in text.splitlines()[-5:]}
+  assert rows['32'][2] == f'{1.75 / 2 * 4 * MLP / 1e6:.3f}'
+
+
 def test_work_is_counted_in_the_program():
   d, flops = plan.work(digits.get_config('moniqua4'))
   assert d == MLP

@@ -1,8 +1,7 @@
-"""Both ends of an edge leave out a message that one of them could not read."""
+"""One byte back along each edge: what was not read moves neither end."""
 
 import optax
 
-from moniqua_jax import edge
 from moniqua_jax.algorithms.transformation import Gossip
 
 
@@ -13,16 +12,21 @@ def answered(
 
   An edge counts only if both of its ends could read. A theta that is too small
   mostly wraps on one side only; left out there alone, the mean of the workers
-  moves. With the answer it does not, at the price of one more latency.
+  moves. With the answer it does not, at the price of one more latency. In
+  `push_sum` each message counts by itself: a share that was not read stays with
+  its sender, so that no mass is lost, on directed graphs as well.
 
   Args:
-    algorithm: any gossip algorithm with a symmetric W.
+    algorithm: any gossip algorithm with a symmetric W, or `push_sum`, in which
+      each worker keeps a share of its own.
 
   Returns:
-    The same algorithm; its `seen.readable` says whether both ends read.
+    The same algorithm; its `seen.readable` says whether both ends read; that of
+    `push_sum`, whether what came in and what went out on an edge was read.
 
   Raises:
-    ValueError: when it is traced, W is not symmetric.
+    ValueError: when it is traced, W is not symmetric; of `push_sum`, a worker
+      gives all away.
 
   >>> import jax
   >>> from moniqua_jax import dpsgd, moniqua, ring
@@ -34,7 +38,11 @@ def answered(
   """
 
   def update(updates, state, params=None, **extra_args):
-    extra_args = {'agree': edge.acknowledged, **extra_args}
+    extra_args = {'agree': True, **extra_args}
     return algorithm.update(updates, state, params, **extra_args)
 
-  return Gossip(algorithm.init, update, **vars(algorithm))
+  def message(quantizer, d):
+    return algorithm.message(quantizer._replace(answered=True), d)
+
+  says = {**vars(algorithm), 'message': message}
+  return Gossip(algorithm.init, update, **says)

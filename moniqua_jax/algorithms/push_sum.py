@@ -44,6 +44,10 @@ def push_sum(
   whoever receives more than others. Sent is y, with w in the header: the y of
   neighbours are close to each other, as `moniqua` wants it, w y are not.
 
+  Conserved, that is, while all messages are read: a share that was given away
+  and not read is gone, and `seen.readable` of its receiver says so. With
+  `answered` (and with `auto_theta`) it stays with its sender, whatever is lost.
+
   Args:
     topology: its weights are read by *sender*: worker i sends the share
       weight[i] along an edge. Nothing need be symmetric; a tuple is cycled by
@@ -76,7 +80,7 @@ def push_sum(
     _with_mass(base.tuned(quantizer)),
     axis_name=axis_name,
     key=key,
-    share=edge.by_sender,
+    share=edge.BY_SENDER,
   )
 
   def init(params):
@@ -88,12 +92,15 @@ def push_sum(
     z, unravel = gossip.flatten(params)
     u, _ = gossip.flatten(updates)
     half = jnp.append(z + u / state.mass, state.mass)
-    _, pull, heard = neighbours.exchange(half, half, state.heard, step, agree)
+    own, pull, heard = neighbours.exchange(half, half, state.heard, step, agree)
     mass = state.mass + pull[-1]
     new = (state.mass * half[:-1] + pull[:-1]) / mass
+    # Where a worker could not say what it holds, only its mass has moved.
+    new = jnp.where(jnp.isfinite(own[:-1]), new, half[:-1])
     return unravel(new - z), PushSumState(heard, mass)
 
-  return Gossip(init, update, 'push_sum')
+  message = lambda quantizer, d: (_with_mass(quantizer), d + 1)
+  return Gossip(init, update, 'push_sum', message=message)
 
 
 def _with_mass(quantizer: base.Tuned) -> base.Tuned:
@@ -121,7 +128,12 @@ def _massive(quantizer: base.Quantizer) -> base.Quantizer:
     return jnp.append(mass * z_hat, mass)
 
   def inspect(payload, reference):
-    return quantizer.inspect(split(payload)[0], reference[:-1])
+    message, mass = split(payload)
+    seen = quantizer.inspect(message, reference[:-1])
+    # Zeros are what JAX gives where no message came; and who is not finite
+    # itself takes nothing, so that its neighbours keep what they have.
+    sound = (mass > 0) & (mass < jnp.inf) & jnp.isfinite(seen.distance)
+    return seen._replace(readable=seen.readable & sound)
 
   short = _massive_short(quantizer.short) if quantizer.short else None
   return base.Quantizer(encode, decode, inspect, quantizer.shared, short=short)

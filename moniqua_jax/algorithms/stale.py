@@ -96,7 +96,8 @@ def stale(
     return jax.tree.map(jnp.add, updates, pull), StaleState(own, updates)
 
   told = lambda state, updates: state._replace(before=updates)
-  return Gossip(init, update, f'stale_{algorithm.name}', told=told)
+  name, message = f'stale_{algorithm.name}', algorithm.message
+  return Gossip(init, update, name, told=told, message=message)
 
 
 def _check(algorithm, topology):

@@ -19,6 +19,8 @@ class Gossip(optax.GradientTransformationExtraArgs):
     heard: state -> `gossip.Heard`; None where no messages are sent.
     may_rest: whether `every` may leave steps out.
     told: (state, u_k) -> state, for who adds the updates after the messages.
+    message: (`Tuned`, d) -> (`Tuned`, values): what of a quantizer travels, and
+      how many values there are in a message of d parameters.
   """
 
   def __new__(
@@ -29,10 +31,11 @@ class Gossip(optax.GradientTransformationExtraArgs):
     heard: Callable | None = operator.attrgetter('heard'),
     may_rest: bool = True,
     told: Callable = lambda state, updates: state,
+    message: Callable = lambda quantizer, d: (quantizer, d),
   ):
     self = super().__new__(cls, init, update)
     self.name, self.heard = name, heard
-    self.may_rest, self.told = may_rest, told
+    self.may_rest, self.told, self.message = may_rest, told, message
     return self
 
 

@@ -30,26 +30,36 @@ class Sent(NamedTuple):
 
 
 def make(
-  setup, quantizer: base.Tuned, means: base.Tuned | None, part, gradient
+  setup,
+  gossip,
+  quantizer: base.Tuned,
+  means: base.Tuned | None,
+  part,
+  gradient,
 ) -> Sent:
   """Counts the bytes of a step.
 
-  `part` is the tree of what a device gossips, `gradient` of what it reduces,
-  and `means` the quantizer of that.
+  `gossip` is the algorithm that sends by the quantizer. `part` is the tree of
+  what a device gossips, `gradient` of what it reduces, and `means` the
+  quantizer of that.
   """
   full, pod, within = base.tuned(base.full_precision()), setup.pod, NOTHING
   if pod.size > 1:
     mean = _of_means(setup.config, means, gradient, pod.data)
     within = pods.of_pod(part, mean, pod)
-  sent = _by_worker(setup, quantizer, means, part, gradient)
+  sent = _by_worker(setup, gossip, quantizer, means, part, gradient)
   if setup.smoothness is not None:
     leaves = refresh.quantized(part, setup.schedule)
     each = refresh.refresh_bytes(setup.smoothness, leaves, pod.workers)
     sent = sent._replace(estimate=each)
-  return Sent(sent, within, _by_worker(setup, full, full, part, gradient))
+  return Sent(
+    sent, within, _by_worker(setup, gossip, full, full, part, gradient)
+  )
 
 
-def _by_worker(setup, quantizer, means, part, gradient) -> bytes_sent.Traffic:
+def _by_worker(
+  setup, algorithm, quantizer, means, part, gradient
+) -> bytes_sent.Traffic:
   """Counts what a worker sends to others: in gossip, in means, or in both."""
   sent, pod = NOTHING, setup.pod
   if pod.size == 1:
@@ -57,7 +67,8 @@ def _by_worker(setup, quantizer, means, part, gradient) -> bytes_sent.Traffic:
   if not setup.schedule:
     return sent
   size = sum(leaf.size for leaf in jax.tree.leaves(part))
-  gossip = bytes_sent.of_gossip(setup.schedule, quantizer, size)
+  message = algorithm.message(quantizer, size)
+  gossip = bytes_sent.of_gossip(setup.schedule, *message)
   gossip = pods.of_links(gossip, pod)
   return sent._replace(gossip=gossip.gossip, gossip_short=gossip.gossip_short)
 

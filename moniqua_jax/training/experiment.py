@@ -105,7 +105,9 @@ def from_config(config) -> Experiment:
   chain = optimizer.make(
     setup, quantized.tuned, means, slices, pace.learning_rate
   )
-  sent = bytes_sent.make(setup, quantized.tuned, means, part, gradient)
+  sent = bytes_sent.make(
+    setup, chain.gossip, quantized.tuned, means, part, gradient
+  )
   return Experiment(setup, read, pace, model, quantized, chain, sent)
 
 
