@@ -75,7 +75,7 @@ def by_symbol(tables: Callable[[base.Codes], prefix.Prefix]) -> Code:
     if width * code.longest >= 2**31:  # an i32 would come round
       raise ValueError(
         f'bucket_size={about.bucket_size}: {width} values of up to '
-        f'{code.longest} bits; a bucket ends before bit 2^31, take smaller ones.'
+        f'{code.longest} bits; a bucket ends before bit 2^31; make it smaller.'
       )
     values, lengths = prefix.words(code, rows)
     return values[..., None], jnp.where(real, lengths, 0)[..., None]
