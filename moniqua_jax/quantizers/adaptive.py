@@ -149,7 +149,7 @@ def amq(
 ) -> base.Tuned:
   """AMQ: levels +-(1, p, p^2, ...) with the p of least Psi, for the mixture.
 
-    p = argmin Psi,  to 1e-4 of log p, over .001 <= p <= .999
+    p = argmin Psi,  to 5e-6 of log p, over .001 <= p <= .999
 
   by a search, where the paper and its code descend: with their step of .7 p
   does not settle if the bucket is large, and ends with up to 4.6 times the Psi.
