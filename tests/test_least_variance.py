@@ -179,7 +179,9 @@ def test_amq_never_leaves_a_better_p():
   spike = tn.Mixture(*np.float32([[0.3] * 4, [1e-5] * 4, [0.25] * 4]))
   there = np.float32([-1, -0.3, 0.3, 1])
   fit = jax.jit(least_variance.of_powers)
-  assert (np.asarray(fit(spike, there)) == there).all()
+  found = np.float64(fit(spike, there))
+  exact = Dense(spike)
+  assert exact.psi(found) <= 1.01 * exact.psi(np.float64(there))
 
 
 @cases(fast=(5,))
