@@ -159,33 +159,6 @@ def test_where_float32_sees_no_mass_a_level_stays():
     assert jax.jit(tn.best_between)(density, c, d, own) == own
 
 
-@pytest.mark.parametrize('bits', [2, 4])
-@pytest.mark.parametrize('density', [one(0.002, 0.011), mixture(*BUCKETS)])
-def test_the_slope_of_psi_is_that_of_finite_differences(bits, density):
-  exact, s = Exact(density), 2 ** (bits - 1) - 1
-  slope = jax.jit(least_variance.psi_slope, static_argnums=2)
-
-  def half(p):
-    levels = [p**j for j in range(s, -1, -1)]
-    centre = exact.integral(lambda r: levels[0] ** 2 - r**2, 0, levels[0])
-    return centre + exact.psi(levels)
-
-  for p in (0.15, 0.45, 0.8):
-    expected = (half(p + 1e-5) - half(p - 1e-5)) / 2e-5
-    found = slope(jnp.float32(p), density, bits)
-    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-8)
-
-
-def test_the_slope_is_that_of_half_the_psi_of_all_levels():
-  # Of a density and its mirror image, as `of_powers` has it.
-  both = mixture([0.003, -0.003], [0.011, 0.011], [0.5, 0.5])
-  psi = lambda p: Exact(both).psi(np.float64(least_variance.exponential(p, 3)))
-  expected = (psi(0.301) - psi(0.299)) / 2e-3 / 2
-  slope = jax.jit(least_variance.psi_slope, static_argnums=2)
-  found = slope(jnp.float32(0.3), both, 3)
-  np.testing.assert_allclose(found, expected, rtol=2e-3)
-
-
 SWEPT = jax.jit(least_variance.coordinate_descent)
 PSI = jax.jit(least_variance.psi)
 

@@ -6,10 +6,12 @@ import numpy as np
 import optax
 import pytest
 
+from configs import digits
 import moniqua_jax as mj
 from moniqua_jax import collectives, edge, gossip, theory, topologies
 from moniqua_jax.quantizers import base
-from moniqua_jax.training import monitor
+from moniqua_jax.training import monitor, resolve
+from moniqua_jax.training import quantizer as quantizer_lib
 from moniqua_jax.workers import AXIS
 from tests import helpers
 
@@ -205,6 +207,76 @@ def test_the_limit_of_theory_holds_in_training():
   for k in range(200):
     x, state = step(x, state, sides, np.int32(k))
   assert limit / 4 < np.max(state.heard.tuned) < 2 * limit
+
+
+def configured(**entries):
+  config = digits.get_config('moniqua4')
+  spec = dict(name='auto_theta', bits=4, start=0.5, theta=None)
+  config.update(dict(quantizer=spec, gamma=0.5))
+  config.update(entries)
+  return config
+
+
+def limit_of(**entries):
+  config = configured(**entries)
+  schedule = topologies.schedule(mj.lazy(mj.ring(N), config.gamma))
+  return quantizer_lib.with_limit(config, schedule)['limit']
+
+
+SAME = {  # entries, others, and how many times larger the limit is
+  'eta': (
+    dict(gossip=dict(name='deepsqueeze', eta=0.4)),
+    dict(gossip=dict(name='deepsqueeze'), gamma=0.2),
+    1,
+  ),
+  'late eta': (
+    dict(gossip=dict(name='deepsqueeze', eta=0.8), overlap=True),
+    dict(gossip=dict(name='deepsqueeze'), overlap=True, gamma=0.4),
+    1,
+  ),
+  'local steps': (dict(local_steps=4), {}, 4),
+  'local momentum': (dict(local_momentum=0.8), {}, 5),
+  'both momenta': (
+    dict(local_momentum=0.5, momentum=0.5),
+    dict(momentum=0.75),
+    1,
+  ),
+  'largest gradient': (dict(largest_gradient=3.0), {}, 3),
+}
+
+
+@pytest.mark.parametrize('these, others, times', SAME.values(), ids=SAME)
+def test_the_limit_knows_what_moves_workers_apart(these, others, times):
+  np.testing.assert_allclose(limit_of(**these), times * limit_of(**others))
+
+
+def test_the_loop_gain_that_is_refused_is_that_of_eta():
+  spec = dict(name='auto_theta', bits=2, start=1.0, theta=None)
+  for eta, gain in ((1.0, '3.42'), (0.2, '1.28')):
+    gossip = dict(name='deepsqueeze', eta=eta)
+    with pytest.raises(ValueError, match=f'gain of deepsqueeze is {gain}'):
+      limit_of(quantizer=spec, gossip=gossip, gamma=1.0)
+  for name in ('eta', 'gamma'):
+    with pytest.raises(ValueError, match=f'config.gossip.{name}=1.5; it must'):
+      limit_of(gossip={'name': 'deepsqueeze', name: 1.5})
+
+
+@pytest.mark.parametrize('name', ['choco', 'dcd', 'ecd'])
+def test_differences_have_no_limit(name):
+  with pytest.raises(ValueError, match=f'{name} sends differences'):
+    limit_of(gossip=dict(name=name))
+
+
+@pytest.mark.parametrize(
+  'gossip', [dict(name='deepsqueeze', eta=0.5), dict(name='choco', gamma=0.5)]
+)
+def test_late_messages_ask_for_the_w_that_is_mixed(gossip):
+  # lambda_n of a ring of 8 is -1/3, with half of each weight it is 1/3.
+  spec = dict(name='moniqua', bits=8, theta=1.0, start=None)
+  entries = dict(gamma=1.0, overlap=True, quantizer=spec)
+  resolve.resolve(configured(**entries, gossip=gossip))
+  with pytest.raises(ValueError, match='config.overlap: .*lambda_n'):
+    resolve.resolve(configured(**entries, gossip=dict(name=gossip['name'])))
 
 
 @pytest.mark.parametrize(

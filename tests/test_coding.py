@@ -1,6 +1,7 @@
 """Coding: the vectors of the papers, identities, and lengths against bounds."""
 
 import functools
+import itertools
 
 import bitarray
 from bitarray import util
@@ -16,11 +17,12 @@ import moniqua_jax as mj
 from moniqua_jax import coding, data, gossip, wire
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.coding import bits, elias, message, prefix
-from moniqua_jax.coding.huffman import codewords
+from moniqua_jax.coding.huffman import codewords, least_lengths
 from moniqua_jax.quantizers import base, leveled, moniqua
 from moniqua_jax.training import experiment
 from moniqua_jax.training import step as step_lib
 from tests import coding_on_host as host
+from tests import helpers
 
 OMEGA = dict(
   pair.split(':')
@@ -378,6 +380,104 @@ def test_huffman_writes_what_bitarray_writes():
   )
   again = code.decode(stream, lengths, about, 300)
   np.testing.assert_array_equal(again, codes)
+
+
+def least_bits(p, longest):
+  """The least p @ lengths: how many words end at each depth, by trying all."""
+  p = np.sort(p)[::-1]
+  rest = np.append(p[::-1].cumsum()[::-1], 0)  # of all from i on
+  n, inf = len(p), np.inf
+  # cost[i, a]: i words are done, and a nodes are at this depth.
+  cost = np.where(np.arange(n + 1)[:, None] < n, inf, np.zeros((n + 1, n + 1)))
+  for _ in range(longest):
+    new = np.full_like(cost, inf)
+    new[n] = 0
+    for i, k in itertools.combinations_with_replacement(range(n + 1), 2):
+      inner = np.arange(n + 1 - (k - i))  # i to k - 1 end here
+      below = cost[k, np.minimum(2 * inner, n)]
+      new[i, k - i :] = np.minimum(new[i, k - i :], rest[k] + below)
+    cost = new
+  return rest[0] + cost[0, 2]
+
+
+@pytest.mark.parametrize('count, longest', [(2, 1), (4, 3), (6, 3), (6, 5)])
+def test_package_merge_is_the_best_of_all_lengths(count, longest):
+  rng = np.random.default_rng(count)
+  every = itertools.product(range(1, longest + 1), repeat=count)
+  every = np.array([ns for ns in every if sum(2.0**-n for n in ns) <= 1])
+  for p in rng.dirichlet(np.full(count, 0.2), 30):
+    p[rng.random(count) < 0.2] = 0
+    least = (every @ p).min()
+    np.testing.assert_allclose(p @ least_lengths(p, longest), least, 1e-12)
+    np.testing.assert_allclose(least_bits(p, longest), least, 1e-12)
+
+
+def fibonacci(count):
+  weights = [1.0, 1.0]
+  while len(weights) < count:
+    weights.append(weights[-1] + weights[-2])
+  return np.array(weights)
+
+
+EXTREME = {
+  'fibonacci': fibonacci(60),
+  'steep': 0.5 ** np.arange(60),
+  'steeper': 0.01 ** np.arange(40),
+  'zeros': np.append(np.zeros(30), fibonacci(30)),
+  'two': np.array([1e-300, 1]),
+  'fibonacci, 256 symbols': fibonacci(256),
+  'narrow, 255 symbols': coding.level_probabilities(
+    np.linspace(-1, 1, 255), coding.normal(0, 0.011)
+  ),
+  'zeros, 256 symbols': np.append(np.zeros(255), 1),
+}
+
+
+@pytest.mark.parametrize(
+  'name',
+  helpers.tiered(EXTREME, [name for name in EXTREME if 'symbols' not in name]),
+)
+def test_no_code_of_16_bits_is_shorter(name):
+  p = EXTREME[name] / EXTREME[name].sum()
+  lengths = np.array([len(word) for word in codewords(EXTREME[name])])
+  assert lengths.max() <= 16
+  np.testing.assert_allclose(p @ lengths, least_bits(p, 16), 1e-12)
+
+
+def test_package_merge_of_256_symbols_meets_every_bound():
+  for name, weights in EXTREME.items():
+    p = weights / weights.sum()
+    best = p @ least_lengths(p, 16)
+    assert best <= p @ least_lengths(p, 15)
+    words = codewords(weights)
+    prefix.prefix(words)  # none begins another
+    assert sum(2.0 ** -len(word) for word in words) == 1, name
+    assert p @ [len(word) for word in words] <= best + 1e-12, name
+
+
+def test_words_of_ordinary_tables_are_those_of_bitarray():
+  rng = np.random.default_rng(0)
+  tables = [rng.dirichlet(np.ones(n)) for n in (2, 3, 15, 31, 255)]
+  for p in (*tables, np.ones(8), np.float64([1, 1, 2, 2, 3])):
+    words, _, _ = util.canonical_huffman(dict(enumerate(p.tolist())))
+    assert codewords(p) == tuple(words[k].to01() for k in range(len(p)))
+  assert codewords([3]) == ('0',)
+
+
+def test_more_symbols_than_codes_are_refused():
+  with pytest.raises(ValueError, match='300 probabilities; .* at most 256'):
+    coding.huffman(np.ones(300))
+
+
+@pytest.mark.parametrize('code', [coding.dense(), coding.huffman(np.ones(255))])
+def test_a_bucket_whose_bits_an_i32_cannot_count_is_refused(code):
+  count = lambda size: jax.eval_shape(
+    lambda codes: code.length(codes, base.Codes(8, 255, 127, size)),
+    jax.ShapeDtypeStruct((size,), np.uint8),
+  )
+  assert count(2**27).shape == (1,)
+  with pytest.raises(ValueError, match='bucket_size=268435456: .*before bit 2'):
+    count(2**28)
 
 
 def test_level_probabilities_are_integrals():

@@ -12,7 +12,7 @@ import moniqua_jax as mj
 from moniqua_jax import theory
 from moniqua_jax import topologies as tp
 from moniqua_jax.theory import __main__ as command
-from tests import programs
+from tests import helpers, programs
 
 RING = tp.ring(8)
 MATCHINGS = tp.random_matchings(6, 5, seed=0)
@@ -75,6 +75,16 @@ def push_sum(weights, u, noise):
   for a, now, error in zip(weights, u, noise, strict=True):
     yield x + now
     x = a @ (x + now) + (a - np.eye(len(a))) @ error
+
+
+def with_eta(weights, u, noise, eta):
+  """DeepSqueeze with its consensus step, as its paper has it."""
+  x, e = 0 * u[0], 0 * u[0]
+  for w, now, error in zip(weights, u, noise, strict=True):
+    v = x + now + e
+    yield v
+    x = x + now + eta * (w - np.eye(len(w))) @ (v + error)
+    e = v - (v + error)
 
 
 CASES = {
@@ -147,6 +157,55 @@ def test_nothing_random_exceeds_the_sums(name, topology, run):
   for k, message in enumerate(run(weights, u, 0.3 * errors)):
     i, j = pairs[k % len(rounds)].T
     assert abs(message[i] - message[j]).max() <= gradient + 0.3 * noise
+
+
+@pytest.mark.parametrize('kind', ['gradient', 'noise'])
+@pytest.mark.parametrize('eta', [0.2, 0.7])
+def test_eta_stands_where_gamma_of_lazy_stands(eta, kind):
+  topology = tp.ring(5)
+  slow = tp.lazy(topology, eta)
+  found = getattr(theory.sums(slow, 'deepsqueeze'), kind)
+  run = lambda *given: with_eta(*given, eta)
+  worst = worst_case(run, (topology,), 300, 0, 1, kind)
+  np.testing.assert_allclose(worst, found, rtol=1e-4)
+  assert worst != pytest.approx(
+    getattr(theory.sums(topology, 'deepsqueeze'), kind), rel=0.05
+  )
+
+
+def local_steps(name, w, u, period):
+  """x and what is sent in one step of so many, u in all of them."""
+  n = len(w)
+  x, kept, late = 0 * u[0], 0 * u[0], 0 * u[0]
+  for k, now in enumerate(u):
+    ahead = late if name.startswith('stale') else now
+    talks = (k + 1) % period == 0
+    if talks and name == 'dpsgd':
+      yield x
+      x = w @ x
+    elif talks:  # what is kept: the drift of d2, 0 for deepsqueeze
+      message = x + ahead + kept
+      yield message
+      pull = (w - np.eye(n)) @ message + kept
+      x, kept = x + pull, pull if name.endswith('d2') else kept
+    x, late = x + now, now
+
+
+@pytest.mark.parametrize(
+  'name', ['dpsgd', 'd2', 'deepsqueeze', 'stale_d2', 'stale_deepsqueeze']
+)
+@pytest.mark.parametrize(
+  'topology', [tp.lazy(tp.ring(6), 0.5), tp.ring(6, 0.2)]
+)
+def test_local_steps_move_as_one_of_their_sum(name, topology):
+  period, rounds, n = 3, 100, 6
+  found = period * theory.sums(topology, name).gradient
+  impulses = np.eye(period * rounds * n).reshape(period * rounds, n, -1)
+  *_, message = local_steps(name, tp.matrix(topology), impulses, period)
+  worst = abs(message[0] - message[1]).sum()
+  assert worst <= found * (1 + 1e-6)
+  # A late update stands in x and in the message, the others in x alone.
+  assert worst > found * (0.5 if name.startswith('stale') else 0.999)
 
 
 def test_all_pairs_are_at_least_the_neighbours():
@@ -403,6 +462,76 @@ def test_a_theta_that_follows_its_noise_runs_away_from_gain_one_on(gain):
     x = x + w @ believed - believed
   growth = sizes[-1] / sizes[100]
   assert growth > 10 if gain > 1 else growth < 0.1
+
+
+FOLLOWED = {
+  'dpsgd': (tp.lazy(RING, 0.5), dpsgd),
+  'adpsgd': (MATCHINGS, CASES['adpsgd'][2]),
+  'd2': (tp.lazy(RING, 0.6), d2),
+  'deepsqueeze': (tp.lazy(RING, 0.5), deepsqueeze),
+  'push_sum': (tp.exponential(6), push_sum),
+  'stale_d2': (tp.lazy(RING, 0.6), extra),
+  'stale_deepsqueeze': (tp.lazy(RING, 0.5), stale_deepsqueeze),
+  # W of the paper's recursion, where the law has lazy(W, eta).
+  'eta': (tp.lazy(RING, 0.2), lambda *given: with_eta(*given, 0.2)),
+}
+
+
+def following(name, u, bits, safety):
+  """What a theta that follows sees, step by step, and the distances of u."""
+  topology, run = FOLLOWED[name]
+  rounds = tp.schedule(RING if name == 'eta' else topology)
+  rng, noise = np.random.default_rng(0), np.zeros(u.shape)
+  weights = [tp.matrix(rounds[k % len(rounds)]) for k in range(len(u))]
+  pairs = theory.neighbours(rounds)
+  for k, message in enumerate(run(weights, u, noise)):
+    i, j = pairs[k % len(rounds)].T
+    apart = abs(message[i] - message[j]).max()
+    grid = 2 * safety * apart / (2**bits - 1)
+    if grid:
+      dither = rng.random(u.shape[2]) - 0.5
+      believed = (np.rint(message / grid - dither) + dither) * grid
+      noise[k] = believed - message  # read when the algorithm goes on
+    yield apart
+
+
+law_of = lambda name: 'deepsqueeze' if name == 'eta' else name
+each_law = pytest.mark.parametrize(
+  'name', helpers.tiered(FOLLOWED, ['d2', 'eta', 'stale_deepsqueeze'])
+)
+
+
+@each_law
+@pytest.mark.parametrize('gain', [0.7, 1.4])
+def test_every_law_runs_away_from_gain_one_on(name, gain):
+  topology, _ = FOLLOWED[name]
+  safety = gain / theory.loop_gain(topology, law_of(name), 4, safety=1.0)
+  n = tp.schedule(topology)[0].n
+  u = np.zeros((240, n, 4000))
+  u[0] = np.random.default_rng(1).uniform(-0.1, 0.1, u.shape[1:])
+  seen = list(following(name, u, 4, safety))
+  growth = max(seen[-20:]) / max(seen[60:80])
+  assert growth > 10 if gain > 1 else growth < 0.1
+
+
+@each_law
+def test_the_limit_of_a_theta_that_follows_is_reached_not_passed(name):
+  topology, run = FOLLOWED[name]
+  law, update, bits, safety, steps = law_of(name), 0.1, 6, 1.5, 160
+  limit = theory.auto_theta_limit(topology, law, bits, update, safety)
+  rounds = tp.schedule(RING if name == 'eta' else topology)
+  n = rounds[0].n
+  thetas = []
+  for i, j in theory.neighbours(rounds)[(steps - 1) % len(rounds)]:
+    impulses = np.eye(steps * n).reshape(steps, n, -1)
+    message = last_message(run, rounds, impulses, 0 * impulses)
+    signs = np.sign(message[i] - message[j]).reshape(steps, n, 1)
+    u = update * np.broadcast_to(signs, (steps, n, 500))
+    thetas.append(safety * list(following(name, u, bits, safety))[-1])
+    if max(thetas) > 0.8 * limit:
+      break
+  # The noise of the limit is what rounding does as a rule.
+  assert 0.8 * limit < max(thetas) < 1.01 * limit
 
 
 def test_largest_gamma_has_the_gain_asked_for():

@@ -66,7 +66,8 @@ def stale(
 
   Args:
     algorithm: d2, choco or deepsqueeze, or `every` of one.
-    topology: that of the algorithm, symmetric, with lambda_n(W) > 0.
+    topology: that of the algorithm, symmetric, with lambda_n(W) > 0; lazy(W,
+      eta) or lazy(W, gamma) where deepsqueeze or choco have a consensus step.
 
   Returns:
     A transformation whose state is a `StaleState`.

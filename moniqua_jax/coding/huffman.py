@@ -1,8 +1,9 @@
 """Huffman codes of the levels, from how probable each is.
 
 Faghri et al., "Adaptive gradient quantization", NeurIPS 2020, arXiv:2010.12460,
-where they follow from a density fitted to the values. The code itself is built
-by `bitarray`, canonical: shorter codewords first, then by symbol.
+where they follow from a density fitted to the values. Where a codeword would
+be too long: Larmore and Hirschberg, "A fast algorithm for optimal
+length-limited Huffman codes", J. ACM 37(3), 1990.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,15 +45,27 @@ def huffman(probabilities: Sequence[float]) -> message.Code:
 
 
 def codewords(probabilities: Sequence[float]) -> tuple[str, ...]:
-  """Returns the codewords of the canonical Huffman code, as texts of 0 and 1.
+  """Returns the codewords of the best code, as texts of 0 and 1.
 
-  None is longer than 16 bits. Where one would be, the least probabilities are
-  raised, by powers of 2, to what it takes; that is a little worse than the best
-  code of that length, on symbols that hardly come. A symbol of probability 0
-  has a codeword, too.
+    sum_j p_j length_j is the least of all prefix codes of at most 16 bits
+
+  Canonical: shorter ones first. A symbol of probability 0 has a codeword, too.
+  Of several codes that are as good it is the one that `bitarray` builds.
   """
-  words = _words(probabilities)
-  return tuple(words[symbol].to01() for symbol in range(len(words)))
+  p = np.asarray(probabilities, float)
+  if p.ndim != 1 or not (np.isfinite(p) & (p >= 0)).all() or not p.sum() > 0:
+    raise ValueError(
+      f'probabilities={probabilities!r}; not below 0, not all 0.'
+    )
+  if p.size > prefix.SYMBOLS:
+    raise ValueError(
+      f'{p.size} probabilities; a code has at most {prefix.SYMBOLS} symbols.'
+    )
+  p /= p.max()
+  p /= p.sum()
+  usual, best = _usual(p), least_lengths(p, _LONGEST)
+  as_good = p @ [len(word) for word in usual] <= p @ best + 1e-12
+  return usual if as_good else _canonical(best)
 
 
 class Density(NamedTuple):
@@ -112,19 +125,42 @@ def level_probabilities(
   return probabilities / probabilities.sum()
 
 
-def _words(probabilities):
-  """Builds the codewords, no longer than `_LONGEST`, as bitarrays."""
-  p = np.asarray(probabilities, float)
-  if p.ndim != 1 or not (np.isfinite(p) & (p >= 0)).all() or not p.sum() > 0:
-    raise ValueError(
-      f'probabilities={probabilities!r}; not below 0, not all 0.'
-    )
-  p, least = p / p.sum(), 2.0**-30
+def least_lengths(p: np.ndarray, longest: int) -> np.ndarray:
+  """Returns the lengths of least p @ lengths, none above `longest`.
+
+  Package-merge: a symbol is a coin at each length; two coins, or packages, of
+  one length that are next in weight are a package for the length below. The
+  2n - 2 lightest of the last list have a symbol as often as its length.
+  """
+  coins = np.eye(len(p), dtype=np.int64)
+  weights, contents = p, coins
+  for _ in range(longest - 1):
+    order = np.argsort(weights, kind='stable')[: len(weights) // 2 * 2]
+    weights, contents = weights[order], contents[order]
+    weights = np.concatenate([p, weights[::2] + weights[1::2]])
+    contents = np.concatenate([coins, contents[::2] + contents[1::2]])
+  lightest = np.argsort(weights, kind='stable')[: 2 * len(p) - 2]
+  return np.maximum(contents[lightest].sum(0), 1)
+
+
+def _usual(p):
+  """Returns a Huffman code, with the least p raised until its words fit."""
+  with extras.needed('coding'):
+    from bitarray import util
+  least = 2.0**-30
   while True:
-    weights = np.maximum(p, least).tolist()
-    with extras.needed('coding'):
-      from bitarray import util
-    words, counts, _ = util.canonical_huffman(dict(enumerate(weights)))
+    weights = dict(enumerate(np.maximum(p, least).tolist()))
+    words, counts, _ = util.canonical_huffman(weights)
     if len(counts) <= _LONGEST + 1:
-      return words
+      return tuple(words[symbol].to01() for symbol in range(len(p)))
     least *= 2
+
+
+def _canonical(lengths):
+  """Returns the canonical codewords of these lengths."""
+  words, code, before = {}, 0, 0
+  for symbol in np.argsort(lengths, kind='stable').tolist():
+    length = int(lengths[symbol])
+    code <<= length - before
+    words[symbol], code, before = f'{code:0{length}b}', code + 1, length
+  return tuple(words[symbol] for symbol in range(len(lengths)))

@@ -71,7 +71,13 @@ def by_symbol(tables: Callable[[base.Codes], prefix.Prefix]) -> Code:
 
   def items(codes, about):
     rows, real = _rows(codes, about)
-    values, lengths = prefix.words(tables(about), rows)
+    code, width = tables(about), rows.shape[1]
+    if width * code.longest >= 2**31:  # an i32 would come round
+      raise ValueError(
+        f'bucket_size={about.bucket_size}: {width} values of up to '
+        f'{code.longest} bits; a bucket ends before bit 2^31; make it smaller.'
+      )
+    values, lengths = prefix.words(code, rows)
     return values[..., None], jnp.where(real, lengths, 0)[..., None]
 
   def decode(stream, lengths, about, size):

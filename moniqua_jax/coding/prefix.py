@@ -13,6 +13,7 @@ import numpy as np
 Array = jax.Array
 
 LONGEST = 20  # bits of a codeword: `lookup` has 2^20 entries then
+SYMBOLS = 256  # a code is a u8
 
 
 class Prefix(NamedTuple):
@@ -34,10 +35,10 @@ def prefix(codewords: Sequence[str]) -> Prefix:
   """
   lengths = np.array([len(word) for word in codewords], np.int32)
   longest = int(lengths.max(initial=0))
-  if len(codewords) > 256 or not 1 <= longest <= LONGEST:
+  if len(codewords) > SYMBOLS or not 1 <= longest <= LONGEST:
     raise ValueError(
       f'{len(codewords)} codewords of up to {longest} bits; expected at most '
-      f'256, of 1 to {LONGEST}.'
+      f'{SYMBOLS}, of 1 to {LONGEST}.'
     )
   lookup = np.full(2**longest, 1 << 8, np.uint32)
   taken = np.zeros(2**longest, bool)

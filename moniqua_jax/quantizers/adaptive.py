@@ -61,7 +61,8 @@ def alq(
 
   A sweep takes all odd j and then all even j: they do not depend on each other,
   and the fixed points are those of j = 1, 2, .... It starts from quantiles,
-  uniform and exponential levels and the present ones; the lowest Psi is kept.
+  uniform and exponential levels, the present ones, and ours, that give all
+  cells the same part of Psi; the lowest Psi is kept.
 
   A fit comes after the message of its step. Under `jax.jit` and `shard_map` a
   step without a fit costs nothing, but for one integer that the workers share
@@ -148,11 +149,10 @@ def amq(
 ) -> base.Tuned:
   """AMQ: levels +-(1, p, p^2, ...) with the p of least Psi, for the mixture.
 
-    p <- p - .7 dPsi/dp,  50 times from each of .1, ..., .9 and the present p;
-    the lowest Psi is kept
+    p = argmin Psi,  to 5e-6 of log p, over .001 <= p <= .999
 
-  Psi is that of one half of [-1, 1], the mean of both halves; the code takes
-  the positive one.
+  by a search, where the paper and its code descend: with their step of .7 p
+  does not settle if the bucket is large, and ends with up to 4.6 times the Psi.
 
   Args:
     bits, bucket_size, norm, weights, components, first, every, axis_name: as

@@ -1,7 +1,8 @@
 """The levels of least variance Psi for a density: how ALQ and AMQ find them.
 
-Faghri et al., "Adaptive gradient quantization", NeurIPS 2020, arXiv:2010.12460;
-step sizes and starts as in its code, Tabrizian/learning-to-quantize.
+Faghri et al., "Adaptive gradient quantization", NeurIPS 2020, arXiv:2010.12460,
+and its code, Tabrizian/learning-to-quantize. Ours are the search for p, whose
+descent there need not converge, and ALQ's start from cells of equal cost.
 """
 
 from collections.abc import Callable
@@ -17,8 +18,9 @@ Array = jax.Array
 Fit = Callable[[tn.Mixture, Array], Array]  # the levels so far -> levels
 
 _GAP = 2.0**-22  # between levels of ALQ; two float32 next to 1 are 2^-24 apart
-_STEP, _ITERATIONS = 0.7, 50  # of the descent on p
-_STARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_ROUNDS = 10  # after which the cells cost the same to a few percent
+_RANGE = 0.001, 0.999  # of p
+_POINTS, _ZOOMS = 64, 4  # of the search for it, to 5e-6 of log p
 
 
 def psi(levels: Array, density: tn.Mixture) -> Array:
@@ -44,9 +46,11 @@ def exponential(p: Array | float, bits: int) -> Array:
 
 
 def from_starts(sweeps: int) -> Fit:
-  """Builds ALQ's fit: `coordinate_descent` from four grids, lowest Psi kept.
+  """Builds ALQ's fit: `coordinate_descent` from five grids, lowest Psi kept.
 
-  They are quantiles, uniform and exponential levels, and the present ones.
+  They are quantiles, uniform and exponential levels, the present ones, and
+  quantiles moved by `evened`: sweeps move a level past its neighbours only, and
+  of many levels the others hardly get anywhere.
   """
   if type(sweeps) is not int or sweeps < 1:
     raise ValueError(f'sweeps={sweeps!r}; it must be at least 1.')
@@ -54,18 +58,39 @@ def from_starts(sweeps: int) -> Fit:
   def fit(density, levels):
     count = len(levels)
     even = jnp.linspace(0, 1, count)
+    quantiles = _apart(tn.quantile(density, even))
     starts = jnp.stack(
       [
-        tn.quantile(density, even),
-        2 * even - 1,
-        exponential(0.5, (count - 1).bit_length()),
-        levels,
+        quantiles,
+        _apart(2 * even - 1),
+        _apart(exponential(0.5, (count - 1).bit_length())),
+        _apart(levels),
+        evened(quantiles, density),
       ]
     )
-    descend = lambda start: coordinate_descent(_apart(start), density, sweeps)
+    descend = lambda start: coordinate_descent(start, density, sweeps)
     return _lowest(jax.vmap(descend)(starts), density)
 
   return fit
+
+
+def evened(levels: Array, density: tn.Mixture) -> Array:
+  """Moves levels until all cells have the same part of Psi, ten rounds of it.
+
+  A narrow cell of width h costs f h^3 / 6, so that Psi of many levels is least
+  where their density is as f^(1/3) and all cells cost the same. A round takes
+  cost^(1/3) as spread evenly over each cell.
+  """
+  count = len(levels)
+
+  def even_out(_, levels):
+    cost = tn.cell_variance(density, levels[:-1], levels[1:])
+    share = jnp.append(0, jnp.cumsum(jnp.cbrt(cost)))
+    wanted = jnp.linspace(0, 1, count) * share[-1]
+    moved = jnp.interp(wanted, share, levels)
+    return _apart(levels.at[1:-1].set(moved[1:-1]))  # the ends stay
+
+  return lax.fori_loop(0, _ROUNDS, even_out, levels)
 
 
 def coordinate_descent(
@@ -87,42 +112,32 @@ def coordinate_descent(
 
 
 def of_powers(density: tn.Mixture, levels: Array) -> Array:
-  """AMQ's fit: +-(1, p, p^2, ...) with p by gradient descent, lowest Psi kept.
+  """AMQ's fit: +-(1, p, p^2, ...) of least Psi, or the present ones if less.
 
-  p <- p - .7 dPsi/dp,  50 times from each of .1, ..., .9 and the present p
+  Psi has several minima in p if the bucket is large: one for each number of
+  levels beyond the mass, all but one of them far above it. So 64 values of p,
+  from .001 to .999 in even ratios of log p, are tried; then as many between the
+  neighbours of the best, three times.
   """
   bits = (len(levels) - 1).bit_length()
-  # The negative half is the positive one of the mirrored density.
-  both = tn.Mixture(
-    jnp.concatenate([density.mean, -density.mean]),
-    jnp.tile(density.std, 2),
-    jnp.tile(density.weight / 2, 2),
-  )
+  grid = lambda at: exponential(jnp.exp(-jnp.exp(at)), bits)
 
-  def descend(p):
-    step = lambda _, p: jnp.clip(
-      p - _STEP * psi_slope(p, both, bits), 0.001, 0.999
-    )
-    return lax.fori_loop(0, _ITERATIONS, step, p)
+  def zoom(_, ends):
+    low, high = ends
+    at = jnp.linspace(low, high, _POINTS)
+    # One after another: together they would take 64 times the memory.
+    best = at[jnp.argmin(lax.map(lambda a: psi(grid(a), density), at))]
+    step = (high - low) / (_POINTS - 1)
+    return jnp.maximum(best - step, low), jnp.minimum(best + step, high)
 
-  starts = jnp.append(jnp.array(_STARTS), levels[-2])
-  grids = jax.vmap(lambda p: exponential(descend(p), bits))(starts)
-  return _lowest(grids, density)
-
-
-def psi_slope(p: Array, density: tn.Mixture, bits: int) -> Array:
-  """Returns dPsi/dp of the levels p^s, ..., p, 1 over [0, 1].
-
-  2 s p^(2s-1) m_0(0, p^s) + sum_{j<s} [ A_j m_1 - (2j+1) p^(2j) m_0 ],
-  m over [p^(j+1), p^j],  A_j = j p^(j-1) + (j+1) p^j,  s = 2^(bits-1) - 1
-  """
-  s = 2 ** (bits - 1) - 1
-  j = np.arange(s)
-  a = j * p ** (j - 1) + (j + 1) * p**j
-  m0, m1, _ = tn.moments(density, p ** (j + 1), p**j)
-  centre, _, _ = tn.moments(density, jnp.zeros(1), p[None] ** s)
-  outer = jnp.sum(a * m1 - (2 * j + 1) * p ** (2 * j) * m0)
-  return 2 * s * p ** (2 * s - 1) * centre[0] + outer
+  # What is found may differ between workers, and so may 0 times a weight.
+  none = 0 * density.weight[0]
+  ends = tuple(none + np.log(-np.log(p)) for p in reversed(_RANGE))
+  low, high = lax.fori_loop(0, _ZOOMS, zoom, ends)
+  found = grid((low + high) / 2)
+  # By more than rounding: near the least Psi is flat.
+  better = psi(levels, density) < 0.9999 * psi(found, density)
+  return jnp.where(better, levels, found)
 
 
 def _apart(levels):

@@ -27,10 +27,12 @@ def theta(
   the few eps more of `moniqua`.
 
   Args:
-    topology: a Topology, or a tuple of them; `lazy` with its gamma, if any.
+    topology: a Topology, or a tuple of them; `lazy` with its gamma, and with
+      eta of deepsqueeze, if any.
     algorithm: a key of `LAWS` with a recursion.
     bits: b, of nearest or dithered rounding.
-    update: alpha G, bound on every coordinate of an update, in units of x.
+    update: bound on what a coordinate moves from one message to the next, in
+      units of x: alpha G, over 1 - momentum, times the steps of `every`.
 
   Returns:
     theta, in units of x.

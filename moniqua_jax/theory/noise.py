@@ -46,7 +46,8 @@ def noise_floor(
   is fixed. It does not depend on theta and bits while no message wraps.
 
   Args:
-    topology: a Topology, or a tuple of them; `lazy` with its gamma, if any.
+    topology: a Topology, or a tuple of them; `lazy` with its gamma, and with
+      eta of deepsqueeze, if any.
     algorithm: a key of `LAWS` with a recursion.
 
   Returns:
@@ -103,7 +104,8 @@ def loop_gain(
   the workers run away together, without a single wrap; keep to 1/2.
 
   Args:
-    topology: a Topology, or a tuple of them; `lazy` with its gamma, if any.
+    topology: a Topology, or a tuple of them; `lazy` with its gamma, and with
+      eta of deepsqueeze, if any.
     algorithm: a key of `LAWS` with a recursion.
     bits: b, of dithered rounding.
     safety: theta over the distance seen, >= 1.
@@ -200,15 +202,20 @@ def auto_theta_limit(
   theta = safety (S update + kappa theta / (2^b - 1))
         = safety S update / (1 - gain)
 
-  The first term is the worst case over all gradients, the second is what
-  rounding does as a rule: an estimate, which unlike `theta` exists at 1 and 2
-  bits, too.
+  What is sent is linear in updates and rounding errors, so the distance seen is
+  at most the sum of what each makes of it alone. The first term is the worst
+  case over all gradients; one sequence of signs attains it. The second is what
+  rounding does as a rule: kappa times the error bound, while no message wraps.
+  Both put into theta = safety * distance give the fixed point; from gain 1 on
+  there is none. It is an estimate, which unlike `theta` exists at 1 and 2 bits.
 
   Args:
-    topology: a Topology, or a tuple of them; `lazy` with its gamma, if any.
+    topology: a Topology, or a tuple of them; `lazy` with its gamma, and with
+      eta of deepsqueeze, if any.
     algorithm: a key of `LAWS` with a recursion.
     bits: b, of dithered rounding.
-    update: alpha G, bound on every coordinate of an update, in units of x.
+    update: bound on what a coordinate moves from one message to the next, in
+      units of x: alpha G, over 1 - momentum, times the steps of `every`.
     safety: theta over the distance seen, >= 1.
 
   Returns:

@@ -113,7 +113,8 @@ def sums(
   of the half step, which is what it sends.
 
   Args:
-    topology: a Topology, or a tuple of them.
+    topology: a Topology, or a tuple of them; `lazy` with its gamma, and with
+      eta of deepsqueeze, if any.
     algorithm: a key of `LAWS` with a recursion.
     pairs: `neighbours` or `everyone`.
 

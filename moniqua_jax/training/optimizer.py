@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import optax
 
-from moniqua_jax import algorithms, pods, workers
+from moniqua_jax import algorithms, pods, topologies, workers
 from moniqua_jax.algorithms import large_leaves, transformation
 from moniqua_jax.quantizers import base
 from moniqua_jax.training import registry
@@ -141,6 +141,23 @@ def waits(config) -> bool:
   return config.overlap and config.gossip.name != 'dpsgd'
 
 
+def mixing(config, schedule):
+  """Returns what a round does to messages: W with the consensus step in it.
+
+  eta and gamma stand before W - I, as the gamma of `lazy` does.
+  """
+  for name in ('eta', 'gamma'):
+    step = config.gossip.get(name)
+    if step is None:
+      continue
+    if not 0 < step <= 1:
+      raise ValueError(
+        f'config.gossip.{name}={step!r}; it must be above 0 and at most 1.'
+      )
+    schedule = topologies.lazy(schedule, step)
+  return schedule
+
+
 def _gossip(config, schedule, quantizer, key):
   gossip = registry.build(
     registry.GOSSIP,
@@ -155,7 +172,8 @@ def _gossip(config, schedule, quantizer, key):
     entry = f'local_steps={config.local_steps}'
     gossip = _wrapped(entry, algorithms.every, gossip, config.local_steps)
   if waits(config):
-    gossip = _wrapped('overlap', algorithms.stale, gossip, schedule)
+    mixed = mixing(config, schedule)
+    gossip = _wrapped('overlap', algorithms.stale, gossip, mixed)
   return gossip
 
 

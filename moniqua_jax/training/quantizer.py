@@ -32,22 +32,35 @@ def with_limit(config, schedule) -> dict:
   spec = dict(config.quantizer)
   if spec['name'] != 'auto_theta' or spec['limit'] or not schedule:
     return spec
-  update = config.learning_rate.peak * config.largest_gradient
   if spec['bits'] is None:
     raise ValueError('config.quantizer: auto_theta needs quantizer.bits.')
+  schedule = optimizer.mixing(config, schedule)
   stale = 'stale_' if optimizer.waits(config) else ''
   try:
     limit = theory.auto_theta_limit(
       schedule,
       stale + config.gossip.name,
       spec['bits'],
-      update=update / (1 - config.momentum),
+      update=_update(config),
       safety=spec['safety'] or auto.SAFETY,
     )
   except ValueError as error:
     raise ValueError(f'config.quantizer: {error}') from error
   # Twice: it is an estimate, and a doubling overshoots.
   return spec | {'limit': 2 * limit}
+
+
+def _update(config) -> float:
+  """Bounds what a coordinate moves by itself from one message to the next.
+
+    steps alpha G / ((1 - momentum) (1 - local momentum))
+
+  Weight decay is left out: it moves all workers alike, but for the part of it
+  that pulls them together.
+  """
+  kept = (1 - config.momentum) * (1 - config.local_momentum)
+  steps = config.local_steps
+  return steps * config.learning_rate.peak * config.largest_gradient / kept
 
 
 def build(config, spec, leaf_sizes):
