@@ -45,9 +45,10 @@ def by_receiver(own, theirs, weight, perm, counts, axis_name) -> Array:
 def by_sender(own, theirs, weight, perm, counts, axis_name) -> Array:
   """Returns w_j x_hat_j, which came in, less w_i x_hat_i, given away: push-sum.
 
-  They go to one worker and come from another; either may count alone.
+  They go to one worker and come from another; either may count alone. Who could
+  not say what it holds gives nothing away, and takes what came.
   """
-  came, went = (count & jnp.isfinite(own) for count in counts)
+  came, went = counts[0], counts[1] & jnp.isfinite(own)
   worker = lax.axis_index(axis_name)
   source = jnp.asarray(topologies.sources(perm))[worker]
   taken = jnp.where(came, _at(weight, source) * theirs, 0)
