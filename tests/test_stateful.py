@@ -22,7 +22,7 @@ import moniqua_jax as mj
 from moniqua_jax import gossip, topologies
 from moniqua_jax.quantizers import base
 from moniqua_jax.workers import AXIS
-from tests import days, dense, helpers
+from tests import days, dense, helpers, oracles
 from tests.days import FEW, KEY, MANY, THETA, D, N, close, finite
 
 # ---------------------------------------------- what is lost, what is recorded
@@ -36,11 +36,15 @@ class Watched(NamedTuple):
   sent: jax.Array  # f32[d], what was encoded last
 
 
-def watched(make: Callable) -> mj.Tuned:
+def watched(own: mj.Tuned) -> mj.Tuned:
+  """Of a quantizer whose state is theta."""
   return mj.Tuned(
-    lambda: Watched(jnp.float32(THETA), jnp.zeros(N, bool), jnp.zeros(D)),
-    lambda state, step: losing(make(state.theta), state.lost),
-    lambda state, seen, x: state._replace(sent=x),
+    lambda: Watched(own.init(), jnp.zeros(N, bool), jnp.zeros(D)),
+    lambda state, step: losing(own.quantizer(state.theta, step), state.lost),
+    lambda state, seen, x: Watched(
+      own.observe(state.theta, seen, x), state.lost, x
+    ),
+    own.answered,
   )
 
 
@@ -88,6 +92,7 @@ class Row(NamedTuple):
   quantizer: Callable  # theta -> Quantizer
   schedule: tuple  # of topologies
   by_sender: bool = False  # whether shares are given away, as in push-sum
+  auto: mj.Tuned | None = None  # if theta moves by itself
   period: int = 1  # of `every`
   answered: bool = False
   keeps_mean: bool = True
@@ -95,7 +100,7 @@ class Row(NamedTuple):
 
 
 def moniqua(theta):
-  return mj.moniqua(theta, bits=6)
+  return mj.moniqua(theta, BITS)
 
 
 def uniform(theta):
@@ -106,6 +111,8 @@ def exact(theta):
   return mj.full_precision()
 
 
+BITS = 6  # of moniqua
+SAFETY, SHRINK = 1.5, 0.9
 OPTIONS = dict(axis_name=AXIS, key=KEY)
 RING = mj.ring(N)
 LAZY = mj.lazy(RING, 0.5)
@@ -161,6 +168,14 @@ GOSSIP = {
   'd2, answered': answered(
     row(mj.d2, dense.d2(), moniqua, mj.lazy(UNEVEN, 0.5))
   ),
+  'd2, auto theta': row(
+    mj.d2,
+    dense.d2(),
+    moniqua,
+    LAZY,
+    auto=mj.auto_theta(BITS, THETA, SAFETY, SHRINK, limit=1e30),
+    answered=True,
+  ),
   'd2, stale': stale(row(mj.d2, dense.d2(), moniqua, LAZY), dense.extra()),
   'dcd': row(mj.dcd, dense.dcd(), uniform, RING, keeps_mean=False),
   'ecd': row(mj.ecd, dense.ecd(), uniform, RING, keeps_mean=False),
@@ -182,7 +197,8 @@ GOSSIP = {
 @functools.cache
 def compiled(name: str):
   """The algorithm; init and a step of all workers."""
-  tx = GOSSIP[name].make(watched(GOSSIP[name].quantizer))
+  row = GOSSIP[name]
+  tx = row.make(watched(row.auto or days.by_hand(row.quantizer)))
 
   def step(x, state, u, k):
     updates, state = tx.update(u, state, x, step=k)
@@ -256,6 +272,9 @@ class Gossip(days.Days):
     if self.row.quantizer is not exact:  # it leaves out single values
       for receiver, sender in lost:
         drop[receiver, sender] = receiver != sender
+    if self.row.auto:
+      own = self.tx.heard(self.at.state).tuned.theta
+      theta = own * (theta / THETA)
     self.day(u, theta, drop)
 
   def run(self, at, u, theta, drop):
@@ -299,33 +318,61 @@ class Gossip(days.Days):
     np.testing.assert_array_equal(
       news.seen.readable[:, : len(topology.edges)], told
     )
+    if row.auto:
+      moved = followed(theta, said, news.tuned.sent, topology, told)
+      np.testing.assert_allclose(news.tuned.theta, moved, rtol=1e-4)
+    said = days.own(said)
     kept = np.where(came, w, 0)
     even = np.allclose(kept.sum(axis=0), kept.sum(axis=1))
     return w, dense.Heard(said, came, went), even
 
   def truth(self, sent, theta, t, drop):
-    """What was said, by whom, and whether worker i could read worker j.
+    """What is made of each message, who could say one, and whom i read of j.
 
     Readable is what arrived, of who could say it, where it is understood right.
     """
     said = days.believed(self.row.quantizer)(sent, theta, t)
     said = np.asarray(said, np.float64)
+    if self.row.quantizer is moniqua:
+      days.obeys_lemma_2(sent, said, theta, BITS)
     able = np.isfinite(days.own(said)).all(axis=1)
     read = days.read_right(said, theta) & able & ~drop
     read &= np.isfinite(sent).all(axis=1)[:, None]
-    return days.own(said), able, read
+    return said, able, read
+
+
+def followed(theta, said, sent, topology, told):
+  """The next thetas, by the rule of `auto_theta`.
+
+  Doubled where a message was missed of a sender who could say one.
+  """
+  able = np.isfinite(days.own(said)).all(axis=1)
+  worst = [oracles.circle(each, BITS, 'dithered')[1] for each in theta]
+  apart = np.abs(said - sent[:, None]).max(axis=2) - worst
+  near, together, missed = 0, theta, False
+  for k, (_, perm) in enumerate(topology.edges):
+    source = np.array(topologies.sources(perm))
+    seen = np.where(told[:, k], apart[np.arange(N), source], 0)
+    near = np.maximum(near, seen)
+    together = np.maximum(together, np.where(able, theta, 0)[source])
+    missed |= ~told[:, k] & able[source]
+  moved = np.maximum(SAFETY * near, SHRINK * together)
+  return np.where(missed, 2 * theta, moved)
 
 
 def counted(row, topology, able, read):
   """What came and went, bool[n, n], and what is told of each edge, bool[n, E].
 
   Who could not say what it holds moves on no edge. A share may be given away
-  for nothing, if it is not answered; if it is, it stays with the sender.
+  for nothing, if it is not answered; if it is, it stays with the sender. Of
+  messages in full precision single values are left out.
   """
   if row.answered and not row.by_sender:
     read = read & read.T
   me, perms = np.arange(N), [perm for _, perm in topology.edges]
   told = [read[me, topologies.sources(perm)] for perm in perms]
+  if row.quantizer is exact:
+    return np.ones_like(read), read, np.stack(told, axis=1)
   if not row.by_sender:
     return read & able[:, None], read, np.stack(told, axis=1)
   answers = read if row.answered else np.ones_like(read)

@@ -21,7 +21,7 @@ from moniqua_jax import gossip
 from moniqua_jax.theory import gammas
 from moniqua_jax.workers import AXIS
 from tests import days, dense, helpers
-from tests.days import FEW, KEY, MANY, THETA, D, N, close, finite
+from tests.days import FEW, KEY, MANY, D, N, close, finite
 
 OPTIONS = dict(axis_name=AXIS, key=KEY, keep=lambda leaf: False)
 TOP = 15  # steps of `uniform`, in each bucket
@@ -47,15 +47,6 @@ def nuqsgd(theta):
 
 def moniqua(theta):
   return mj.moniqua(theta, bits=6)
-
-
-def tuned(make: Callable) -> mj.Tuned:
-  """Its state is theta, which the test sets."""
-  return mj.Tuned(
-    lambda: jnp.float32(THETA),
-    lambda theta, step: make(theta),
-    lambda theta, seen, x: theta,
-  )
 
 
 def row(make, model, quantizer, *args, **how):
@@ -112,7 +103,7 @@ MEANS = {
 @functools.cache
 def compiled(name: str):
   """init and a step of all workers."""
-  tx = MEANS[name].make(tuned(MEANS[name].quantizer))
+  tx = MEANS[name].make(days.by_hand(MEANS[name].quantizer))
 
   def step(x, state, b, k):
     return tx.update(x - b, state, x, step=k, grad_fn=lambda w: w - b)
