@@ -387,6 +387,7 @@ A_KIND_EACH = [
   'd2, stale',
   'dcd',
   'ecd',
+  'choco, stale',
   'choco, every second, answered',
   'deepsqueeze, moniqua',
   'push_sum, answered',
@@ -434,3 +435,21 @@ def test_who_cannot_say_what_it_holds_keeps_its_error():
   errors = before.state.error, after.state.error
   np.testing.assert_array_equal(errors[1][:2], errors[0][:2])
   assert np.abs(errors[1][2:] - errors[0][2:]).max(axis=1).min() > 0
+
+
+@pytest.mark.parametrize(
+  'name',
+  helpers.tiered(
+    [name for name in GOSSIP if GOSSIP[name].remembers], A_KIND_EACH
+  ),
+)
+def test_what_only_a_sum_makes_infinite_stays_in_no_memory(name):
+  """A gradient of 3.3e38 is finite; ecd's z of it is not, nor x + late."""
+  run = type('Gossip', (Gossip,), {'name': name})()
+  run.start(seed=0)
+  for k in range(8):
+    u = days.updates(k)
+    u[2, 3] = 3.3e38 if k == 3 else u[2, 3]
+    x, state = run.run(run.at, u, days.ENOUGH, np.zeros((N, N), bool))
+    assert finite(x) and finite(with_heard(state, lambda heard: ()))
+    run.at = run.at._replace(k=k + 1, x=x, state=state)
