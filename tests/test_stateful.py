@@ -189,6 +189,7 @@ GOSSIP = {
   'deepsqueeze, stale': stale(SQUEEZE, dense.stale(SQUEEZE.dense)),
   'push_sum': push_sum(PEERS),
   'push_sum, answered': answered(push_sum(UNEVEN)),
+  'push_sum, answered, directed': answered(push_sum(mj.exponential(N))),
   'push_sum, every second': every(push_sum(RING), 2),
   'adpsgd': row(mj.adpsgd, dense.adpsgd(DELAYS), moniqua, MEET, DELAYS),
 }
@@ -301,6 +302,9 @@ class Gossip(days.Days):
     if row.keeps_mean and even and finite(x):
       alone, _ = row.dense.lands(np.eye(N), at.model, u, at.memory, heard, at.k)
       close(x.mean(axis=0), alone.mean(axis=0))
+    if row.by_sender and row.answered:
+      assert abs(state.mass.sum() - N) < 1e-5 * N
+      close(pushed(x, state), pushed(at.x, at.state) + u.sum(axis=0))
     return Point(at.k + 1, x, state, model, memory, even)
 
   def heard(self, state, u, theta, drop):
@@ -339,6 +343,11 @@ class Gossip(days.Days):
     read = days.read_right(said, theta) & able & ~drop
     read &= np.isfinite(sent).all(axis=1)[:, None]
     return said, able, read
+
+
+def pushed(x, state):
+  """What push-sum keeps: sum_i w_i z_i."""
+  return state.mass.astype(np.float64) @ x
 
 
 def followed(theta, said, sent, topology, told):
@@ -423,11 +432,9 @@ def after_a_theta_far_too_small(name):
 )
 def test_who_cannot_say_what_it_holds_gives_no_share_away(name):
   before, after, u = after_a_theta_far_too_small(name)
-  total = lambda at: (at.state.mass[:, None] * at.x).astype(np.float64).sum(0)
   np.testing.assert_allclose(after.state.mass.sum(), N, rtol=1e-6)
-  np.testing.assert_allclose(
-    total(after), total(before) + u.astype(np.float64).sum(0), atol=1e-4
-  )
+  total = pushed(before.x, before.state) + u.sum(axis=0)
+  np.testing.assert_allclose(pushed(after.x, after.state), total, atol=1e-4)
 
 
 def test_who_cannot_say_what_it_holds_keeps_its_error():
