@@ -331,7 +331,7 @@ class Gossip(days.Days):
     return w, dense.Heard(said, came, went), even
 
   def truth(self, sent, theta, t, drop):
-    """What is made of each message, who could say one, and whom i read of j.
+    """What is made of messages, who could say one, and whether i could read j.
 
     Readable is what arrived, of who could say it, where it is understood right.
     """
