@@ -48,13 +48,15 @@ def by_receiver(own, theirs, weight, perm, counts, axis_name) -> Array:
 def by_sender(own, theirs, weight, perm, counts, axis_name) -> Array:
   """Returns w_j x_hat_j, which came in, less w_i x_hat_i, given away: push-sum.
 
-  They go to one worker and come from another; either may count alone.
+  They go to one worker and come from another; either may count alone. Who could
+  not say what it holds gives nothing away, and takes what came.
   """
   worker = lax.axis_index(axis_name)
   source = jnp.asarray(topologies.sources(perm))[worker]
   # What a worker tells itself it neither gives away nor can lose.
   elsewhere = source != worker
-  came, went = (count & elsewhere & jnp.isfinite(own) for count in counts)
+  came, went = (count & elsewhere for count in counts)
+  went &= jnp.isfinite(own)
   taken = jnp.where(came, _at(weight, source) * theirs, 0)
   return taken - jnp.where(went, _at(weight, worker) * own, 0)
 

@@ -85,6 +85,8 @@ def choco(
     q, pull, heard = neighbours.exchange(
       difference, jnp.zeros_like(x), state.heard, step, agree
     )
+    # Of a difference beyond float32 nothing was said.
+    q = jnp.where(jnp.isfinite(q), q, 0)
     apart = state.apart + pull
     return unravel(u + gamma * apart), ChocoState(
       heard, state.replica + q, apart

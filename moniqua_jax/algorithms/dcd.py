@@ -76,6 +76,8 @@ def dcd(
     sent, pull, heard = neighbours.exchange(
       state.apart + u, jnp.zeros_like(u), state.heard, step, agree
     )
+    # Who could not say where it goes stays where it is.
+    sent = jnp.where(jnp.isfinite(sent), sent, 0)
     return unravel(sent), DCDState(heard, state.apart + pull)
 
   return Gossip(init, update, 'dcd', may_rest=False)

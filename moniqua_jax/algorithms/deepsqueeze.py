@@ -82,6 +82,8 @@ def deepsqueeze(
     u, _ = gossip.flatten(updates)
     v = x + u + state.error
     sent, pull, heard = neighbours.exchange(v, v, state.heard, step, agree)
-    return unravel(u + eta * pull), DeepSqueezeState(heard, v - sent)
+    # Who could not say what it holds (theta is far too small) keeps its error.
+    error = jnp.where(jnp.isfinite(sent), v - sent, state.error)
+    return unravel(u + eta * pull), DeepSqueezeState(heard, error)
 
   return Gossip(init, update, 'deepsqueeze')

@@ -87,6 +87,8 @@ def ecd(
     sent, pull, heard = neighbours.exchange(
       z, jnp.zeros_like(x), state.heard, step, agree
     )
+    # Of a z beyond float32 nothing was said, and what others believe stays.
+    sent = jnp.where(jnp.isfinite(sent), sent, state.replica)
     replica = (1 - 2 / t) * state.replica + 2 / t * sent
     apart = (1 - 2 / t) * state.apart + 2 / t * pull
     return unravel(moved), ECDState(heard, replica, apart)

@@ -92,11 +92,9 @@ def push_sum(
     z, unravel = gossip.flatten(params)
     u, _ = gossip.flatten(updates)
     half = jnp.append(z + u / state.mass, state.mass)
-    own, pull, heard = neighbours.exchange(half, half, state.heard, step, agree)
+    _, pull, heard = neighbours.exchange(half, half, state.heard, step, agree)
     mass = state.mass + pull[-1]
     new = (state.mass * half[:-1] + pull[:-1]) / mass
-    # Where a worker could not say what it holds, only its mass has moved.
-    new = jnp.where(jnp.isfinite(own[:-1]), new, half[:-1])
     return unravel(new - z), PushSumState(heard, mass)
 
   message = lambda quantizer, d: (_with_mass(quantizer), d + 1)
@@ -125,7 +123,8 @@ def _massive(quantizer: base.Quantizer) -> base.Quantizer:
   def decode(payload, reference):
     message, mass = split(payload)
     z_hat = quantizer.decode(message, reference[:-1])
-    return jnp.append(mass * z_hat, mass)
+    # Who could not say z has not said w either: it gives neither away.
+    return jnp.append(mass * z_hat, mass + 0 * z_hat[0])
 
   def inspect(payload, reference):
     message, mass = split(payload)
