@@ -39,8 +39,48 @@ def send(payload: Array, perm: tuple[int, ...], axis_name: str) -> Array:
 
 
 def mean(tree, axis_name: str):
-  """Returns the mean over all workers in full precision: (1/n) sum_i tree_i."""
-  return jax.tree.map(lambda leaf: lax.pmean(leaf, axis_name), tree)
+  """Returns the mean over all workers in full precision: (1/n) sum_i tree_i.
+
+  Each leaf is added up in float32 at least, and keeps its type.
+  """
+  require(jnp.inexact, tree, 'a value')
+
+  def one(leaf):
+    leaf = jnp.asarray(leaf)
+    wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    return lax.pmean(wide, axis_name).astype(leaf.dtype)
+
+  return jax.tree.map(one, tree)
+
+
+def require(kind, tree, name: str) -> None:
+  """Refuses by its path the leaf of a tree that is not of a kind of numbers.
+
+  A mean of integers is none, and one of the codes of a key even less.
+  """
+  for path, leaf in jax.tree.leaves_with_path(tree):
+    dtype = leaf.dtype if hasattr(leaf, 'dtype') else jnp.result_type(leaf)
+    if not jax.dtypes.issubdtype(dtype, kind):
+      raise ValueError(
+        f'{name}{jax.tree_util.keystr(path)} is {dtype}; workers take means of '
+        'floats. Leave it out by optax.masked.'
+      )
+
+
+@jax.custom_batching.custom_vmap
+def common(number: Array) -> Array:
+  """Tells `vmap` that a number is the same on all workers; no collective.
+
+  One that is kept in the state of each worker looks like n numbers, and then
+  `lax.switch` would compute all branches. The first worker's is taken.
+  """
+  return number
+
+
+@common.def_vmap
+def _common_to_all(axis_size, in_batched, number):
+  del axis_size, in_batched
+  return number[0], False
 
 
 def largest(x: Array, axis_name: str) -> Array:

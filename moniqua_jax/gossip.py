@@ -28,6 +28,7 @@ class Heard(NamedTuple):
   tuned: Any  # state of the quantizer, () where it does not move
   seen: base.Seen  # what the last round's messages told, each field [E]
   short: Array  # i32[R], how often `Quantizer.short` travelled, by round
+  turn: Array  # i32[], of the next round; -1 before the first, see `turn`
 
 
 class Neighbours(NamedTuple):
@@ -66,15 +67,16 @@ def neighbours(
     own_i = x_hat_i        pull_i = sum_j W_ij (x_hat_j - x_hat_i)
 
   `exchange` gives both; `mix` adds the pull to something: the same bits, in
-  less memory traffic if the quantizer has a way. `step` chooses the topology,
-  so it must be the same on all workers; `agree`, whether edges are answered.
+  less memory traffic if the quantizer has a way. `turn` chooses the topology,
+  and the key follows `step`: both must be the same on all workers. `agree` says
+  whether edges are answered.
   """
   quantizer = base.tuned(quantizer)
   most = max_edges(schedule)
 
   def init():
     short = jnp.zeros(len(schedule), jnp.int32)
-    return Heard(quantizer.init(), no_news(most), short)
+    return Heard(quantizer.init(), no_news(most), short, jnp.int32(-1))
 
   def talk(use, x, reference, heard, step, agree, *args):
     same, x = reference is x, _as_vector(x)
@@ -88,15 +90,14 @@ def neighbours(
       Round(topology, current, axis_name, rule, share) for topology in schedule
     ]
     branches = [functools.partial(_padded, most, use, each) for each in rounds]
-    turn = step % len(branches)
+    now = turn(heard, step)
+    at = now % len(branches)
     if len(branches) == 1:
       result, seen, short = branches[0](payload, reference, *args)
     else:
-      result, seen, short = lax.switch(
-        turn, branches, payload, reference, *args
-      )
+      result, seen, short = lax.switch(at, branches, payload, reference, *args)
     tuned = quantizer.observe(heard.tuned, seen, x)
-    return result, Heard(tuned, seen, heard.short.at[turn].add(short))
+    return result, Heard(tuned, seen, heard.short.at[at].add(short), now + 1)
 
   def exchange(x, reference, heard, step, agree=None):
     (own, pull), heard = talk(_read, x, reference, heard, step, agree)
@@ -106,6 +107,17 @@ def neighbours(
     return talk(_mix, x, x, heard, step, agree, onto)
 
   return Neighbours(init, exchange, mix)
+
+
+def turn(heard: Heard, step: Array) -> Array:
+  """Counts the rounds of a gossip: i32[], the number of the one to come.
+
+  The first has the number of its step, and the next ones follow it, whichever
+  steps are left out. Would the steps choose the topology, then `MultiSteps` of
+  optax, which takes every k-th, would meet the same few again and again.
+  """
+  own = collectives.common(heard.turn)
+  return jnp.where(own < 0, jnp.asarray(step, jnp.int32), own)
 
 
 def _as_vector(row):
@@ -157,7 +169,9 @@ def _inspect(quantizer, received, reference) -> base.Seen:
     seen = quantizer.fast.inspect_all(received, reference)
   else:
     seen = [quantizer.inspect(message, reference) for message in received]
-  return jax.tree.map(lambda *edges: jnp.stack(edges), *seen)
+  seen = jax.tree.map(lambda *edges: jnp.stack(edges), *seen)
+  single = lambda number: number.astype(jnp.float32)  # whatever x was
+  return base.Seen(seen.readable, single(seen.distance), single(seen.theta))
 
 
 def _pull(each: Round, went, x_hats, came):
@@ -173,7 +187,10 @@ def _pull(each: Round, went, x_hats, came):
 
 def _read(quantizer, payloads, reference, came, pull):
   """Returns what others believe of this worker, and the pull towards them."""
-  x_hats = [quantizer.decode(payload, reference) for payload in payloads]
+  x_hats = [
+    quantizer.decode(payload, reference).astype(reference.dtype)
+    for payload in payloads
+  ]
   return x_hats[0], pull(x_hats, came)
 
 
@@ -272,20 +289,22 @@ def worker_key(key: Array, step: Array, axis_name: str, shared: bool) -> Array:
 def flatten(params) -> tuple[Array, Callable]:
   """Makes one f32[d] of a pytree of parameters, and the function back.
 
-  All leaves may be f64 instead (the laboratory); a mixture is refused.
+  f64[d] if all leaves are f64 (the laboratory). What comes back has the
+  vector's type: of an update of a bfloat16 leaf only its sum with the leaf is
+  rounded.
   """
-  leaves = jax.tree.leaves_with_path(params)
+  dtype = vector_type(params)
+  return ravel_pytree(jax.tree.map(lambda v: jnp.asarray(v, dtype), params))
+
+
+def vector_type(params):
+  """Returns the type of a vector of all leaves, which must be floats."""
+  leaves = jax.tree.leaves(params)
   if not leaves:
     raise ValueError('gossip needs parameters; update() was given none.')
-  exact = all(leaf.dtype == jnp.float64 for _, leaf in leaves)
-  for path, leaf in leaves:
-    # `ravel_pytree` would promote the dtypes without a word.
-    if leaf.dtype != jnp.float32 and not exact:
-      raise ValueError(
-        f'params{jax.tree_util.keystr(path)} is {leaf.dtype}; gossip takes '
-        'float32 parameters (cast in the forward pass instead).'
-      )
-  return ravel_pytree(params)
+  collectives.require(jnp.floating, params, 'params')
+  double = all(jnp.result_type(leaf) == jnp.float64 for leaf in leaves)
+  return jnp.float64 if double else jnp.float32
 
 
 def consensus(x: Array, axis_name: str) -> tuple[Array, Array]:
@@ -293,6 +312,7 @@ def consensus(x: Array, axis_name: str) -> tuple[Array, Array]:
 
   Costs an exact all-reduce of d floats; for evaluation, not for every step.
   """
+  x, _ = flatten(x)
   apart = x - collectives.mean(x, axis_name)
   square = collectives.mean(jnp.mean(apart**2), axis_name)
   return jnp.sqrt(square), collectives.largest(

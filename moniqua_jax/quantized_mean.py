@@ -47,7 +47,7 @@ def all_gathered(quantizer, x: Array, key, axis_name: str) -> Mean:
   take = lambda message: collectives.gathered(message, axis_name)
   payloads, short = carried(quantizer, x.size, payload, take, axis_name)
   if quantizer.fast and quantizer.fast.decode_all:
-    x_hats = quantizer.fast.decode_all(payloads, x)
+    x_hats = quantizer.fast.decode_all(payloads, x).astype(x.dtype)
     total = _added(x_hats)
     own = x_hats[lax.axis_index(axis_name)]
   else:
@@ -141,7 +141,8 @@ def carried(
 def read(quantizer, payload: Array, reference: Array) -> Array:
   """Decodes a message; NaN if it is not readable."""
   readable = quantizer.inspect(payload, reference).readable
-  return jnp.where(readable, quantizer.decode(payload, reference), jnp.nan)
+  x_hat = quantizer.decode(payload, reference).astype(reference.dtype)
+  return jnp.where(readable, x_hat, jnp.nan)
 
 
 def summed(quantizer, payloads: Array, reference: Array, besides=-1) -> Array:

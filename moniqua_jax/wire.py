@@ -106,7 +106,9 @@ def from_bytes(packed: jax.Array, dtype, shape: tuple = ()) -> jax.Array:
 
 def cast(number: jax.Array, dtype) -> jax.Array:
   """Casts one f32 for the end of a payload of either kind: u8[4] or f32[1]."""
-  return to_bytes(number) if dtype == jnp.uint8 else number.reshape(1)
+  if dtype == jnp.uint8:
+    return to_bytes(number.astype(jnp.float32))
+  return number.astype(dtype).reshape(1)
 
 
 def uncast(end: jax.Array) -> jax.Array:

@@ -303,9 +303,12 @@ def test_keys_are_shared_or_private():
   assert len(set(draw(False).tolist())) == N
 
 
-def test_flatten_refuses_other_dtypes():
-  with pytest.raises(ValueError, match=r"params\['w'\] is bfloat16"):
-    gossip.flatten({'b': jnp.ones(2), 'w': jnp.ones(2, jnp.bfloat16)})
+def test_flatten_refuses_what_is_no_float():
+  for dtype in ('int8', 'bool', 'complex64'):
+    with pytest.raises(ValueError, match=rf"params\['w'\] is {dtype}"):
+      gossip.flatten({'b': jnp.ones(2), 'w': jnp.ones(2, dtype)})
+  x, back = gossip.flatten({'b': np.ones(2), 'w': jnp.ones(2, jnp.bfloat16)})
+  assert {x.dtype, back(x)['w'].dtype} == {jnp.float32.dtype}
   with pytest.raises(ValueError, match='needs parameters'):
     gossip.flatten(None)
 

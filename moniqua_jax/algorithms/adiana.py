@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import collectives, gossip, quantized_mean
-from moniqua_jax.algorithms import large_leaves
+from moniqua_jax.algorithms import large_leaves, vectors
 from moniqua_jax.algorithms.diana import Shifts
 from moniqua_jax.algorithms.transformation import Reduction
 from moniqua_jax.quantizers import base
@@ -28,9 +28,9 @@ class AdianaState(NamedTuple):
     tuned: state of the quantizer, () where it does not move.
     error: `Shifts`, whose `sent` is u8[2, m], both messages of the last step.
     short: i32[2], how often each message travelled in short form.
-    y: like the parameters, the sequence that converges.
-    z: like the parameters, the momentum.
-    w: like the parameters, the point whose gradients the shifts learn.
+    y: like the parameters, the sequence that converges; in float32 at least.
+    z: like y, the momentum.
+    w: like y, the point whose gradients the shifts learn.
   """
 
   tuned: tuple
@@ -91,15 +91,23 @@ def adiana(
 
   def init(params):
     x, _ = large_leaves.split(params, keep)
-    zeros, sent = jnp.zeros_like(x), quantized_mean.first_sent(tuned, x)
-    shifts = Shifts(zeros, zeros, jnp.stack([sent, sent]))
+    sent = quantized_mean.first_sent(tuned, x)
+    shifts = Shifts(
+      jnp.zeros_like(x), jnp.zeros_like(x), jnp.stack([sent, sent])
+    )
     short = jnp.zeros(2, jnp.int32)
-    return AdianaState(tuned.init(), shifts, short, params, params, params)
+    # Copies: whoever donates the parameters keeps the state.
+    x = vectors.complete(params, params)
+    y, z, w = (jax.tree.map(jnp.copy, x) for _ in range(3))
+    return AdianaState(tuned.init(), shifts, short, y, z, w)
 
-  def estimate(current, updates, at_w, shifts, step):
+  def estimate(current, updates, at_w, shifts, step, params):
     """g, and the shifts moved by what is known of the gradients at w."""
     key_ = gossip.worker_key(key, step, axis_name, current.shared)
     x, join = large_leaves.split(updates, keep)
+    large_leaves.require_memory_of(
+      'adiana', jnp.zeros_like, x, shifts.own, updates, params
+    )
     point, _ = large_leaves.split(at_w, keep)
     now, then = (
       quantized_mean.all_gathered(current, v - shifts.own, k, axis_name)
@@ -121,10 +129,12 @@ def adiana(
         'adiana: update() needs params, and grad_fn=: params -> gradient.'
       )
     current = tuned.quantizer(state.tuned, step)
-    g, shifts, short = estimate(
-      current, updates, grad_fn(state.w), state.error, step
-    )
     tree = lambda fn, *trees: jax.tree.map(fn, *trees)
+    at_w = grad_fn(tree(lambda w, x: w.astype(x.dtype), state.w, params))
+    g, shifts, short = estimate(
+      current, updates, at_w, state.error, step, params
+    )
+    g, params = (vectors.complete(v, params) for v in (g, params))
     y = tree(lambda x, g: x - own.eta * g, params, g)
     z = tree(
       lambda z, x, y: (

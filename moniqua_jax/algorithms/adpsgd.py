@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
+from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
@@ -25,7 +26,7 @@ class ADPSGDState(NamedTuple):
   Attributes:
     heard: of the messages.
     late: f32[delay + 1, d], the updates of the last ticks; slot
-      step mod (delay + 1) is that of `step`. () where no update is late.
+      t mod (delay + 1) is that of turn t. () where no update is late.
   """
 
   heard: gossip.Heard
@@ -84,21 +85,22 @@ def adpsgd(
   def init(params):
     flat, _ = gossip.flatten(params)
     # Not an array without values: a checkpoint does not hold one.
-    late = jnp.zeros((slots, flat.size)) if slots else ()
+    late = jnp.zeros((slots, flat.size), flat.dtype) if slots else ()
     return ADPSGDState(neighbours.init(), late)
 
-  def delayed(u, late, step):
+  def delayed(u, late, turn):
     if not slots:
       return u, late
-    late = late.at[step % slots].set(u)
+    late = late.at[turn % slots].set(u)
     mine = jnp.asarray(delays)[jax.lax.axis_index(axis_name)]
     # Before its first update has arrived a worker reads a slot of zeros.
-    return late[(step - mine) % slots], late
+    return late[(turn - mine) % slots], late
 
   def update(updates, state, params=None, *, step, agree=None, **extra_args):
     del extra_args
     x, unravel = gossip.flatten(params)
-    u, late = delayed(gossip.flatten(updates)[0], state.late, step)
+    u = vectors.flatten_like(updates, params)
+    u, late = delayed(u, state.late, gossip.turn(state.heard, step))
     updates, heard = neighbours.mix(u, x, state.heard, step, agree)
     return unravel(updates), ADPSGDState(heard, late)
 

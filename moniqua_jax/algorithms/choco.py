@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
+from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
@@ -74,13 +75,15 @@ def choco(
   )
 
   def init(params):
-    zeros = jnp.zeros_like(gossip.flatten(params)[0])
-    return ChocoState(neighbours.init(), zeros, zeros)
+    flat, _ = gossip.flatten(params)
+    return ChocoState(
+      neighbours.init(), jnp.zeros_like(flat), jnp.zeros_like(flat)
+    )
 
   def update(updates, state, params=None, *, step, agree=None, **extra_args):
     del extra_args
     x, unravel = gossip.flatten(params)
-    u, _ = gossip.flatten(updates)
+    u = vectors.flatten_like(updates, params)
     difference = x + u - state.replica
     q, pull, heard = neighbours.exchange(
       difference, jnp.zeros_like(x), state.heard, step, agree

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, theory, topologies
+from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
@@ -81,7 +82,7 @@ def d2(
   def update(updates, state, params=None, *, step, agree=None, **extra_args):
     del extra_args
     x, unravel = gossip.flatten(params)
-    u, _ = gossip.flatten(updates)
+    u = vectors.flatten_like(updates, params)
     half = x + u + state.drift
     drift, heard = neighbours.mix(state.drift, half, state.heard, step, agree)
     return unravel(u + drift), D2State(heard, drift)

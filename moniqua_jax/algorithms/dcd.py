@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
+from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
@@ -21,10 +22,13 @@ class DCDState(NamedTuple):
   Attributes:
     heard: of the messages.
     apart: f32[d], sum_j W_ij (x_j - x_i); the replicas are the models.
+    replica: () but where the model is rounded, such as to bfloat16: f32[d], x_i
+      as the others know it. Roundings would add up otherwise.
   """
 
   heard: gossip.Heard
   apart: jax.Array
+  replica: jax.Array | tuple[()]
 
 
 def dcd(
@@ -68,16 +72,22 @@ def dcd(
 
   def init(params):
     flat, _ = gossip.flatten(params)
-    return DCDState(neighbours.init(), jnp.zeros_like(flat))
+    replica = jnp.copy(flat) if vectors.are_rounded(params) else ()
+    return DCDState(neighbours.init(), jnp.zeros_like(flat), replica)
 
   def update(updates, state, params=None, *, step, agree=None, **extra_args):
-    del params, extra_args
-    u, unravel = gossip.flatten(updates)
+    del extra_args
+    x, unravel = gossip.flatten(params)
+    u = vectors.flatten_like(updates, params)
     sent, pull, heard = neighbours.exchange(
       state.apart + u, jnp.zeros_like(u), state.heard, step, agree
     )
     # Who could not say where it goes stays where it is.
     sent = jnp.where(jnp.isfinite(sent), sent, 0)
-    return unravel(sent), DCDState(heard, state.apart + pull)
+    moved, replica = sent, state.replica
+    if vectors.are_rounded(params):
+      replica = replica + sent
+      moved = replica - x
+    return unravel(moved), DCDState(heard, state.apart + pull, replica)
 
   return Gossip(init, update, 'dcd', may_rest=False)

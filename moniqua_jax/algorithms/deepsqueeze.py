@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
+from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
@@ -79,7 +80,7 @@ def deepsqueeze(
   def update(updates, state, params=None, *, step, agree=None, **extra_args):
     del extra_args
     x, unravel = gossip.flatten(params)
-    u, _ = gossip.flatten(updates)
+    u = vectors.flatten_like(updates, params)
     v = x + u + state.error
     sent, pull, heard = neighbours.exchange(v, v, state.heard, step, agree)
     # Who could not say what it holds (theta is far too small) keeps its error.

@@ -88,8 +88,8 @@ def diana(
     return reduced._replace(mean=g), moved
 
   def start(x):
-    zeros = jnp.zeros_like(x)
-    return Shifts(zeros, zeros, quantized_mean.first_sent(quantizer, x))
+    sent = quantized_mean.first_sent(quantizer, x)
+    return Shifts(jnp.zeros_like(x), jnp.zeros_like(x), sent)
 
   rule = large_leaves.Rule(
     'diana', mean, start, shift=lambda state: state.error.own

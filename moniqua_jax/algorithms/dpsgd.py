@@ -11,6 +11,7 @@ import jax
 import optax
 
 from moniqua_jax import gossip, topologies
+from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
@@ -72,7 +73,7 @@ def dpsgd(
   def update(updates, state, params=None, *, step, agree=None, **extra_args):
     del extra_args
     x, unravel = gossip.flatten(params)
-    u, _ = gossip.flatten(updates)
+    u = vectors.flatten_like(updates, params)
     updates, heard = neighbours.mix(u, x, state.heard, step, agree)
     return unravel(updates), DPSGDState(heard)
 

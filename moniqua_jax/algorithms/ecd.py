@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
+from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
@@ -43,9 +44,10 @@ def ecd(
     z_{t+1,i} = (1 - t/2) x_{t,i} + t/2 x_{t+1,i}
     x_hat_{t+1,j} = (1 - 2/t) x_hat_{t,j} + 2/t C(z_{t+1,j})
 
-  with u = -alpha g and t = step + 2, since at t = 1 the weight 2/t exceeds 1. C
-  must be unbiased with bounded variance. z grows like t, so a quantizer whose
-  error is relative to z diverges with few bits.
+  with u = -alpha g and t = step + 2, since at t = 1 the weight 2/t exceeds 1
+  (`gossip.turn` says what counts as a step). C must be unbiased with bounded
+  variance. z grows like t, so a quantizer whose error is relative to z diverges
+  with few bits.
 
   Args:
     topology: symmetric, one for all steps.
@@ -75,13 +77,15 @@ def ecd(
 
   def init(params):
     flat, _ = gossip.flatten(params)
-    return ECDState(neighbours.init(), flat, jnp.zeros_like(flat))
+    # A copy: whoever donates the parameters keeps the replica.
+    zeros = jnp.zeros_like(flat)
+    return ECDState(neighbours.init(), jnp.copy(flat), zeros)
 
   def update(updates, state, params=None, *, step, agree=None, **extra_args):
     del extra_args
     x, unravel = gossip.flatten(params)
-    u, _ = gossip.flatten(updates)
-    t = jnp.asarray(step, jnp.float32) + 2
+    u = vectors.flatten_like(updates, params)
+    t = gossip.turn(state.heard, step).astype(x.dtype) + 2
     moved = state.replica + state.apart + u - x  # x_{t+1} - x_t
     z = x + t / 2 * moved
     sent, pull, heard = neighbours.exchange(

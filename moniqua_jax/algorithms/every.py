@@ -8,6 +8,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import Gossip
 
 
@@ -52,8 +53,7 @@ def every(
       )
 
     def rest(updates, state, params):
-      del params
-      return updates, state
+      return vectors.complete(updates, params), state
 
     turn = jnp.equal((step + 1) % steps, 0)
     return lax.cond(turn, talk, rest, updates, state, params)

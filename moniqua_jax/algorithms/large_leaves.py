@@ -72,8 +72,9 @@ def on_large_leaves(
     return ReduceState(tuned.init(), rule.error(x), short)
 
   def update(updates, state, params=None, *, step, **extra_args):
-    del params, extra_args
+    del extra_args
     x, join = split(updates, keep)
+    require_memory_of(rule.name, rule.error, x, state.error, updates, params)
     current = tuned.quantizer(state.tuned, step)
     own_key = gossip.worker_key(key, step, axis_name, current.shared)
     reduced, left = rule.mean(current, x, state.error, own_key, axis_name)
@@ -96,6 +97,28 @@ def chosen(quantizer, strategy: str, key) -> quantized_mean.Strategy:
     missing = 'quantizer' if quantizer is None else 'key'
     raise ValueError(f'strategy={strategy!r} needs a {missing}.')
   return quantized_mean.STRATEGIES[strategy]
+
+
+def require_memory_of(name, start: Callable, x, memory, gradient, params):
+  """Refuses a gradient whose large leaves are not those of the memory.
+
+  A leaf without a gradient, None, takes no part in a mean; what a worker keeps
+  of it would be added to another leaf.
+  """
+  sizes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
+  if sizes(jax.eval_shape(start, x)) == sizes(memory):
+    return
+  names = lambda tree: {
+    jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)
+  }
+  missing = sorted(names(params) - names(gradient))
+  raise ValueError(
+    f'{name}: what is quantized of this gradient has {x.size} values, and its '
+    'state was made for other parameters'
+    + (f'; {missing} have no gradient. ' if missing else '. ')
+    + f'Leave out what is frozen when the state is made, too: '
+    f'optax.masked({name}(...), mask).'
+  )
 
 
 class Join(NamedTuple):
@@ -130,8 +153,9 @@ def split(gradient, keep: 'Keep') -> tuple[Array, Join]:
   x, back = gossip.flatten(large)
 
   def together(x, kept):
-    large, kept = iter(back(x)), iter(kept)
-    return whole([next(kept if stays else large) for stays in keeps])
+    typed = lambda new, old: new.astype(old.dtype)
+    quantized, kept = map(typed, back(x), large), iter(kept)
+    return whole([next(kept if stays else quantized) for stays in keeps])
 
   kept = [leaf for leaf, stays in zip(leaves, keeps, strict=True) if stays]
   return x, Join(kept, together)
@@ -139,6 +163,7 @@ def split(gradient, keep: 'Keep') -> tuple[Array, Join]:
 
 def parts(gradient, keep: 'Keep') -> tuple[list, Callable, Sequence[bool]]:
   """Cuts a gradient into leaves: those, the way back, and which stay exact."""
+  collectives.require(jnp.inexact, gradient, 'gradient')
   if isinstance(keep, Slices):
     return keep.cut(gradient), keep.vector, keep.small
   leaves, structure = jax.tree.flatten(gradient)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import edge, gossip, topologies, wire
+from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
 
@@ -84,13 +85,13 @@ def push_sum(
   )
 
   def init(params):
-    del params
-    return PushSumState(neighbours.init(), jnp.ones(()))
+    flat, _ = gossip.flatten(params)
+    return PushSumState(neighbours.init(), jnp.ones((), flat.dtype))
 
   def update(updates, state, params=None, *, step, agree=None, **extra_args):
     del extra_args
     z, unravel = gossip.flatten(params)
-    u, _ = gossip.flatten(updates)
+    u = vectors.flatten_like(updates, params)
     half = jnp.append(z + u / state.mass, state.mass)
     _, pull, heard = neighbours.exchange(half, half, state.heard, step, agree)
     mass = state.mass + pull[-1]
@@ -117,7 +118,7 @@ def _massive(quantizer: base.Quantizer) -> base.Quantizer:
     return jnp.append(payload, wire.cast(x[-1], payload.dtype))
 
   def split(payload):
-    tail = 4 // payload.dtype.itemsize
+    tail = 4 if payload.dtype == jnp.uint8 else 1
     return payload[:-tail], wire.uncast(payload[-tail:])
 
   def decode(payload, reference):

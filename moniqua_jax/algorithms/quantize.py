@@ -44,6 +44,9 @@ def quantize(
     payload = quantizer.encode(x, jax.random.fold_in(key, state.count))
     x_hat = quantizer.decode(edge.sealed(payload), x)
     count = optax.safe_increment(state.count)
-    return unravel(x_hat), optax.ScaleByScheduleState(count)
+    quantized = jax.tree.map(
+      lambda new, old: new.astype(jnp.result_type(old)), unravel(x_hat), updates
+    )
+    return quantized, optax.ScaleByScheduleState(count)
 
   return optax.GradientTransformation(init, update)

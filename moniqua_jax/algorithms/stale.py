@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import theory, topologies
+from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import Gossip
 
 
@@ -87,13 +88,12 @@ def stale(
   _check(algorithm, topology)
 
   def init(params):
-    return StaleState(
-      algorithm.init(params), jax.tree.map(jnp.zeros_like, params)
-    )
+    return StaleState(algorithm.init(params), vectors.complete(None, params))
 
   def update(updates, state, params=None, **extra_args):
     moved, own = algorithm.update(state.before, state.own, params, **extra_args)
     pull = jax.tree.map(jnp.subtract, moved, state.before)
+    updates = vectors.complete(updates, params)
     return jax.tree.map(jnp.add, updates, pull), StaleState(own, updates)
 
   told = lambda state, updates: state._replace(before=updates)

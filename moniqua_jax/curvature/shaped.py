@@ -61,7 +61,9 @@ def shaped(
 
   def init():
     tables = jax.tree.map(lambda v: jnp.stack([v] * n), start.half) if n else ()
-    return Shape(inner.init(), start, tables)
+    # Copies: whoever donates a state may make another.
+    own = jax.tree.map(jnp.copy, start)
+    return Shape(inner.init(), own, tables)
 
   def current(state, step):
     now, own = inner.quantizer(state.inner, step), root(*state.own)

@@ -209,7 +209,8 @@ def _adaptive(bits, density, fit, watch: Watch) -> base.Tuned:
   leveled((-1, 1), watch.bucket_size, watch.norm)  # checks them
 
   def init():
-    return Levels(least_variance.exponential(0.5, bits), jnp.int32(0))
+    levels = least_variance.exponential(0.5, bits)
+    return Levels(levels.astype(jnp.float32), jnp.int32(0))
 
   def quantizer(state, step):
     del step
@@ -224,7 +225,8 @@ def _adaptive(bits, density, fit, watch: Watch) -> base.Tuned:
       )
       f = density(densities.together(own, watch.axis_name))
       levels = _agreed(levels, watch.axis_name)
-      return jnp.where(jnp.sum(f.weight) > 0, fit(f, levels), levels)
+      fitted = fit(f, levels).astype(jnp.float32)
+      return jnp.where(jnp.sum(f.weight) > 0, fitted, levels)
 
     # Agreed upon, the count is one scalar for `vmap` too, and cond stays cond.
     count = _agreed(state.count, watch.axis_name)

@@ -32,7 +32,14 @@ def restore(checkpoints: ocp.CheckpointManager, like):
     return 0, like
   abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
   args = ocp.args.StandardRestore(abstract)
-  return step, checkpoints.restore(step, args=args)
+  try:
+    return step, checkpoints.restore(step, args=args)
+  except ValueError as error:
+    raise ValueError(
+      f'--resume: the checkpoint of step {step} holds another state than this '
+      'version keeps. --start_from takes the model out of it, into a new '
+      f'--workdir. {error}'
+    ) from error
 
 
 def mean_model(workdir: str, like: dict) -> dict:
