@@ -28,6 +28,7 @@ class Heard(NamedTuple):
   tuned: Any  # state of the quantizer, () where it does not move
   seen: base.Seen  # what the last round's messages told, each field [E]
   short: Array  # i32[R], how often `Quantizer.short` travelled, by round
+  lost: Array  # i32[], own updates that were not finite, see `remembering`
 
 
 class Neighbours(NamedTuple):
@@ -75,7 +76,7 @@ def neighbours(
 
   def init():
     short = jnp.zeros(len(schedule), jnp.int32)
-    return Heard(quantizer.init(), no_news(most), short)
+    return Heard(quantizer.init(), no_news(most), short, jnp.int32(0))
 
   def talk(use, x, reference, heard, step, agree, *args):
     same, x = reference is x, _as_vector(x)
@@ -96,7 +97,8 @@ def neighbours(
         turn, branches, payload, reference, *args
       )
     tuned = quantizer.observe(heard.tuned, seen, x)
-    return result, Heard(tuned, seen, heard.short.at[turn].add(short))
+    short = heard.short.at[turn].add(short)
+    return result, heard._replace(tuned=tuned, seen=seen, short=short)
 
   def exchange(x, reference, heard, step, agree=None):
     (own, pull), heard = talk(_read, x, reference, heard, step, agree)
@@ -293,6 +295,4 @@ def consensus(x: Array, axis_name: str) -> tuple[Array, Array]:
   """
   apart = x - collectives.mean(x, axis_name)
   square = collectives.mean(jnp.mean(apart**2), axis_name)
-  return jnp.sqrt(square), collectives.largest(
-    jnp.max(jnp.abs(apart)), axis_name
-  )
+  return jnp.sqrt(square), collectives.largest(base.largest(apart), axis_name)

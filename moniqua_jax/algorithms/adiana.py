@@ -31,6 +31,7 @@ class AdianaState(NamedTuple):
     y: like the parameters, the sequence that converges.
     z: like the parameters, the momentum.
     w: like the parameters, the point whose gradients the shifts learn.
+    lost: i32[], steps whose means were not finite; all but `short` stayed.
   """
 
   tuned: tuple
@@ -39,6 +40,7 @@ class AdianaState(NamedTuple):
   y: Any
   z: Any
   w: Any
+  lost: jax.Array
 
 
 def adiana(
@@ -94,7 +96,8 @@ def adiana(
     zeros, sent = jnp.zeros_like(x), quantized_mean.first_sent(tuned, x)
     shifts = Shifts(zeros, zeros, jnp.stack([sent, sent]))
     short = jnp.zeros(2, jnp.int32)
-    return AdianaState(tuned.init(), shifts, short, params, params, params)
+    points = params, params, params
+    return AdianaState(tuned.init(), shifts, short, *points, jnp.int32(0))
 
   def estimate(current, updates, at_w, shifts, step):
     """g, and the shifts moved by what is known of the gradients at w."""
@@ -112,7 +115,8 @@ def adiana(
       jnp.stack([now.sent, then.sent]),
     )
     short = jnp.concatenate([now.short, then.short])
-    return join.together(shifts.mean + now.mean, kept), moved, short
+    g = join.together(shifts.mean + now.mean, kept)
+    return g, then.mean, moved, short
 
   def update(updates, state, params=None, *, step, grad_fn=None, **extra_args):
     del extra_args
@@ -121,7 +125,7 @@ def adiana(
         'adiana: update() needs params, and grad_fn=: params -> gradient.'
       )
     current = tuned.quantizer(state.tuned, step)
-    g, shifts, short = estimate(
+    g, then, shifts, short = estimate(
       current, updates, grad_fn(state.w), state.error, step
     )
     tree = lambda fn, *trees: jax.tree.map(fn, *trees)
@@ -143,7 +147,15 @@ def adiana(
     )
     flat, _ = large_leaves.split(updates, keep)
     seen = tuned.observe(state.tuned, gossip.no_news(1), flat)
-    state = AdianaState(seen, shifts, state.short + short, y, z, w)
+    took = base.finite((g, then))
+    new = base.select(
+      took,
+      (shifts, y, z, w),
+      (state.error, state.y, state.z, state.w),
+    )
+    shifts, *points = new
+    short, lost = state.short + short, state.lost + ~took
+    state = AdianaState(seen, shifts, short, *points, lost)
     return tree(jnp.subtract, params, x), state
 
   shift = lambda state: state.error.own

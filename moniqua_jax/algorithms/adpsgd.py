@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
 
 
@@ -101,7 +101,7 @@ def adpsgd(
     updates, heard = neighbours.mix(u, x, state.heard, step, agree)
     return unravel(updates), ADPSGDState(heard, late)
 
-  return Gossip(init, update, 'adpsgd', may_rest=False)
+  return remembering(init, update, 'adpsgd', may_rest=False)
 
 
 def _checked_delays(delays, n: int) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
 
 
@@ -89,4 +89,4 @@ def choco(
       heard, state.replica + q, apart
     )
 
-  return Gossip(init, update, 'choco')
+  return remembering(init, update, 'choco')

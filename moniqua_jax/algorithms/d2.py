@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, theory, topologies
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
 
 
@@ -85,4 +85,4 @@ def d2(
     drift, heard = neighbours.mix(state.drift, half, state.heard, step, agree)
     return unravel(u + drift), D2State(heard, drift)
 
-  return Gossip(init, update, 'd2')
+  return remembering(init, update, 'd2')

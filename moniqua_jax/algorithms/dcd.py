@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
 
 
@@ -76,4 +76,4 @@ def dcd(
     )
     return unravel(sent), DCDState(heard, state.apart + pull)
 
-  return Gossip(init, update, 'dcd', may_rest=False)
+  return remembering(init, update, 'dcd', may_rest=False)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
 
 
@@ -83,4 +83,4 @@ def deepsqueeze(
     sent, pull, heard = neighbours.exchange(v, v, state.heard, step, agree)
     return unravel(u + eta * pull), DeepSqueezeState(heard, v - sent)
 
-  return Gossip(init, update, 'deepsqueeze')
+  return remembering(init, update, 'deepsqueeze')

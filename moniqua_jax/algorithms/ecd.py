@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import gossip, topologies
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
 
 
@@ -89,4 +89,4 @@ def ecd(
     apart = (1 - 2 / t) * state.apart + 2 / t * pull
     return unravel(moved), ECDState(heard, replica, apart)
 
-  return Gossip(init, update, 'ecd', may_rest=False)
+  return remembering(init, update, 'ecd', may_rest=False)

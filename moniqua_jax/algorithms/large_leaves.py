@@ -30,11 +30,13 @@ class ReduceState(NamedTuple):
     tuned: state of the quantizer, () where it does not move.
     error: () or f32[...], what has not been sent yet.
     short: i32[P], how often each round of messages travelled in short form.
+    lost: i32[], steps whose mean was not finite; they left `error` as it was.
   """
 
   tuned: tuple
   error: tuple | Array
   short: Array
+  lost: Array
 
 
 class Rule(NamedTuple):
@@ -63,13 +65,17 @@ def on_large_leaves(
   key: Array,
   keep: 'Keep',
 ) -> Reduction:
-  """Builds a reduction that quantizes the large leaves as one flat vector."""
+  """Builds a reduction that quantizes the large leaves as one flat vector.
+
+  Where a gradient is not finite, neither is the mean, on any worker: that all
+  see, so that all leave what they keep as it is, and the step is lost.
+  """
   tuned = base.tuned(quantizer)
 
   def init(params):
     x, _ = split(params, keep)
     short = jnp.zeros(rule.rounds, jnp.int32)
-    return ReduceState(tuned.init(), rule.error(x), short)
+    return ReduceState(tuned.init(), rule.error(x), short, jnp.int32(0))
 
   def update(updates, state, params=None, *, step, **extra_args):
     del params, extra_args
@@ -79,8 +85,10 @@ def on_large_leaves(
     reduced, left = rule.mean(current, x, state.error, own_key, axis_name)
     observed = tuned.observe(state.tuned, gossip.no_news(1), x)
     kept = collectives.mean(join.kept, axis_name)
+    took = base.finite((reduced.mean, kept))
+    left = base.select(took, left, state.error)
     short = state.short + reduced.short
-    state = ReduceState(observed, left, short)
+    state = ReduceState(observed, left, short, state.lost + ~took)
     return join.together(reduced.mean, kept), state
 
   return Reduction(init, update, rule.name, shift=rule.shift)

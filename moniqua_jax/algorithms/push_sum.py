@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import edge, gossip, topologies, wire
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
 
 
@@ -90,7 +90,7 @@ def push_sum(
     new = (state.mass * half[:-1] + pull[:-1]) / mass
     return unravel(new - z), PushSumState(heard, mass)
 
-  return Gossip(init, update, 'push_sum')
+  return remembering(init, update, 'push_sum')
 
 
 def _with_mass(quantizer: base.Tuned) -> base.Tuned:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import theory, topologies
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import remembering, unless_finite
 
 
 class StaleState(NamedTuple):
@@ -21,15 +21,17 @@ class StaleState(NamedTuple):
   Attributes:
     own: of the algorithm.
     before: u_{k-1}, like the parameters; 0 at first.
+    lost: i32[], updates that were not finite, and taken as 0.
   """
 
   own: Any
   before: Any
+  lost: jax.Array
 
   @property
   def heard(self):
     """Of the messages."""
-    return self.own.heard
+    return self.own.heard._replace(lost=self.lost)
 
 
 def stale(
@@ -86,17 +88,22 @@ def stale(
   _check(algorithm, topology)
 
   def init(params):
-    return StaleState(
-      algorithm.init(params), jax.tree.map(jnp.zeros_like, params)
-    )
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    return StaleState(algorithm.init(params), nothing, jnp.int32(0))
+
+  def taken(updates, state):
+    updates, lost = unless_finite(updates)
+    return updates, state._replace(lost=state.lost + lost)
 
   def update(updates, state, params=None, **extra_args):
     moved, own = algorithm.update(state.before, state.own, params, **extra_args)
     pull = jax.tree.map(jnp.subtract, moved, state.before)
-    return jax.tree.map(jnp.add, updates, pull), StaleState(own, updates)
+    state = state._replace(own=own, before=updates)
+    return jax.tree.map(jnp.add, updates, pull), state
 
   told = lambda state, updates: state._replace(before=updates)
-  return Gossip(init, update, f'stale_{algorithm.name}', told=told)
+  name = f'stale_{algorithm.name}'
+  return remembering(init, update, name, taken, told=told)
 
 
 def _check(algorithm, topology):
