@@ -90,6 +90,7 @@ def adiana(
   Source: Algorithm 1 of arXiv:2002.11364, as recalled in the project's notes.
   """
   tuned, own = base.tuned(quantizer), parameters
+  large_leaves.require_suited('adiana', tuned)
 
   def init(params):
     x, _ = large_leaves.split(params, keep)
@@ -116,7 +117,8 @@ def adiana(
     )
     short = jnp.concatenate([now.short, then.short])
     g = join.together(shifts.mean + now.mean, kept)
-    return g, then.mean, moved, short
+    told = [large_leaves.told(m.mean, axis_name) for m in (now, then)]
+    return g, base.finite((told, kept)), moved, short
 
   def update(updates, state, params=None, *, step, grad_fn=None, **extra_args):
     del extra_args
@@ -125,7 +127,7 @@ def adiana(
         'adiana: update() needs params, and grad_fn=: params -> gradient.'
       )
     current = tuned.quantizer(state.tuned, step)
-    g, then, shifts, short = estimate(
+    g, took, shifts, short = estimate(
       current, updates, grad_fn(state.w), state.error, step
     )
     tree = lambda fn, *trees: jax.tree.map(fn, *trees)
@@ -147,7 +149,6 @@ def adiana(
     )
     flat, _ = large_leaves.split(updates, keep)
     seen = tuned.observe(state.tuned, gossip.no_news(1), flat)
-    took = base.finite((g, then))
     new = base.select(
       took,
       (shifts, y, z, w),

@@ -121,7 +121,14 @@ def _massive(quantizer: base.Quantizer) -> base.Quantizer:
     return quantizer.inspect(split(payload)[0], reference[:-1])
 
   short = _massive_short(quantizer.short) if quantizer.short else None
-  return base.Quantizer(encode, decode, inspect, quantizer.shared, short=short)
+  return base.Quantizer(
+    encode,
+    decode,
+    inspect,
+    quantizer.shared,
+    short=short,
+    near=quantizer.near,
+  )
 
 
 def _massive_short(short: base.Short) -> base.Short:

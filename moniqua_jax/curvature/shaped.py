@@ -55,6 +55,12 @@ def shaped(
   Source: Section 2 of arXiv:2106.03524.
   """
   inner = base.tuned(quantizer)
+  if n and base.needs_near(inner):
+    raise ValueError(
+      f'{n} workers with a D each: this quantizer (moniqua, or one made of it) '
+      'decodes next to a reference in the coordinates of its sender, which no '
+      'receiver has; take qsgd, nuqsgd or dithering, or one D for all.'
+    )
   root = lambda half, inverse: roots.Root(
     spread(half, sizes), spread(inverse, sizes)
   )

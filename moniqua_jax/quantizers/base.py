@@ -5,6 +5,7 @@ knows nothing of workers, topologies and algorithms.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -91,6 +92,7 @@ class Quantizer(NamedTuple):
     codes: how the payload begins, if with packed codes.
     short: a shorter form of the payload, if there is one.
     fast: the same results in less time, if there is a way.
+    near: `decode` reads the values of its reference, which must be near x.
 
   >>> signs = Quantizer(
   ...   encode=lambda x, key: (x < 0).astype(jnp.uint8),
@@ -106,6 +108,7 @@ class Quantizer(NamedTuple):
   codes: Codes | None = None
   short: Short | None = None
   fast: Fast | None = None
+  near: bool = False
 
 
 class Tuned(NamedTuple):
@@ -142,6 +145,18 @@ def tuned(quantizer: Quantizer | Tuned) -> Tuned:
   return scheduled(lambda step: quantizer, lambda step: step)
 
 
+def needs_near(quantizer: Quantizer | Tuned) -> bool:
+  """Tells whether it needs a reference near what is sent; computes nothing."""
+  moving, found = tuned(quantizer), []
+
+  def make():
+    made = moving.quantizer(moving.init(), jnp.int32(0))
+    found.append(made.near)
+
+  jax.eval_shape(make)
+  return found[0]
+
+
 def scheduled(
   make: Callable[[Array], Quantizer], schedule: Callable[[Array], Array]
 ) -> Tuned:
@@ -171,8 +186,8 @@ def scheduled(
 def largest(x: Array) -> Array:
   """Returns max|x|, or NaN if any value is not finite.
 
-  `jnp.max` alone does not do: XLA on CPUs loses a NaN where workers are batched
-  by `vmap`. So it sees none, but an infinity in its place.
+  `jnp.max` alone does not do: XLA on CPUs loses a NaN of a long vector. So it
+  sees none, but an infinity in its place.
   """
   size = jnp.abs(x)
   most = jnp.max(jnp.where(size < jnp.inf, size, jnp.inf))
@@ -286,4 +301,11 @@ def _mix_as_it_is(x, payloads, came, pull, onto=None) -> Array:
   return onto + pull(payloads, jnp.ones_like(came))
 
 
-_see_as_it_is = watched(_take_as_it_is)
+def _see_as_it_is(payload: Array, reference: Array) -> Seen:
+  apart = jnp.abs(_take_as_it_is(payload, reference) - reference)
+  # XLA on CPUs would write it down before `largest`; this it fuses with it.
+  size = apart.size // 8
+  eighths = [apart[k * size : (k + 1) * size] for k in range(8)]
+  most = functools.reduce(jnp.maximum, eighths)
+  distance = largest(jnp.concatenate([most, apart[8 * size :]]))
+  return Seen(jnp.isfinite(distance), distance, jnp.float32(jnp.inf))

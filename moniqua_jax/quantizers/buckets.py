@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import dither, wire
@@ -66,7 +67,9 @@ def bucketed(
     count = -(-size // bucket_size)
     codes, norms = wire.split(payload, bits, size, 4 * count)
     norms = wire.from_bytes(norms, jnp.float32, (count,))
-    return known(codes, grid.codes), sendable(norms)
+    # Once for a bucket, not for each of its values.
+    norms = lax.optimization_barrier(sendable(norms))
+    return known(codes, grid.codes), norms
 
   def decode(payload, reference):
     size = reference.size

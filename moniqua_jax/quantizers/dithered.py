@@ -19,6 +19,7 @@ import itertools
 from typing import NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -216,7 +217,8 @@ def _split(rule, payload, size):
   norms = buckets.sendable(rule.form.read(ends, count))
   # Of a larger norm a value could be beyond float32.
   norms = jnp.where(norms * rule.reach < jnp.inf, norms, jnp.nan)
-  return jnp.minimum(codes, 2 * rule.top), norms
+  # Once for a block, not for each of its values.
+  return jnp.minimum(codes, 2 * rule.top), lax.optimization_barrier(norms)
 
 
 def _decode(rule, payload, reference):

@@ -142,6 +142,7 @@ def moniqua(
     rule.shared,
     base.Codes(bits, grid.levels, None, _CODED_TOGETHER),
     fast=base.Fast(inspect_all=inspect_all, mix=functools.partial(_mix, grid)),
+    near=True,
   )
 
 

@@ -85,6 +85,7 @@ def per_worker(
     first.codes,
     _short(senders, first.short) if first.short else None,
     base.Fast(functools.partial(_decode_all, senders)),
+    first.near,
   )
 
 

@@ -60,6 +60,7 @@ def within(
     shared=quantizer.shared,
     codes=quantizer.codes if same_size else None,
     short=_within_short(quantizer.short, to) if quantizer.short else None,
+    near=quantizer.near,
   )
 
 

@@ -70,14 +70,11 @@ def uniform(
   def split(payload, size):
     shape = 2, -(-size // bucket_size), 1
     codes, ends = wire.split(payload, bits, size, 8 * shape[1])
-    low, high = wire.from_bytes(ends, jnp.float32, shape)
-    # No sender has others.
-    sent = (low <= high) & (high - low < jnp.inf)
-    return codes, jnp.where(sent, low, jnp.nan), high
+    return codes, wire.from_bytes(ends, jnp.float32, shape)
 
   def decode(payload, reference):
     size = reference.size
-    codes, low, high = split(payload, size)
+    codes, (low, high) = split(payload, size)
     rows = _buckets(codes, bucket_size).astype(jnp.float32)
     above = rows * ((high - low) / top)
     x_hat = low + base.rounded(above, jnp.minimum(high - low, 0))
