@@ -8,7 +8,6 @@ has never seen it.
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -86,7 +85,7 @@ def functions(name):
 
 
 def run(name, value, at=BAD):
-  """x or the mean after each step, and the states; `value` comes in one step."""
+  """x, or the mean, and the state after each step; `value` comes in one."""
   init, step = functions(name)
   x, state, seen = X, init(X), []
   for k in range(STEPS):
@@ -114,7 +113,7 @@ def lost(state):
 def test_no_memory_keeps_what_is_not_finite(name):
   for value in (np.inf, np.nan, -np.inf):
     seen = run(name, value)
-    for out, state in seen:
+    for _, state in seen:
       assert all(np.isfinite(leaf).all() for leaf in kept(state)), value
     for out, _ in seen[BAD + 1 :]:
       assert np.isfinite(out).all()

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import moniqua_jax as mj
+from moniqua_jax import gossip
+from moniqua_jax.quantizers import base
 from tests import test_edge_values as edges
 from tests.helpers import tiered
 
@@ -108,3 +110,28 @@ def test_a_payload_of_another_length_is_refused_when_it_is_traced(name):
       got = jax.ShapeDtypeStruct((wrong,), dtype)
       with pytest.raises(ValueError, match=r'payload of \d+ bytes; .* has \d+'):
         jax.eval_shape(read, got, reference)
+
+
+# ---------------------------------------------------- a NaN in a long vector
+
+
+@pytest.mark.parametrize('size', [20, 1024, 20_001])
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_full_precision_sees_one_value_wherever_it_is(value, size):
+  q, x = mj.full_precision(), np.ones((5, size), np.float32)
+  for row, place in enumerate((0, size // 3, size - 1)):
+    x[row, place] = value
+  see = jax.jit(jax.vmap(lambda x, y: q.inspect(x, y).readable))
+  expected = [False, False, False, True, True]
+  np.testing.assert_array_equal(see(x, np.ones_like(x)), expected)
+
+
+def test_a_distance_of_who_is_not_finite_is_none():
+  x = np.ones((4, 5000), np.float32)
+  x[1, 4321] = np.nan
+  largest = np.asarray(jax.jit(jax.vmap(base.largest))(x))
+  np.testing.assert_array_equal(np.isfinite(largest), [True, False, True, True])
+  apart = jax.jit(
+    jax.vmap(lambda x: gossip.consensus(x, 'workers'), axis_name='workers')
+  )
+  assert not np.isfinite(apart(x)).any()

@@ -77,7 +77,8 @@ def adiana(
     the next x: no momentum and no learning rate but 1 may follow.
 
   Raises:
-    ValueError: without params or grad_fn; if no leaf is large enough.
+    ValueError: a quantizer that needs a reference near what is sent (moniqua);
+      later, without params or grad_fn, or if no leaf is large enough.
 
   >>> from moniqua_jax import dithering
   >>> from moniqua_jax.theory import gammas
