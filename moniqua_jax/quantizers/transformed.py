@@ -24,8 +24,10 @@ def within(
 ) -> base.Quantizer | base.Tuned:
   """Quantizes to(x) instead of x: x_hat = back(q.decode(q.encode(to(x)))).
 
-  The reference is mapped too, so that `moniqua` compares like with like;
-  distances that `inspect` reports are in the new coordinates.
+  The reference is mapped too, so that `moniqua` compares like with like; what
+  `inspect` reports is in the new coordinates. (Whether a value is beyond float32
+  only on the way back would take a pass over all of them; gossip leaves such a
+  value out by itself.)
 
   Args:
     quantizer: a `Quantizer` or a `Tuned`.
