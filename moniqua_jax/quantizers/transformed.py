@@ -25,9 +25,8 @@ def within(
   """Quantizes to(x) instead of x: x_hat = back(q.decode(q.encode(to(x)))).
 
   The reference is mapped too, so that `moniqua` compares like with like; what
-  `inspect` reports is in the new coordinates. (Whether a value is beyond float32
-  only on the way back would take a pass over all of them; gossip leaves such a
-  value out by itself.)
+  `inspect` reports is in the new coordinates. (Whether a value overflows float32
+  on the way back would take a pass over all to see; gossip leaves it out alone.)
 
   Args:
     quantizer: a `Quantizer` or a `Tuned`.
