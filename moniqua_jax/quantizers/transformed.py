@@ -25,8 +25,8 @@ def within(
   """Quantizes to(x) instead of x: x_hat = back(q.decode(q.encode(to(x)))).
 
   The reference is mapped too, so that `moniqua` compares like with like; what
-  `inspect` reports is in the new coordinates. (Whether a value overflows float32
-  on the way back would take a pass over all to see; gossip leaves it out alone.)
+  `inspect` reports is in the new coordinates. A value that overflows only on
+  the way back would take a pass over all to see; gossip leaves it out alone.
 
   Args:
     quantizer: a `Quantizer` or a `Tuned`.
