@@ -29,6 +29,7 @@ class Heard(NamedTuple):
   seen: base.Seen  # what the last round's messages told, each field [E]
   short: Array  # i32[R], how often `Quantizer.short` travelled, by round
   turn: Array  # i32[], of the next round; -1 before the first, see `turn`
+  lost: Array  # i32[], own updates that were not finite, see `remembering`
 
 
 class Neighbours(NamedTuple):
@@ -76,7 +77,8 @@ def neighbours(
 
   def init():
     short = jnp.zeros(len(schedule), jnp.int32)
-    return Heard(quantizer.init(), no_news(most), short, jnp.int32(-1))
+    counts = jnp.int32(-1), jnp.int32(0)
+    return Heard(quantizer.init(), no_news(most), short, *counts)
 
   def talk(use, x, reference, heard, step, agree, *args):
     same, x = reference is x, _as_vector(x)
@@ -97,7 +99,8 @@ def neighbours(
     else:
       result, seen, short = lax.switch(at, branches, payload, reference, *args)
     tuned = quantizer.observe(heard.tuned, seen, x)
-    return result, Heard(tuned, seen, heard.short.at[at].add(short), now + 1)
+    short = heard.short.at[at].add(short)
+    return result, Heard(tuned, seen, short, now + 1, heard.lost)
 
   def exchange(x, reference, heard, step, agree=None):
     (own, pull), heard = talk(_read, x, reference, heard, step, agree)
@@ -315,6 +318,4 @@ def consensus(x: Array, axis_name: str) -> tuple[Array, Array]:
   x, _ = flatten(x)
   apart = x - collectives.mean(x, axis_name)
   square = collectives.mean(jnp.mean(apart**2), axis_name)
-  return jnp.sqrt(square), collectives.largest(
-    jnp.max(jnp.abs(apart)), axis_name
-  )
+  return jnp.sqrt(square), collectives.largest(base.largest(apart), axis_name)

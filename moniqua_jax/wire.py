@@ -88,10 +88,25 @@ def join(codes: jax.Array, bits: int, *fields: jax.Array) -> jax.Array:
 
 
 def split(
-  payload: jax.Array, bits: int, size: int
+  payload: jax.Array, bits: int, size: int, behind: int | None = None
 ) -> tuple[jax.Array, jax.Array]:
-  """Reads what `join` wrote: the codes u8[size], and the bytes behind them."""
-  return unpack(payload, bits, size), payload[packed_size(size, bits) :]
+  """Reads what `join` wrote: the codes u8[size], and the bytes behind them.
+
+  Refuses a payload with other than so many bytes `behind`, where that is known.
+  """
+  end = packed_size(size, bits)
+  require(payload, payload.size if behind is None else end + behind, size)
+  return unpack(payload, bits, size), payload[end:]
+
+
+def require(payload: jax.Array, expected: int, size: int) -> None:
+  """Refuses a payload that has not the bytes of a message of `size` values."""
+  if nbytes(payload) != expected:
+    raise ValueError(
+      f'A payload of {nbytes(payload)} bytes; a message of {size} values has '
+      f'{expected}. The sender and the receiver differ in their quantizer, or '
+      'in the number of values.'
+    )
 
 
 def to_bytes(numbers: jax.Array) -> jax.Array:

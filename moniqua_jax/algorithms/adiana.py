@@ -31,6 +31,7 @@ class AdianaState(NamedTuple):
     y: like the parameters, the sequence that converges; in float32 at least.
     z: like y, the momentum.
     w: like y, the point whose gradients the shifts learn.
+    lost: i32[], steps whose means were not finite; all but `short` stayed.
   """
 
   tuned: tuple
@@ -39,6 +40,7 @@ class AdianaState(NamedTuple):
   y: Any
   z: Any
   w: Any
+  lost: jax.Array
 
 
 def adiana(
@@ -75,7 +77,8 @@ def adiana(
     the next x: no momentum and no learning rate but 1 may follow.
 
   Raises:
-    ValueError: without params or grad_fn; if no leaf is large enough.
+    ValueError: a quantizer that needs a reference near what is sent (moniqua);
+      later, without params or grad_fn, or if no leaf is large enough.
 
   >>> from moniqua_jax import dithering
   >>> from moniqua_jax.theory import gammas
@@ -88,6 +91,7 @@ def adiana(
   Source: Algorithm 1 of arXiv:2002.11364, as recalled in the project's notes.
   """
   tuned, own = base.tuned(quantizer), parameters
+  large_leaves.require_suited('adiana', tuned)
 
   def init(params):
     x, _ = large_leaves.split(params, keep)
@@ -98,8 +102,8 @@ def adiana(
     short = jnp.zeros(2, jnp.int32)
     # Copies: whoever donates the parameters keeps the state.
     x = vectors.complete(params, params)
-    y, z, w = (jax.tree.map(jnp.copy, x) for _ in range(3))
-    return AdianaState(tuned.init(), shifts, short, y, z, w)
+    points = (jax.tree.map(jnp.copy, x) for _ in range(3))
+    return AdianaState(tuned.init(), shifts, short, *points, jnp.int32(0))
 
   def estimate(current, updates, at_w, shifts, step, params):
     """g, and the shifts moved by what is known of the gradients at w."""
@@ -120,7 +124,9 @@ def adiana(
       jnp.stack([now.sent, then.sent]),
     )
     short = jnp.concatenate([now.short, then.short])
-    return join.together(shifts.mean + now.mean, kept), moved, short
+    g = join.together(shifts.mean + now.mean, kept)
+    told = [large_leaves.told(m.mean, axis_name) for m in (now, then)]
+    return g, base.finite((told, kept)), moved, short
 
   def update(updates, state, params=None, *, step, grad_fn=None, **extra_args):
     del extra_args
@@ -131,7 +137,7 @@ def adiana(
     current = tuned.quantizer(state.tuned, step)
     tree = lambda fn, *trees: jax.tree.map(fn, *trees)
     at_w = grad_fn(tree(lambda w, x: w.astype(x.dtype), state.w, params))
-    g, shifts, short = estimate(
+    g, took, shifts, short = estimate(
       current, updates, at_w, state.error, step, params
     )
     g, params = (vectors.complete(v, params) for v in (g, params))
@@ -153,7 +159,14 @@ def adiana(
     )
     flat, _ = large_leaves.split(updates, keep)
     seen = tuned.observe(state.tuned, gossip.no_news(1), flat)
-    state = AdianaState(seen, shifts, state.short + short, y, z, w)
+    new = base.select(
+      took,
+      (shifts, y, z, w),
+      (state.error, state.y, state.z, state.w),
+    )
+    shifts, *points = new
+    short, lost = state.short + short, state.lost + ~took
+    state = AdianaState(seen, shifts, short, *points, lost)
     return tree(jnp.subtract, params, x), state
 
   shift = lambda state: state.error.own

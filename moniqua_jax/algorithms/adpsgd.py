@@ -16,7 +16,7 @@ import optax
 
 from moniqua_jax import gossip, topologies
 from moniqua_jax.algorithms import vectors
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
 
 
@@ -104,7 +104,7 @@ def adpsgd(
     updates, heard = neighbours.mix(u, x, state.heard, step, agree)
     return unravel(updates), ADPSGDState(heard, late)
 
-  return Gossip(init, update, 'adpsgd', may_rest=False)
+  return remembering(init, update, 'adpsgd', may_rest=False)
 
 
 def _checked_delays(delays, n: int) -> tuple[int, ...]:

@@ -47,7 +47,8 @@ def allreduce(
 
   Raises:
     ValueError: unknown strategy, a quantizer with 'exact', a strategy without
-      quantizer or key; later, if no leaf is large enough to be quantized.
+      quantizer or key, auto_theta, which learns from answers; later, if no leaf
+      is large enough to be quantized.
 
   >>> from moniqua_jax import nuqsgd
   >>> mean = allreduce(nuqsgd(bits=4), 'scatter_reduce',

@@ -12,7 +12,7 @@ import optax
 
 from moniqua_jax import gossip, topologies
 from moniqua_jax.algorithms import vectors
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
 
 
@@ -95,4 +95,4 @@ def choco(
       heard, state.replica + q, apart
     )
 
-  return Gossip(init, update, 'choco')
+  return remembering(init, update, 'choco')

@@ -13,7 +13,7 @@ import optax
 
 from moniqua_jax import gossip, theory, topologies
 from moniqua_jax.algorithms import vectors
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
 
 
@@ -87,4 +87,4 @@ def d2(
     drift, heard = neighbours.mix(state.drift, half, state.heard, step, agree)
     return unravel(u + drift), D2State(heard, drift)
 
-  return Gossip(init, update, 'd2')
+  return remembering(init, update, 'd2')

@@ -12,7 +12,7 @@ import optax
 
 from moniqua_jax import gossip, topologies
 from moniqua_jax.algorithms import vectors
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
 
 
@@ -90,4 +90,4 @@ def dcd(
       moved = replica - x
     return unravel(moved), DCDState(heard, state.apart + pull, replica)
 
-  return Gossip(init, update, 'dcd', may_rest=False)
+  return remembering(init, update, 'dcd', may_rest=False)

@@ -40,7 +40,8 @@ def dcgd(
     step as i32[], the same on all workers. Its state has what was `sent`.
 
   Raises:
-    ValueError: later, if no leaf is large enough to be quantized.
+    ValueError: a quantizer that needs a reference near what is sent (moniqua);
+      later, if no leaf is large enough to be quantized.
 
   >>> from moniqua_jax import dithering
   >>> mean = dcgd(dithering(1), axis_name='workers', key=jax.random.key(0))

@@ -12,7 +12,7 @@ import optax
 
 from moniqua_jax import gossip, topologies
 from moniqua_jax.algorithms import vectors
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
 
 
@@ -87,4 +87,4 @@ def deepsqueeze(
     error = jnp.where(jnp.isfinite(sent), v - sent, state.error)
     return unravel(u + eta * pull), DeepSqueezeState(heard, error)
 
-  return Gossip(init, update, 'deepsqueeze')
+  return remembering(init, update, 'deepsqueeze')

@@ -63,7 +63,8 @@ def diana(
     sent.
 
   Raises:
-    ValueError: alpha outside (0, 1]; later, if no leaf is large enough.
+    ValueError: alpha outside (0, 1], a quantizer that needs a reference near
+      what is sent (moniqua); later, if no leaf is large enough.
 
   >>> from moniqua_jax import dithering
   >>> mean = diana(dithering(1), 0.2, axis_name='workers',

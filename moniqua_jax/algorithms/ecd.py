@@ -13,7 +13,7 @@ import optax
 
 from moniqua_jax import gossip, topologies
 from moniqua_jax.algorithms import vectors
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
 
 
@@ -97,4 +97,4 @@ def ecd(
     apart = (1 - 2 / t) * state.apart + 2 / t * pull
     return unravel(moved), ECDState(heard, replica, apart)
 
-  return Gossip(init, update, 'ecd', may_rest=False)
+  return remembering(init, update, 'ecd', may_rest=False)

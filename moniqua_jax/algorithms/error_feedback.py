@@ -48,7 +48,8 @@ def error_feedback(
     step as i32[], the same on all workers.
 
   Raises:
-    ValueError: unknown strategy; later, if no leaf is large enough.
+    ValueError: unknown strategy, a quantizer that needs a reference near what
+      is sent (moniqua); later, if no leaf is large enough.
 
   >>> from moniqua_jax import sign
   >>> tx = error_feedback(sign(bucket_size=64), 'all_gather',
@@ -93,7 +94,8 @@ def double_squeeze(
     step as i32[], the same on all workers. It keeps d + d / n values.
 
   Raises:
-    ValueError: if no leaf is large enough to be quantized.
+    ValueError: a quantizer that needs a reference near what is sent (moniqua);
+      later, if no leaf is large enough to be quantized.
 
   >>> from moniqua_jax import sign
   >>> tx = double_squeeze(sign(bucket_size=64),

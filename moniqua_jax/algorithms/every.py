@@ -46,6 +46,9 @@ def every(
       'deepsqueeze or push_sum.'
     )
 
+  # What would stay in the state is lost in a local step as well.
+  taken = getattr(algorithm, 'taken', lambda *both: both)
+
   def update(updates, state, params=None, *, step, **extra_args):
     def talk(updates, state, params):
       return algorithm.update(
@@ -53,7 +56,7 @@ def every(
       )
 
     def rest(updates, state, params):
-      return vectors.complete(updates, params), state
+      return taken(vectors.complete(updates, params), state)
 
     turn = jnp.equal((step + 1) % steps, 0)
     return lax.cond(turn, talk, rest, updates, state, params)

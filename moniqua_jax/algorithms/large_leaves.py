@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,6 +17,34 @@ from moniqua_jax.algorithms.transformation import Reduction
 from moniqua_jax.quantizers import base
 
 Array = jax.Array
+
+
+_BIASED, _UNBIASED = 'sign, top_k or uniform', 'qsgd, nuqsgd or dithering'
+# What is quantized here is near nothing that its receivers know; what suits.
+FAR = {
+  'adiana': _UNBIASED,
+  'dcgd': _UNBIASED,
+  'diana': _UNBIASED,
+  'double_squeeze': _BIASED,
+  'error_feedback': _BIASED,
+}
+
+
+def require_suited(name: str, quantizer: base.Quantizer | base.Tuned) -> None:
+  """Refuses a quantizer that wants what the reduction of this name has not."""
+  quantizer = base.tuned(quantizer)
+  if not base.needs_near(quantizer):
+    return
+  if name in FAR:
+    raise ValueError(
+      f'{name}: this quantizer (moniqua, or one made of it) decodes next to a '
+      f'reference near what was sent, and {name} has none; take {FAR[name]}.'
+    )
+  if quantizer.answered:
+    raise ValueError(
+      f'{name}: this quantizer (auto_theta) learns from answers, and a mean '
+      f'gives none; take {_UNBIASED}, or moniqua with a theta.'
+    )
 
 
 def small(leaf: Array) -> bool:
@@ -30,11 +59,13 @@ class ReduceState(NamedTuple):
     tuned: state of the quantizer, () where it does not move.
     error: () or f32[...], what has not been sent yet.
     short: i32[P], how often each round of messages travelled in short form.
+    lost: i32[], steps whose mean was not finite; they left `error` as it was.
   """
 
   tuned: tuple
   error: tuple | Array
   short: Array
+  lost: Array
 
 
 class Rule(NamedTuple):
@@ -63,13 +94,18 @@ def on_large_leaves(
   key: Array,
   keep: 'Keep',
 ) -> Reduction:
-  """Builds a reduction that quantizes the large leaves as one flat vector."""
+  """Builds a reduction that quantizes the large leaves as one flat vector.
+
+  Where a gradient is not finite, neither is the mean, on any worker: that all
+  see, so that all leave what they keep as it is, and the step is lost.
+  """
   tuned = base.tuned(quantizer)
+  require_suited(rule.name, tuned)
 
   def init(params):
     x, _ = split(params, keep)
     short = jnp.zeros(rule.rounds, jnp.int32)
-    return ReduceState(tuned.init(), rule.error(x), short)
+    return ReduceState(tuned.init(), rule.error(x), short, jnp.int32(0))
 
   def update(updates, state, params=None, *, step, **extra_args):
     del extra_args
@@ -80,11 +116,22 @@ def on_large_leaves(
     reduced, left = rule.mean(current, x, state.error, own_key, axis_name)
     observed = tuned.observe(state.tuned, gossip.no_news(1), x)
     kept = collectives.mean(join.kept, axis_name)
+    took = base.finite((told(reduced.mean, axis_name), kept))
+    left = base.select(took, left, state.error)
     short = state.short + reduced.short
-    state = ReduceState(observed, left, short)
+    state = ReduceState(observed, left, short, state.lost + ~took)
     return join.together(reduced.mean, kept), state
 
   return Reduction(init, update, rule.name, shift=rule.shift)
+
+
+def told(mean: Array, axis_name: str) -> Array:
+  """Returns a value of each worker's chunk of a quantized mean.
+
+  Where a message was not readable the whole mean, or that chunk of it, is NaN:
+  this tells as much as a pass over all values.
+  """
+  return mean[:: -(-mean.size // lax.axis_size(axis_name))]
 
 
 def chosen(quantizer, strategy: str, key) -> quantized_mean.Strategy:

@@ -12,7 +12,7 @@ import optax
 
 from moniqua_jax import edge, gossip, topologies, wire
 from moniqua_jax.algorithms import vectors
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
 
 
@@ -99,7 +99,7 @@ def push_sum(
     return unravel(new - z), PushSumState(heard, mass)
 
   message = lambda quantizer, d: (_with_mass(quantizer), d + 1)
-  return Gossip(init, update, 'push_sum', message=message)
+  return remembering(init, update, 'push_sum', message=message)
 
 
 def _with_mass(quantizer: base.Tuned) -> base.Tuned:
@@ -136,7 +136,14 @@ def _massive(quantizer: base.Quantizer) -> base.Quantizer:
     return seen._replace(readable=seen.readable & sound)
 
   short = _massive_short(quantizer.short) if quantizer.short else None
-  return base.Quantizer(encode, decode, inspect, quantizer.shared, short=short)
+  return base.Quantizer(
+    encode,
+    decode,
+    inspect,
+    quantizer.shared,
+    short=short,
+    near=quantizer.near,
+  )
 
 
 def _massive_short(short: base.Short) -> base.Short:

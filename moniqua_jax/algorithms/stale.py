@@ -13,7 +13,7 @@ import optax
 
 from moniqua_jax import theory, topologies
 from moniqua_jax.algorithms import vectors
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import remembering, unless_finite
 
 
 class StaleState(NamedTuple):
@@ -22,15 +22,17 @@ class StaleState(NamedTuple):
   Attributes:
     own: of the algorithm.
     before: u_{k-1}, like the parameters; 0 at first.
+    lost: i32[], updates that were not finite, and taken as 0.
   """
 
   own: Any
   before: Any
+  lost: jax.Array
 
   @property
   def heard(self):
     """Of the messages."""
-    return self.own.heard
+    return self.own.heard._replace(lost=self.lost)
 
 
 def stale(
@@ -88,17 +90,23 @@ def stale(
   _check(algorithm, topology)
 
   def init(params):
-    return StaleState(algorithm.init(params), vectors.complete(None, params))
+    nothing = vectors.complete(None, params)
+    return StaleState(algorithm.init(params), nothing, jnp.int32(0))
+
+  def taken(updates, state):
+    updates, lost = unless_finite(updates)
+    return updates, state._replace(lost=state.lost + lost)
 
   def update(updates, state, params=None, **extra_args):
     moved, own = algorithm.update(state.before, state.own, params, **extra_args)
     pull = jax.tree.map(jnp.subtract, moved, state.before)
     updates = vectors.complete(updates, params)
-    return jax.tree.map(jnp.add, updates, pull), StaleState(own, updates)
+    state = state._replace(own=own, before=updates)
+    return jax.tree.map(jnp.add, updates, pull), state
 
   told = lambda state, updates: state._replace(before=updates)
   name, message = f'stale_{algorithm.name}', algorithm.message
-  return Gossip(init, update, name, told=told, message=message)
+  return remembering(init, update, name, taken, told=told, message=message)
 
 
 def _check(algorithm, topology):

@@ -7,8 +7,13 @@ itself is in attributes beside the pair, which wrappers hand on:
 
 from collections.abc import Callable
 import operator
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
+
+from moniqua_jax.quantizers import base
 
 
 class Gossip(optax.GradientTransformationExtraArgs):
@@ -21,6 +26,7 @@ class Gossip(optax.GradientTransformationExtraArgs):
     told: (state, u_k) -> state, for who adds the updates after the messages.
     message: (`Tuned`, d) -> (`Tuned`, values): what of a quantizer travels, and
       how many values there are in a message of d parameters.
+    taken: (u_k, state) -> (what counts of u_k, state), see `remembering`.
   """
 
   def __new__(
@@ -32,11 +38,41 @@ class Gossip(optax.GradientTransformationExtraArgs):
     may_rest: bool = True,
     told: Callable = lambda state, updates: state,
     message: Callable = lambda quantizer, d: (quantizer, d),
+    taken: Callable = lambda updates, state: (updates, state),
   ):
     self = super().__new__(cls, init, update)
-    self.name, self.heard = name, heard
-    self.may_rest, self.told, self.message = may_rest, told, message
+    self.name, self.heard, self.may_rest = name, heard, may_rest
+    self.told, self.message, self.taken = told, message, taken
     return self
+
+
+def unless_finite(updates: Any) -> tuple[Any, jax.Array]:
+  """Takes updates that are not finite as 0; returns i32[], 1 where it did."""
+  sound = base.finite(updates)
+  nothing = jax.tree.map(jnp.zeros_like, updates)
+  return base.select(sound, updates, nothing), (~sound).astype(jnp.int32)
+
+
+def _counted(updates, state):
+  updates, lost = unless_finite(updates)
+  heard = state.heard._replace(lost=state.heard.lost + lost)
+  return updates, state._replace(heard=heard)
+
+
+def remembering(
+  init: Callable, update: Callable, name: str, taken=_counted, **says
+) -> Gossip:
+  """Builds the `Gossip` of an algorithm whose state holds vectors.
+
+  What is not finite would stay in them, and in those of the neighbours. So an
+  update of a worker's own that is not finite is lost: taken as 0, and counted.
+  """
+
+  def steady(updates, state, params=None, **extra_args):
+    updates, state = taken(updates, state)
+    return update(updates, state, params, **extra_args)
+
+  return Gossip(init, steady, name, taken=taken, **says)
 
 
 class Reduction(optax.GradientTransformationExtraArgs):

@@ -147,7 +147,12 @@ def stop(network, error):
         f' Those that are left saved their state in {_WORKDIR.value}; go on '
         'with the same command and --resume.'
       )
-      print(f'stopped: {reason}{hint if saved else ""}', file=sys.stderr)
+      if not saved:
+        hint = (
+          ' This worker has nothing finite to save: --resume takes what was '
+          f'saved before, if anything, in {_WORKDIR.value}.'
+        )
+      print(f'stopped: {reason}{hint}', file=sys.stderr)
     network.halt(reason)
   except Exception:
     traceback.print_exc()

@@ -90,7 +90,7 @@ class Worker:
   def save(self, folder: pathlib.Path, known: np.ndarray) -> bool:
     """Writes state.npz, all but `tuned`, unless the state is worthless."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.state[:3])]
-    if not np.isfinite(leaves[0]).all():
+    if not all(np.isfinite(leaf).all() for leaf in leaves):
       return False
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f'unfinished{threading.get_ident()}.npz'

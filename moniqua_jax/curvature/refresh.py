@@ -175,6 +175,8 @@ def make_functions(experiment) -> tuple[Callable, Callable]:
       mean = back(collectives.mean(flat, workers.AXIS))
     D = moments.positive(mean, sizes, spec.floor)
     own = shaped.powers(D, spec.power)
+    sound = base.finite(own)  # all of it, or none
+    own = jax.tree.map(lambda v: jnp.where(sound, v, jnp.nan), own)
     tables = ()
     if spec.per_worker:
       flat, back = ravel_pytree(own.half)

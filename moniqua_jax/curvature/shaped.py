@@ -55,6 +55,12 @@ def shaped(
   Source: Section 2 of arXiv:2106.03524.
   """
   inner = base.tuned(quantizer)
+  if n and base.needs_near(inner):
+    raise ValueError(
+      f'{n} workers with a D each: this quantizer (moniqua, or one made of it) '
+      'decodes next to a reference in the coordinates of its sender, which no '
+      'receiver has; take qsgd, nuqsgd or dithering, or one D for all.'
+    )
   root = lambda half, inverse: roots.Root(
     spread(half, sizes), spread(inverse, sizes)
   )
@@ -85,14 +91,22 @@ def shaped(
 def replaced(tree: Any, own: roots.Root, tables: Any = ()) -> Any:
   """Puts another D, and the tables of all, into every `Shape` in a tree.
 
+  A D that is not finite is not taken, nor is one in the tables: whose it is
+  keeps the one before, and so do all for it.
+
   >>> start = blank('layer', [jnp.ones(2)])
   >>> replaced([Shape((), start, ())], powers([jnp.float32(4)]))[0].own.half
   [Array(1., dtype=float32)]
   """
   is_shape = lambda node: isinstance(node, Shape)
-  change = lambda node: (
-    node._replace(own=own, tables=tables) if is_shape(node) else node
-  )
+  taken = lambda new, old: base.select(base.finite(new), new, old)
+
+  def change(node):
+    if not is_shape(node):
+      return node
+    rows = jax.vmap(taken)(tables, node.tables) if tables else ()
+    return node._replace(own=taken(own, node.own), tables=rows)
+
   return jax.tree.map(change, tree, is_leaf=is_shape)
 
 

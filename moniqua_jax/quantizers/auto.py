@@ -26,7 +26,8 @@ def auto_theta(
   """`moniqua` with a theta that follows the distance it sees.
 
     theta_i <- max(safety * distance_i, shrink * max_j theta_j)    j: i and its
-    neighbours; 2 theta_i if a message on one of its edges was unreadable
+    neighbours; 2 theta_i if a message on one of its edges was unreadable, and
+    its sender could say its theta
 
   The thetas of neighbours come with their messages and pull each other up, so
   that all are equal but for some steps after a rise: the errors of two workers
@@ -82,6 +83,9 @@ def auto_theta(
     heard = jnp.max(jnp.where(jnp.isfinite(seen.theta), seen.theta, 0))
     together = jnp.maximum(theta, heard)
     followed = jnp.maximum(safety * distance, shrink * together)
-    return jnp.where(seen.readable.all(), followed, 2 * theta)
+    # Who says no theta is read with none: its neighbours do not follow it.
+    missed = ~seen.readable & ~jnp.isnan(seen.theta)
+    doubled = jnp.minimum(2 * theta, jnp.maximum(theta, 2 * limit))
+    return jnp.where(missed.any(), doubled, followed)
 
   return base.Tuned(init, quantizer, observe, answered=True)

@@ -5,6 +5,7 @@ knows nothing of workers, topologies and algorithms.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -91,6 +92,7 @@ class Quantizer(NamedTuple):
     codes: how the payload begins, if with packed codes.
     short: a shorter form of the payload, if there is one.
     fast: the same results in less time, if there is a way.
+    near: `decode` reads the values of its reference, which must be near x.
 
   >>> signs = Quantizer(
   ...   encode=lambda x, key: (x < 0).astype(jnp.uint8),
@@ -106,6 +108,7 @@ class Quantizer(NamedTuple):
   codes: Codes | None = None
   short: Short | None = None
   fast: Fast | None = None
+  near: bool = False
 
 
 class Tuned(NamedTuple):
@@ -142,6 +145,18 @@ def tuned(quantizer: Quantizer | Tuned) -> Tuned:
   return scheduled(lambda step: quantizer, lambda step: step)
 
 
+def needs_near(quantizer: Quantizer | Tuned) -> bool:
+  """Tells whether it needs a reference near what is sent; computes nothing."""
+  moving, found = tuned(quantizer), []
+
+  def make():
+    made = moving.quantizer(moving.init(), jnp.int32(0))
+    found.append(made.near)
+
+  jax.eval_shape(make)
+  return found[0]
+
+
 def scheduled(
   make: Callable[[Array], Quantizer], schedule: Callable[[Array], Array]
 ) -> Tuned:
@@ -171,20 +186,29 @@ def scheduled(
 def largest(x: Array) -> Array:
   """Returns max|x|, or NaN if any value is not finite.
 
-  `jnp.max` alone does not do: XLA on CPUs loses the NaN where workers are
-  batched by `vmap`. A sum does not.
+  `jnp.max` alone does not do: XLA on CPUs loses a NaN of a long vector. So it
+  sees none, but an infinity in its place.
   """
-  return jnp.max(jnp.abs(x)) + jnp.sum(0 * x)
+  size = jnp.abs(x)
+  most = jnp.max(jnp.where(size < jnp.inf, size, jnp.inf))
+  return jnp.where(most < jnp.inf, most, jnp.nan)
+
+
+def finite(tree: Any) -> Array:
+  """Tells whether all values of a tree are finite, in one pass over them."""
+  return jnp.isfinite(sum(jnp.sum(0 * leaf) for leaf in jax.tree.leaves(tree)))
+
+
+def select(first: Array, tree: Any, other: Any) -> Any:
+  """Returns the first of two trees, or where that is false the other."""
+  return jax.tree.map(lambda *two: jnp.where(first, *two), tree, other)
 
 
 def watched(decode: Callable[[Array, Array], Array]) -> Callable:
-  """Builds `inspect` from `decode`: unreadable if the distance is not finite.
-
-  A value that is not finite may hide from the maximum: see `largest`.
-  """
+  """Builds `inspect` from `decode`: unreadable where it is not finite."""
 
   def inspect(payload: Array, reference: Array) -> Seen:
-    distance = jnp.max(jnp.abs(decode(payload, reference) - reference))
+    distance = largest(decode(payload, reference) - reference)
     return Seen(jnp.isfinite(distance), distance, jnp.float32(jnp.inf))
 
   return inspect
@@ -265,7 +289,8 @@ def _send_as_it_is(x: Array, key: Array) -> Array:
 
 
 def _take_as_it_is(payload: Array, reference: Array) -> Array:
-  del reference
+  each = max(payload.dtype.itemsize, 2)  # no float has one byte
+  wire.require(payload, each * reference.size, reference.size)
   return payload
 
 
@@ -276,4 +301,11 @@ def _mix_as_it_is(x, payloads, came, pull, onto=None) -> Array:
   return onto + pull(payloads, jnp.ones_like(came))
 
 
-_see_as_it_is = watched(_take_as_it_is)
+def _see_as_it_is(payload: Array, reference: Array) -> Seen:
+  apart = jnp.abs(_take_as_it_is(payload, reference) - reference)
+  # XLA on CPUs would write it down before `largest`; this it fuses with it.
+  size = apart.size // 8
+  eighths = [apart[k * size : (k + 1) * size] for k in range(8)]
+  most = functools.reduce(jnp.maximum, eighths)
+  distance = largest(jnp.concatenate([most, apart[8 * size :]]))
+  return Seen(jnp.isfinite(distance), distance, jnp.float32(jnp.inf))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import dither, wire
@@ -63,9 +64,12 @@ def bucketed(
     return wire.join(codes, bits, norms)
 
   def split(payload, size):
-    codes, tail = wire.split(payload, bits, size)
     count = -(-size // bucket_size)
-    return codes, wire.from_bytes(tail[: 4 * count], jnp.float32, (count,))
+    codes, norms = wire.split(payload, bits, size, 4 * count)
+    norms = wire.from_bytes(norms, jnp.float32, (count,))
+    # Once for a bucket, not for each of its values.
+    norms = lax.optimization_barrier(sendable(norms))
+    return known(codes, grid.codes), norms
 
   def decode(payload, reference):
     size = reference.size
@@ -82,6 +86,17 @@ def bucketed(
     return seen._replace(readable=jnp.isfinite(norms).all())
 
   return base.Quantizer(encode, decode, inspect, codes=grid.codes)
+
+
+def known(codes: Array, about: base.Codes) -> Array:
+  """Takes codes that no sender writes for the last that one does."""
+  top = about.count - 1
+  return jnp.minimum(codes, top) if about.count < 2**about.bits else codes
+
+
+def sendable(norms: Array) -> Array:
+  """Returns norms, NaN in the place of those that no sender writes."""
+  return jnp.where((norms >= 0) & (norms < jnp.inf), norms, jnp.nan)
 
 
 def rows_of(x: Array, bucket_size: int) -> Array:

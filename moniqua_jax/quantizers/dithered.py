@@ -19,6 +19,7 @@ import itertools
 from typing import NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -163,6 +164,7 @@ class Rule(NamedTuple):
   h: Array  # f32[d], or f32[] for all
   per_step: Array  # 1 / h
   top: int  # levels on either side of 0
+  reach: Array  # the largest h times a level
   bits: int  # of a code
   sizes: tuple[int, ...] | None  # of the blocks; None for one block
   norm: Callable  # rows f32[k, size] -> f32[k]
@@ -181,7 +183,8 @@ def _dithered(steps, sizes, norm, bits, norm_bits):
   top = 2 ** (bits - 1) - 1 if traced else levels_needed(steps)
   h = jnp.asarray(steps, jnp.float32)
   per_step = 1 / h if traced else np.float32(1 / steps)
-  rule = Rule(h, per_step, top, bits, sizes, buckets.NORMS[norm], form)
+  reach = top * (base.largest(h) if traced else np.max(np.float32(steps)))
+  rule = Rule(h, per_step, top, reach, bits, sizes, buckets.NORMS[norm], form)
   codes = None
   if sizes is None or len(set(sizes)) == 1:
     width = _WIDEST if sizes is None else sizes[0]
@@ -195,7 +198,7 @@ def _encode(rule, x, key):
   blocks = _blocks(x.size, rule.sizes, rule.h.size)
   norms = jnp.concatenate([rule.norm(rows) for rows in blocks.rows(x)])
   # Too few bits for traced steps: better unreadable than clipped.
-  fits = jnp.max(rule.per_step) <= rule.top + 1e-3
+  fits = base.largest(rule.per_step) <= rule.top + 1e-3
   ends = rule.form.write(jnp.where(fits, norms, jnp.nan))
   given = rule.form.read(ends, norms.size)
   shares = blocks.each(buckets.ratio, x, given)
@@ -209,9 +212,13 @@ def _encode(rule, x, key):
 
 
 def _split(rule, payload, size):
-  codes, ends = wire.split(payload, rule.bits, size)
   count = _blocks(size, rule.sizes, rule.h.size).count
-  return codes, rule.form.read(ends, count)
+  codes, ends = wire.split(payload, rule.bits, size, rule.form.size(count))
+  norms = buckets.sendable(rule.form.read(ends, count))
+  # Of a larger norm a value could be beyond float32.
+  norms = jnp.where(norms * rule.reach < jnp.inf, norms, jnp.nan)
+  # Once for a block, not for each of its values.
+  return jnp.minimum(codes, 2 * rule.top), lax.optimization_barrier(norms)
 
 
 def _decode(rule, payload, reference):

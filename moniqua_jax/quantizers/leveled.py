@@ -105,13 +105,23 @@ def _with_levels_in_the_payload(levels, bucket_size, norm):
     tail = wire.to_bytes(levels.astype(jnp.float32))
     return jnp.concatenate([own.encode(x, key), tail])
 
-  def sender(payload):
-    sent = wire.from_bytes(payload[-4 * count :], jnp.float32, (count,))
-    return buckets.bucketed(grid(sent, bucket_size), norm)
+  def read(payload, size):
+    """Returns the sender's quantizer, its message, and whether it may be so."""
+    end = wire.packed_size(size, own.codes.bits) + 4 * -(-size // bucket_size)
+    wire.require(payload, end + 4 * count, size)
+    sent = wire.from_bytes(payload[end:], jnp.float32, (count,))
+    # A norm times a level is a number then.
+    known = (jnp.abs(sent) <= 1).all()
+    sent = jnp.where(known, sent, jnp.nan)
+    return buckets.bucketed(grid(sent, bucket_size), norm), payload[:end], known
 
-  return base.Quantizer(
-    encode,
-    lambda payload, reference: sender(payload).decode(payload, reference),
-    lambda payload, reference: sender(payload).inspect(payload, reference),
-    codes=own.codes,
-  )
+  def decode(payload, reference):
+    sender, message, _ = read(payload, reference.size)
+    return sender.decode(message, reference)
+
+  def inspect(payload, reference):
+    sender, message, known = read(payload, reference.size)
+    seen = sender.inspect(message, reference)
+    return seen._replace(readable=seen.readable & known)
+
+  return base.Quantizer(encode, decode, inspect, codes=own.codes)

@@ -142,6 +142,7 @@ def moniqua(
     rule.shared,
     base.Codes(bits, grid.levels, None, _CODED_TOGETHER),
     fast=base.Fast(inspect_all=inspect_all, mix=functools.partial(_mix, grid)),
+    near=True,
   )
 
 
@@ -154,9 +155,18 @@ def _describe(grid, bound, seed):
 def _read_header(grid, payload, size):
   """Reads what `_encode` wrote behind the codes."""
   at = wire.packed_size(size, grid.bits)
+  wire.require(payload, at + (12 if grid.digest else 8), size)
   bound = wire.from_bytes(payload[at : at + 4], jnp.float32)
   seed = wire.from_bytes(payload[at + 4 : at + 8], jnp.uint32)
-  return _describe(grid, bound, seed)
+  # A theta that no sender has: zero, negative, too small or large for float32.
+  usable = _usable(grid, _describe(grid, bound, seed))
+  return _describe(grid, jnp.where(usable, bound, jnp.nan), seed)
+
+
+def _usable(grid, about):
+  """Tells whether this theta makes steps that float32 can count with."""
+  usable = (about.step > 0) & jnp.isfinite(about.inverse)
+  return usable & jnp.isfinite(grid.levels * about.step)
 
 
 def _place(grid, about, y, start):
@@ -221,10 +231,11 @@ def _encode(grid, theta, x, key):
     x, share = lax.optimization_barrier((x, share))
     shares.append(share)
   packed, turned, far = zip(*shares, strict=True)
-  within = (about.step > 0) & jnp.isfinite(about.inverse)
-  within &= jnp.isfinite(grid.levels * about.step)
   far = functools.reduce(lax.bitwise_or, far)
-  fields = [jnp.where(within & ~far.any(), bound, jnp.nan), about.seed]
+  fields = [
+    jnp.where(_usable(grid, about) & ~far.any(), bound, jnp.nan),
+    about.seed,
+  ]
   if grid.digest:
     fields.append(digest.fold(functools.reduce(lax.bitwise_xor, turned)))
   return jnp.concatenate([*wire.merged(packed), *map(wire.to_bytes, fields)])
@@ -254,11 +265,11 @@ def _conclude(grid, about, payload, seen):
   largest, *turned = zip(*seen, strict=True)
   largest = jnp.max(functools.reduce(lax.max, largest))
   gap = wire.floats(largest)
-  readable = jnp.isfinite(about.bound)
   if grid.digest:
     gap = digest.unpack(largest)[1] * grid.levels * about.step
-    # Who is not finite itself reads nothing.
-    readable &= jnp.isfinite(gap)
+  # Who is not finite itself reads nothing.
+  readable = jnp.isfinite(about.bound) & jnp.isfinite(gap)
+  if grid.digest:
     low = digest.unpack(functools.reduce(lax.bitwise_xor, *turned))[0]
     readable &= digest.fold(low) == wire.from_bytes(payload[-4:], jnp.uint32)
   error = grid.delta * grid.levels * about.step

@@ -23,6 +23,7 @@ class NormFormat(NamedTuple):
 
   write: Callable[[Array], Array]  # f32[B] -> u8[m], rounded up
   read: Callable[[Array, int], Array]  # (u8[m], B) -> f32[B]
+  size: Callable[[int], int]  # B -> m
   growth: float  # the most that a norm grows by, as a factor
 
 
@@ -67,7 +68,7 @@ def _read_8(ends, count):
 
 
 FORMATS = {
-  32: NormFormat(wire.to_bytes, _read_32, 1.0),
-  16: NormFormat(_write_16, _read_16, 1 + 2.0**-8),
-  8: NormFormat(_write_8, _read_8, 1 + 2.0**-3),
+  32: NormFormat(wire.to_bytes, _read_32, lambda count: 4 * count, 1.0),
+  16: NormFormat(_write_16, _read_16, lambda count: 2 * count, 1 + 2.0**-8),
+  8: NormFormat(_write_8, _read_8, lambda count: count + 4, 1 + 2.0**-3),
 }

@@ -127,12 +127,14 @@ def natural() -> base.Quantizer:
     return wire.join(exponent, 8, signs)
 
   def decode(payload, reference):
-    exponent, signs = wire.split(payload, 8, reference.size)
+    size = reference.size
+    behind = wire.packed_size(size, 1)
+    exponent, signs = wire.split(payload, 8, size, behind)
     exponent = exponent.astype(jnp.int32)
-    size = jnp.where(exponent == 0, 0, _power(exponent - 127))
-    size = jnp.where(exponent == 255, jnp.nan, size)
+    power = jnp.where(exponent == 0, 0, _power(exponent - 127))
+    power = jnp.where(exponent == 255, jnp.nan, power)
     negative = wire.unpack(signs, 1, reference.size)
-    x_hat = jnp.where(negative > 0, -size, size)
+    x_hat = jnp.where(negative > 0, -power, power)
     return x_hat.astype(reference.dtype)
 
   def inspect(payload, reference):

@@ -86,6 +86,7 @@ def per_worker(
     first.codes,
     _short(senders, first.short) if first.short else None,
     base.Fast(functools.partial(_decode_all, senders)),
+    first.near,
   )
 
 
@@ -99,7 +100,9 @@ def _open(senders, payload):
   message, end = payload[:-end], payload[-end:]
   if end.dtype == jnp.uint8:
     end = wire.from_planes(end, end.size)
-  sender = end[0].astype(jnp.int32)
+  # A float may be no number of a worker: then it is that of none.
+  whole = (end[0] >= 0) & (end[0] < senders.count) & (end[0] % 1 == 0)
+  sender = jnp.where(whole, end[0], senders.count).astype(jnp.int32)
   known = _row(senders, jnp.minimum(sender, senders.count - 1))
   return message, sender, senders.make(known)
 

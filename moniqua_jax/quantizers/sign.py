@@ -6,6 +6,7 @@ algorithms with error feedback or a memory.
 """
 
 from collections.abc import Callable
+import math
 from typing import NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ class Scale(NamedTuple):
   ends: Callable[[Array], tuple[Array, Array]]
   # f32[k, n] -> f32[n], from which on a value gets code 1
   threshold: Callable[[Array], Array]
+  numbers: int  # k
 
 
 def _mean(rows, where):
@@ -52,12 +54,12 @@ def _extremes(rows, real):
 
 SCALES = {
   # mean|x| sign(x): the l2-best multiple of the signs.
-  'mean_abs': Scale(_mean_abs, lambda s: (-s[0], s[0]), lambda s: 0 * s[0]),
+  'mean_abs': Scale(_mean_abs, lambda s: (-s[0], s[0]), lambda s: 0 * s[0], 1),
   # The means of the negative and of the other values.
-  'two_mean': Scale(_two_means, lambda s: (s[0], s[1]), lambda s: 0 * s[0]),
+  'two_mean': Scale(_two_means, lambda s: (s[0], s[1]), lambda s: 0 * s[0], 2),
   # The nearer of min and max.
   'minmax': Scale(
-    _extremes, lambda s: (s[0], s[1]), lambda s: (s[0] + s[1]) / 2
+    _extremes, lambda s: (s[0], s[1]), lambda s: (s[0] + s[1]) / 2, 2
   ),
 }
 
@@ -108,22 +110,24 @@ def sign(bucket_size: int = 512, scale: str = 'mean_abs') -> base.Quantizer:
     codes = codes.reshape(-1)[: x.size].astype(jnp.uint8)
     return wire.join(codes, 1, scales)
 
-  def split(payload, size):
-    codes, ends = wire.split(payload, 1, size)
-    shape = -1, -(-size // bucket_size)
-    return codes, wire.from_bytes(ends, jnp.float32, shape)
+  def read(payload, size):
+    """Returns the codes and their two values, NaN if no sender has them."""
+    shape = rule.numbers, -(-size // bucket_size)
+    codes, ends = wire.split(payload, 1, size, 4 * math.prod(shape))
+    low, high = rule.ends(wire.from_bytes(ends, jnp.float32, shape))
+    sent = (-jnp.inf < low) & (low <= high) & (high < jnp.inf)
+    return codes, *(jnp.where(sent, end, jnp.nan) for end in (low, high))
 
   def decode(payload, reference):
     size = reference.size
-    codes, scales = split(payload, size)
-    low, high = (end[:, None] for end in rule.ends(scales))
-    x_hat = jnp.where(rows_of(codes) > 0, high, low).reshape(-1)[:size]
-    return x_hat.astype(reference.dtype)
+    codes, low, high = read(payload, size)
+    rows = jnp.where(rows_of(codes) > 0, high[:, None], low[:, None])
+    return rows.reshape(-1)[:size].astype(reference.dtype)
 
   def inspect(payload, reference):
-    _, scales = split(payload, reference.size)
+    _, low, _ = read(payload, reference.size)
     seen = base.watched(decode)(payload, reference)
-    return seen._replace(readable=jnp.isfinite(scales).all())
+    return seen._replace(readable=jnp.isfinite(low).all())
 
   return base.Quantizer(encode, decode, inspect)
 

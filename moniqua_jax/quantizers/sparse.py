@@ -55,13 +55,15 @@ def top_k(fraction: float) -> base.Quantizer:
     places = wire.to_planes(places.astype(jnp.uint32), wire.index_bytes(x.size))
     return jnp.concatenate([_write(values), places])
 
-  def decode(payload, reference):
+  def read(payload, reference):
     size, kept = reference.size, _kept(fraction, reference.size)
+    width = wire.index_bytes(size)
+    wire.require(payload, (4 + width) * kept, size)
+    places = wire.from_planes(payload[4 * kept :], width)
     values = _read(payload[: 4 * kept])
-    places = wire.from_planes(payload[4 * kept :], wire.index_bytes(size))
     return _placed(values, places.astype(jnp.int32), reference)
 
-  return base.Quantizer(encode, decode, _inspect(decode))
+  return _of_few(encode, read)
 
 
 def random_k(fraction: float) -> base.Quantizer:
@@ -100,12 +102,13 @@ def random_k(fraction: float) -> base.Quantizer:
     values = x[places] * (x.size / places.size) + jnp.sum(0 * x)
     return jnp.concatenate([_write(values), wire.to_bytes(seed)])
 
-  def decode(payload, reference):
+  def read(payload, reference):
+    size = reference.size
+    wire.require(payload, 4 * _kept(fraction, size) + 4, size)
     seed = wire.from_bytes(payload[-4:], jnp.uint32)
-    values = _read(payload[:-4])
-    return _placed(values, places_of(seed, reference.size), reference)
+    return _placed(_read(payload[:-4]), places_of(seed, size), reference)
 
-  return base.Quantizer(encode, decode, _inspect(decode))
+  return _of_few(encode, read)
 
 
 def random_tau(
@@ -164,8 +167,13 @@ def random_tau(
     return jnp.concatenate([_write(values), wire.to_bytes(seed)])
 
   def decode(payload, reference):
-    values = _read(payload[:-4])
-    return values.astype(reference.dtype)
+    wire.require(payload, 4 * reference.size + 4, reference.size)
+    return _read(payload[:-4]).astype(reference.dtype)
+
+  def inspect(payload, reference):
+    x_hat = decode(payload, reference)
+    seen = base.watched(decode)(payload, reference)
+    return seen._replace(readable=jnp.isfinite(jnp.sum(0 * x_hat)))
 
   def shorten(payload, size):
     mask = drawn(wire.from_bytes(payload[-4:], jnp.uint32))
@@ -184,7 +192,7 @@ def random_tau(
     return jnp.concatenate([_write(values), short[-4:]])
 
   short = base.Short(lambda size: 4 * room + 4, shorten, restore)
-  return base.Quantizer(encode, decode, _inspect(decode), short=short)
+  return base.Quantizer(encode, decode, inspect, short=short)
 
 
 def _check(fraction):
@@ -207,16 +215,26 @@ def _read(packed):
 
 
 def _placed(values, places, reference):
+  """Puts values at their places; returns x_hat, and whether all are there.
+
+  They are not if one is not finite, beyond the end, or where another is. Then
+  there is a NaN, at least at the first place.
+  """
   x_hat = jnp.zeros(reference.size, jnp.float32).at[places].set(values)
-  return x_hat.astype(reference.dtype)
+  back = x_hat.at[places].get(mode='fill', fill_value=jnp.nan)
+  there = (jnp.isfinite(values) & (back == values)).all()
+  first = jnp.minimum(places[0], reference.size - 1)
+  x_hat = x_hat.at[first].set(jnp.where(there, x_hat[first], jnp.nan))
+  return x_hat.astype(reference.dtype), there
 
 
-def _inspect(decode):
-  """Builds `inspect`: unreadable if any value that was sent is not finite."""
+def _of_few(encode, read):
+  """Builds a quantizer from (payload, reference) -> what `_placed` returns."""
 
   def inspect(payload, reference):
-    x_hat = decode(payload, reference)
-    seen = base.watched(decode)(payload, reference)
-    return seen._replace(readable=jnp.isfinite(jnp.sum(0 * x_hat)))
+    x_hat, there = read(payload, reference)
+    distance = base.largest(x_hat - reference)
+    return base.Seen(there, distance, jnp.float32(jnp.inf))
 
-  return inspect
+  decode = lambda payload, reference: read(payload, reference)[0]
+  return base.Quantizer(encode, decode, inspect)

@@ -24,8 +24,9 @@ def within(
 ) -> base.Quantizer | base.Tuned:
   """Quantizes to(x) instead of x: x_hat = back(q.decode(q.encode(to(x)))).
 
-  The reference is mapped too, so that `moniqua` compares like with like;
-  distances that `inspect` reports are in the new coordinates.
+  The reference is mapped too, so that `moniqua` compares like with like; what
+  `inspect` reports is in the new coordinates. A value that overflows only on
+  the way back would take a pass over all to see; gossip leaves it out alone.
 
   Args:
     quantizer: a `Quantizer` or a `Tuned`.
@@ -60,6 +61,7 @@ def within(
     shared=quantizer.shared,
     codes=quantizer.codes if same_size else None,
     short=_within_short(quantizer.short, to) if quantizer.short else None,
+    near=quantizer.near,
   )
 
 

@@ -68,8 +68,8 @@ def uniform(
     return wire.join(codes, bits, low, high)
 
   def split(payload, size):
-    codes, ends = wire.split(payload, bits, size)
     shape = 2, -(-size // bucket_size), 1
+    codes, ends = wire.split(payload, bits, size, 8 * shape[1])
     return codes, wire.from_bytes(ends, jnp.float32, shape)
 
   def decode(payload, reference):
@@ -80,12 +80,7 @@ def uniform(
     x_hat = low + base.rounded(above, jnp.minimum(high - low, 0))
     return x_hat.reshape(-1)[:size].astype(reference.dtype)
 
-  def inspect(payload, reference):
-    _, ends = split(payload, reference.size)
-    seen = base.watched(decode)(payload, reference)
-    return seen._replace(readable=seen.readable & jnp.isfinite(ends).all())
-
-  return base.Quantizer(encode, decode, inspect)
+  return base.Quantizer(encode, decode, base.watched(decode))
 
 
 def _buckets(x: Array, bucket_size: int) -> Array:

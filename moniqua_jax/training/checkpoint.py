@@ -4,12 +4,14 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
 from moniqua_jax import pods
 from moniqua_jax.models import norms
+from moniqua_jax.quantizers import base
 
 
 def manager(workdir: pathlib.Path, keep: int = 2) -> ocp.CheckpointManager:
@@ -23,6 +25,26 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state) -> None:
   """Saves the state as it is after `step` steps, in the background."""
   if step not in checkpoints.all_steps():
     checkpoints.save(step, args=ocp.args.StandardSave(state))
+
+
+def not_finite(state) -> list[str]:
+  """Names the leaves of a state that hold what is not finite.
+
+  What the last messages told is no matter: the next ones come without it.
+  """
+  is_news = lambda node: isinstance(node, base.Seen)
+  named = {
+    jax.tree_util.keystr(path, simple=True, separator='.'): leaf
+    for path, leaf in jax.tree.leaves_with_path(state, is_leaf=is_news)
+    if not is_news(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+  }
+  sound = np.asarray(_sound(list(named.values())))
+  return [name for name, good in zip(named, sound, strict=True) if not good]
+
+
+@jax.jit
+def _sound(leaves):
+  return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
 
 
 def restore(checkpoints: ocp.CheckpointManager, like):

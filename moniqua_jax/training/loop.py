@@ -7,7 +7,6 @@ import contextlib
 import pathlib
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from moniqua_jax import pods
@@ -53,13 +52,15 @@ def train_and_evaluate(
   refreshed = refresh.make(experiment)
   evaluate = evaluation.make(experiment, eval_step)
   probe = evaluation.Probe(experiment, workdir)
-  watch = monitor.of(experiment.setup, workdir, own_workers)
 
   # -------------------------------------------------------------- train loop
   row = {}
   with contextlib.ExitStack() as stack:
     checkpoints = checkpoint.manager(workdir)
     stack.enter_context(contextlib.closing(checkpoints))
+    watch = monitor.of(
+      experiment.setup, workdir, own_workers, checkpoints.latest_step
+    )
     start, state = checkpoint.restore(checkpoints, state)
     log = workdir_lib.Log(workdir, config.tensorboard, pace.steps, start)
     stack.enter_context(contextlib.closing(log))
@@ -136,10 +137,12 @@ def _row(experiment, step, state, reports) -> dict:
 
 
 def _save(checkpoints, done, state, workdir):
-  """Saves the state, unless the last step made it worthless."""
-  if not bool(jnp.isfinite(state.params).all()):
+  """Saves the state, unless a step made it worthless."""
+  bad = checkpoint.not_finite(state)
+  if bad:
     raise monitor.Stopped(
-      f'step {done - 1}: the parameters are not finite after it; try a smaller '
-      f'learning rate. The last good checkpoint is in {workdir}.'
+      f'step {done - 1}: {bad[0]} is not finite after it, so nothing is saved; '
+      'try a smaller learning rate. '
+      f'{monitor.way_on(workdir, checkpoints.latest_step())}'
     )
   checkpoint.save(checkpoints, done, state)

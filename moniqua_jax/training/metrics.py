@@ -72,12 +72,15 @@ def of_all(steps: list[dict]) -> list[dict]:
 def summarise(steps: list[dict]) -> dict:
   """Makes one row of several steps: means, the extremes of edges, counts.
 
-  A step has `loss` and `accuracy` f32[n], and `seen`, a `Seen` of [n, E].
+  A step has `loss` and `accuracy` f32[n], `seen`, a `Seen` of [n, E], and, if
+  that is counted, `lost` i32[n], the updates that were lost so far.
   """
   row = {
     'train/loss': np.mean([s['loss'] for s in steps]),
     'train/accuracy': np.mean([s['accuracy'] for s in steps]),
   }
+  if 'lost' in steps[-1]:
+    row['train/lost'] = int(np.sum(steps[-1]['lost']))
   seen = [s['seen'] for s in steps if s['seen'].readable.size]
   if seen:
     shares = [s.distance / s.theta for s in seen]

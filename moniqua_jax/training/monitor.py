@@ -1,6 +1,6 @@
 """Stops a run that goes wrong, and says where, why, and what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import pathlib
 
 import numpy as np
@@ -30,15 +30,14 @@ class Guard:
     period: int,
     workdir: pathlib.Path,
     own: Sequence[int],
+    saved: Callable[[], int | None] = lambda: None,
   ):
     self._schedule, self._patience = schedule, patience
     self._period, self._own = period, own  # steps from round to round
     self._in_a_row = [0] * len(schedule)  # of each round, i64[n, E]
     self._late, self._taken = None, []
-    self._resume = (
-      f'The last good checkpoint is in {workdir}; go on from it with the same '
-      'command, --resume, and the changed entry.'
-    )
+    self._lost, self._lost_in_a_row = None, 0  # of each worker
+    self._way_on = lambda: way_on(workdir, saved())
 
   def take(self, step: int, report: dict) -> None:
     """Keeps the metrics of a step, and checks those of the step before."""
@@ -59,12 +58,15 @@ class Guard:
   def check(self, step: int, report: dict) -> dict:
     """Returns the metrics of a step on the host; raises `Stopped` if need be.
 
-    Of `report` it looks at `loss` f32[n] and `seen`, a `Seen` of [n, E].
+    Of `report` it looks at `loss` f32[n], `seen`, a `Seen` of [n, E], and at
+    `lost` i32[n], how many updates were lost so far.
     """
     report = multihost.to_host(report)
     self._check_loss(step, report['loss'])
     if self._schedule and (step + 1) % self._period == 0:
       self._check_messages(step, report['seen'])
+    if 'lost' in report:
+      self._check_lost(step, report['lost'])
     return report
 
   def _check_loss(self, step, loss):
@@ -73,7 +75,20 @@ class Guard:
       raise Stopped(
         f'step {step}: the loss of worker {self._own[bad[0]]} is '
         f'{loss[bad[0]]}; try a '
-        f'smaller learning rate. {self._resume}'
+        f'smaller learning rate. {self._way_on()}'
+      )
+
+  def _check_lost(self, step, lost):
+    before = lost if self._lost is None else self._lost
+    in_a_row = np.where(lost > before, self._lost_in_a_row + 1, 0)
+    self._lost, self._lost_in_a_row = lost, in_a_row
+    if in_a_row.max() >= PATIENCE:
+      worker = in_a_row.argmax()
+      raise Stopped(
+        f'step {step}: the updates of worker {self._own[worker]} were not '
+        f'finite, {in_a_row[worker]} times in a row, and were lost (its '
+        'momentum may stay so for good). Try a smaller learning rate. '
+        f'{self._way_on()}'
       )
 
   def _check_messages(self, step, seen):
@@ -96,14 +111,36 @@ class Guard:
     raise Stopped(
       f'step {step}: worker {receiver} could not read the message of worker '
       f'{sender}{often if self._patience else ""}. '
-      f'{cure(theta, distance)} {self._resume}'
+      f'{cure(theta, distance)} {self._way_on()}'
     )
 
 
-def of(setup, workdir: pathlib.Path, own: Sequence[int]) -> Guard:
-  """Builds the guard of a run, for the workers of this process."""
+def of(
+  setup,
+  workdir: pathlib.Path,
+  own: Sequence[int],
+  saved: Callable[[], int | None],
+) -> Guard:
+  """Builds the guard of a run, for the workers of this process.
+
+  `saved` gives the step of the last checkpoint, None if there is none.
+  """
   period = setup.config.local_steps
-  return Guard(setup.schedule, setup.patience, period, workdir, own)
+  return Guard(setup.schedule, setup.patience, period, workdir, own, saved)
+
+
+def way_on(workdir: pathlib.Path, saved: int | None) -> str:
+  """Says from where a run that stopped can go on.
+
+  >>> way_on('runs/a', None)
+  'The last good state is the first: no checkpoint was written yet.'
+  """
+  if saved is None:
+    return 'The last good state is the first: no checkpoint was written yet.'
+  return (
+    f'The last good checkpoint is in {workdir}, of step {saved}; go on from it '
+    'with the same command, --resume, and the changed entry.'
+  )
 
 
 def cure(theta: float, distance: float) -> str:

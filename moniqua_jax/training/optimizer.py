@@ -5,6 +5,7 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from moniqua_jax import algorithms, pods, topologies, workers
@@ -42,6 +43,12 @@ class Optimizer(NamedTuple):
     """Returns what the gossip heard, from the chain's state; None without."""
     heard = self.gossip.heard
     return heard(Optimizer(*state).gossip) if heard else None
+
+  def lost(self, state) -> jax.Array:
+    """Returns i32[], the steps so far that were not finite, and were lost."""
+    heard, of_means = self.heard(state), Optimizer(*state).reduce
+    lost = jnp.int32(of_means.lost if self.reduce.quantizes else 0)
+    return lost + heard.lost if heard else lost
 
 
 def make(

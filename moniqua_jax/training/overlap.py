@@ -48,6 +48,7 @@ def train_step(experiment, gradient: Callable) -> Callable:
     return updates, state, model_state, {'loss': loss, 'accuracy': accuracy}
 
   def combine(params, updates, pull, state):
+    updates, state = gossip.taken(updates, state)
     params = optax.apply_updates(params, updates + pull)
     return params, gossip.told(state, updates)
 
@@ -68,6 +69,7 @@ def train_step(experiment, gradient: Callable) -> Callable:
     )
     params, heard = combine(state.params, updates, *told.result())
     report['seen'] = gossip.heard(heard).seen
+    report['lost'] = gossip.heard(heard).lost
     return type(state)(params, (*own, heard), model_state), report
 
   return step

@@ -105,6 +105,8 @@ def _tried(setup) -> base.Tuned:
   slices = large_leaves.slices([jnp.zeros((1, 1024))])
   tried = base.tuned(quantizer.build(setup.config, setup.spec, (1024,)))
   means = optimizer.of_means(setup, tried, slices)
+  if means is not None:
+    validation.means(setup.config, setup.pod, means)
   optimizer.make(setup, tried, means, slices, learning_rate=1.0)
   return tried
 

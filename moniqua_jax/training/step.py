@@ -114,7 +114,8 @@ def _train_step(experiment):
     params = optax.apply_updates(state.params, updates)
     heard = experiment.optimizer.heard(opt_state)
     seen = heard.seen if heard else gossip.no_news(0)
-    report = {'loss': loss, 'accuracy': accuracy, 'seen': seen}
+    lost = experiment.optimizer.lost(opt_state)
+    report = {'loss': loss, 'accuracy': accuracy, 'seen': seen, 'lost': lost}
     return TrainState(params, opt_state, model_state), report
 
   return train_step

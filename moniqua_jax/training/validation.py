@@ -1,5 +1,6 @@
 """Entries of a config that do not go together, each refused in one line."""
 
+from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.training import monitor, optimizer
 
 
@@ -35,6 +36,17 @@ def slots(config, pod) -> None:
     )
   if name == 'adiana':
     _adiana(config, entry)
+
+
+def means(config, pod, quantizer) -> None:
+  """Refuses a quantizer of gradients that does not suit their reduction."""
+  entry = 'reduce_quantizer' if pod.size > 1 else 'quantizer'
+  try:
+    large_leaves.require_suited(optimizer.reduce_name(config), quantizer)
+  except ValueError as error:
+    raise ValueError(
+      f'config.{entry}.name={config[entry].name!r}: {error}'
+    ) from error
 
 
 def _adiana(config, entry) -> None:
