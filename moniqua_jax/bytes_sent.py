@@ -52,7 +52,7 @@ def of_gossip(
   array([80.])
   """
   now = quantizer.quantizer(quantizer.init(), jnp.int32(0))
-  whole, short = _sizes(now)
+  whole, short = _sizes(now, schedule[0].n)
   flag = _flags(now, 1, schedule[0].n)
   to = receivers(schedule)
   return NOTHING._replace(
@@ -107,7 +107,7 @@ def of_reduce(
       "to be quantized. Take the quantizer 'full_precision', or a larger model."
     )
   now = quantizer.quantizer(quantizer.init(), jnp.int32(0))
-  whole, short = _sizes(now)
+  whole, short = _sizes(now, n)
   by = quantized_mean.STRATEGIES[strategy]
   count, size = by.messages(n, d)
   exact = of_exact([leaf for leaf in leaves if keep(leaf)], n).exact
@@ -155,14 +155,14 @@ def _flags(quantizer, rounds: int, n: int) -> float:
   return _all_reduced(4 * rounds, n) if quantizer.short else 0.0
 
 
-def _sizes(quantizer):
+def _sizes(quantizer, n):
   """Builds values -> bytes of a message: of a whole one, of a short one."""
 
   def whole(size):
-    x = jax.ShapeDtypeStruct((1, size), jnp.float32)
+    x = jax.ShapeDtypeStruct((n, size), jnp.float32)
     key = jax.random.key(0)
-    # One worker; a message may end with its index.
+    # Of all workers: a message may end with the index of its own.
     encode = jax.vmap(quantizer.encode, (0, None), axis_name=workers.AXIS)
-    return wire.nbytes(jax.eval_shape(encode, x, key))
+    return wire.nbytes(jax.eval_shape(encode, x, key)) // n
 
   return whole, quantizer.short.capacity if quantizer.short else whole

@@ -81,7 +81,7 @@ def nbytes(payload) -> int:
 def join(codes: jax.Array, bits: int, *fields: jax.Array) -> jax.Array:
   """Writes a payload: the packed codes, then the bytes of some fields.
 
-  A field is u8[k], taken as it is, or f32, u32 or i32 of any shape.
+  A field is u8[k], taken as it is, or floats, u32 or i32 of any shape.
   """
   as_bytes = lambda x: x if x.dtype == jnp.uint8 else to_bytes(x)
   return jnp.concatenate([pack(codes, bits), *map(as_bytes, fields)])
@@ -110,7 +110,12 @@ def require(payload: jax.Array, expected: int, size: int) -> None:
 
 
 def to_bytes(numbers: jax.Array) -> jax.Array:
-  """Casts a few f32, u32 or i32 to u8[4 * size], in little-endian order."""
+  """Casts a few floats, u32 or i32 to u8[4 * size], in little-endian order.
+
+  Floats of any type travel as f32, since `from_bytes` reads four bytes each.
+  """
+  if jnp.issubdtype(numbers.dtype, jnp.floating):
+    numbers = numbers.astype(jnp.float32)
   return lax.bitcast_convert_type(numbers, jnp.uint8).reshape(-1)
 
 
@@ -122,7 +127,7 @@ def from_bytes(packed: jax.Array, dtype, shape: tuple = ()) -> jax.Array:
 def cast(number: jax.Array, dtype) -> jax.Array:
   """Casts one f32 for the end of a payload of either kind: u8[4] or f32[1]."""
   if dtype == jnp.uint8:
-    return to_bytes(number.astype(jnp.float32))
+    return to_bytes(number)
   return number.astype(dtype).reshape(1)
 
 
