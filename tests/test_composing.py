@@ -133,6 +133,8 @@ def test_nothing_is_kept_of_what_is_donated(name, made):
   _, init = compiled(ALL[name], 2)
   x = jnp.asarray(parameters()['w'])  # one vector: nothing makes copies of it
   init = jax.jit(init) if made == 'jit' else init
+  if made == 'eager' and name != 'double_squeeze':  # which asks for the axis
+    init, x = ALL[name].init, x[0]
   states = [init(x) for _ in range(1 + (made == 'eager'))]
   arrays = [v for v in jax.tree.leaves((x, states))]
   places = [v.unsafe_buffer_pointer() for v in arrays]

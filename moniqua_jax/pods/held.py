@@ -59,7 +59,7 @@ def cut(params, pod: Pod) -> Held:
 
   `params` stay on the host. The gradient of a piece is the mean over 'fsdp'.
   """
-  jax.eval_shape(lambda tree: gossip.flatten(tree)[0], params)  # refuses some
+  dtype = gossip.vector_type(params)  # refuses some
   leaves, tree = jax.tree.flatten(params)
   sizes = _sizes(leaves, pod)
   ends = np.cumsum(sizes)[:-1]
@@ -67,7 +67,7 @@ def cut(params, pod: Pod) -> Held:
 
   def rows(devices):
     padded = [
-      np.pad(np.ravel(leaf), (0, size * pod.size - leaf.size))
+      np.pad(np.ravel(leaf).astype(dtype), (0, size * pod.size - leaf.size))
       for leaf, size in zip(leaves, sizes, strict=True)
     ]
     shards = [leaf.reshape(pod.fsdp, pod.data, -1) for leaf in padded]
