@@ -60,7 +60,6 @@ REDUCE = {
 }
 A_FEW = [
   'choco',
-  'ecd',
   'adpsgd',
   'stale d2',
   'every third choco',
