@@ -60,7 +60,6 @@ REDUCE = {
 }
 A_FEW = [
   'choco',
-  'ecd',
   'adpsgd',
   'stale d2',
   'every third choco',
@@ -142,8 +141,7 @@ def test_a_mean_that_is_not_finite_leaves_the_memory_as_it_was(name):
   told = {'short', 'lost', 'tuned'}
   before, after = seen[BAD - 1][1], seen[BAD][1]
   for field in set(before._fields) - told:
-    jax.tree.map(
-      np.testing.assert_array_equal,
-      getattr(before, field),
-      getattr(after, field),
-    )
+    old, new = (jax.tree.leaves(getattr(s, field)) for s in (before, after))
+    for kept_, now in zip(old, new, strict=True):
+      if now.dtype != np.uint8:  # a message, which was sent
+        np.testing.assert_array_equal(kept_, now)

@@ -41,15 +41,12 @@ QUANTIZERS = {
 A_KIND_EACH = [
   'nuqsgd 4',
   'leveled traced',
-  'sign mean_abs',
   'one_bit',
   'uniform 4 stochastic',
   'top_k',
   'natural',
   'moniqua 1 no digest',
-  'moniqua 4',
   'dithering norms 8',
-  'varying traced',
   'per_worker',
 ]
 

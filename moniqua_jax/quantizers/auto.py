@@ -26,8 +26,7 @@ def auto_theta(
   """`moniqua` with a theta that follows the distance it sees.
 
     theta_i <- max(safety * distance_i, shrink * max_j theta_j)    j: i and its
-    neighbours; 2 theta_i if a message on one of its edges was unreadable, and
-    its sender could say its theta
+    neighbours; 2 theta_i if a message on one of its edges was unreadable
 
   The thetas of neighbours come with their messages and pull each other up, so
   that all are equal but for some steps after a rise: the errors of two workers
@@ -83,9 +82,8 @@ def auto_theta(
     heard = jnp.max(jnp.where(jnp.isfinite(seen.theta), seen.theta, 0))
     together = jnp.maximum(theta, heard)
     followed = jnp.maximum(safety * distance, shrink * together)
-    # Who says no theta is read with none: its neighbours do not follow it.
-    missed = ~seen.readable & ~jnp.isnan(seen.theta)
+    # Beyond the limit nothing is read any more; it would become infinite.
     doubled = jnp.minimum(2 * theta, jnp.maximum(theta, 2 * limit))
-    return jnp.where(missed.any(), doubled, followed)
+    return jnp.where(seen.readable.all(), followed, doubled)
 
   return base.Tuned(init, quantizer, observe, answered=True)

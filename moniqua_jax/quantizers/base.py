@@ -200,8 +200,15 @@ def finite(tree: Any) -> Array:
 
 
 def select(first: Array, tree: Any, other: Any) -> Any:
-  """Returns the first of two trees, or where that is false the other."""
-  return jax.tree.map(lambda *two: jnp.where(first, *two), tree, other)
+  """Returns the first of two trees, or where that is false the other.
+
+  Messages stay those of the first: bytes are always finite.
+  """
+
+  def one(new, old):
+    return new if new.dtype == jnp.uint8 else jnp.where(first, new, old)
+
+  return jax.tree.map(one, tree, other)
 
 
 def watched(decode: Callable[[Array, Array], Array]) -> Callable:

@@ -130,16 +130,20 @@ def of(
 
 
 def way_on(workdir: pathlib.Path, saved: int | None) -> str:
-  """Says from where a run that stopped can go on.
+  """Says from where a run that stopped can go on, which --resume does.
 
-  >>> way_on('runs/a', None)
-  'The last good state is the first: no checkpoint was written yet.'
+  >>> way_on('runs/a', None).split(':')[0]
+  'The last good state is the first, since no checkpoint was written yet'
   """
+  again = 'with the same command, --resume, and the changed entry.'
   if saved is None:
-    return 'The last good state is the first: no checkpoint was written yet.'
+    return (
+      'The last good state is the first, since no checkpoint was written yet: '
+      f'begin again {again}'
+    )
   return (
     f'The last good checkpoint is in {workdir}, of step {saved}; go on from it '
-    'with the same command, --resume, and the changed entry.'
+    f'{again}'
   )
 
 
