@@ -353,7 +353,7 @@ def pushed(x, state):
 def followed(theta, said, sent, topology, told):
   """The next thetas, by the rule of `auto_theta`.
 
-  Doubled where a message was missed of a sender who could say one.
+  Doubled where a message was missed; who could say none has told no theta.
   """
   able = np.isfinite(days.own(said)).all(axis=1)
   worst = [oracles.circle(each, BITS, 'dithered')[1] for each in theta]
@@ -364,7 +364,7 @@ def followed(theta, said, sent, topology, told):
     seen = np.where(told[:, k], apart[np.arange(N), source], 0)
     near = np.maximum(near, seen)
     together = np.maximum(together, np.where(able, theta, 0)[source])
-    missed |= ~told[:, k] & able[source]
+    missed |= ~told[:, k]
   moved = np.maximum(SAFETY * near, SHRINK * together)
   return np.where(missed, 2 * theta, moved)
 
