@@ -167,7 +167,7 @@ def adiana(
     shifts, *points = new
     short, lost = state.short + short, state.lost + ~took
     state = AdianaState(seen, shifts, short, *points, lost)
-    return tree(jnp.subtract, params, x), state
+    return large_leaves.or_nothing(took, tree(jnp.subtract, params, x)), state
 
   shift = lambda state: state.error.own
   return Reduction(init, update, 'adiana', shift=shift)

@@ -59,7 +59,7 @@ class ReduceState(NamedTuple):
     tuned: state of the quantizer, () where it does not move.
     error: () or f32[...], what has not been sent yet.
     short: i32[P], how often each round of messages travelled in short form.
-    lost: i32[], steps whose mean was not finite; they left `error` as it was.
+    lost: i32[], steps whose mean was not finite: they left `error` as it was.
   """
 
   tuned: tuple
@@ -97,7 +97,8 @@ def on_large_leaves(
   """Builds a reduction that quantizes the large leaves as one flat vector.
 
   Where a gradient is not finite, neither is the mean, on any worker: that all
-  see, so that all leave what they keep as it is, and the step is lost.
+  see, so that all leave what they keep as it is. With a memory the step is lost
+  and the mean 0; without one it is as it is, for who looks.
   """
   tuned = base.tuned(quantizer)
   require_suited(rule.name, tuned)
@@ -117,12 +118,25 @@ def on_large_leaves(
     observed = tuned.observe(state.tuned, gossip.no_news(1), x)
     kept = collectives.mean(join.kept, axis_name)
     took = base.finite((told(reduced.mean, axis_name), kept))
+    mean = join.together(reduced.mean, kept)
+    if _is_memory(left):
+      mean = or_nothing(took, mean)
     left = base.select(took, left, state.error)
     short = state.short + reduced.short
-    state = ReduceState(observed, left, short, state.lost + ~took)
-    return join.together(reduced.mean, kept), state
+    return mean, ReduceState(observed, left, short, state.lost + ~took)
 
   return Reduction(init, update, rule.name, shift=rule.shift)
+
+
+def _is_memory(error) -> bool:
+  """Tells whether something is kept that a step could spoil for good."""
+  dtypes = [leaf.dtype for leaf in jax.tree.leaves(error)]
+  return any(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes)
+
+
+def or_nothing(took: Array, tree):
+  """Returns a tree, or zeros like it where the step is lost."""
+  return base.select(took, tree, jax.tree.map(jnp.zeros_like, tree))
 
 
 def told(mean: Array, axis_name: str) -> Array:
