@@ -282,7 +282,7 @@ def test_the_schedule_of_the_code():
   'name,runner',
   helpers.tiered(
     [*((name, 'simulated') for name in METHODS), ('amq', 'sharded')],
-    [('alq_n', 'simulated'), ('amq', 'sharded')],
+    [('alq_n', 'simulated')],
   ),
 )
 def test_workers_share_their_statistics(name, runner):

@@ -638,13 +638,20 @@ def gradient_of_the_digits():
   return large_leaves.split(unravel(grads), large_leaves.small)[0]
 
 
-@pytest.mark.parametrize('bucket_size', [512, 8192])
 @pytest.mark.parametrize(
-  'quantizer', [mj.nuqsgd, mj.qsgd], ids=['nuqsgd', 'qsgd']
+  'kind,bucket_size,name',
+  helpers.tiered(
+    [
+      (kind, size, name)
+      for kind in ('nuqsgd', 'qsgd')
+      for size in (512, 8192)
+      for name in ('recursive', 'dense')
+    ],
+    [('nuqsgd', 512, 'recursive'), ('qsgd', 8192, 'dense')],
+  ),
 )
-@pytest.mark.parametrize('name', ['recursive', 'dense'])
-def test_every_bucket_of_a_real_gradient(quantizer, bucket_size, name):
-  x, q = gradient_of_the_digits(), quantizer(4, bucket_size)
+def test_every_bucket_of_a_real_gradient(kind, bucket_size, name):
+  x, q = gradient_of_the_digits(), getattr(mj, kind)(4, bucket_size)
   packed = wire.packed_size(x.size, 4)
   payload = jax.jit(q.encode)(x, jax.random.key(0))
   codes = wire.unpack(payload[:packed], 4, x.size)

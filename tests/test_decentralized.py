@@ -295,7 +295,15 @@ CONVERGES = {
 
 
 # Rows of an algorithm that is there with fewer bits, or another quantizer.
-AGAIN = ('moniqua d2 8', 'choco 8', 'ecd nuqsgd 8', 'ecd nuqsgd 4')
+AGAIN = (
+  'moniqua d2 8',
+  'choco 8',
+  'ecd nuqsgd 8',
+  'ecd nuqsgd 4',
+  'dcd ring smooth blocks',
+  'choco torus smooth blocks',
+  'dpsgd torus scaled moniqua',
+)
 FEWEST = [name for name in CONVERGES if name not in AGAIN]
 
 
@@ -318,8 +326,17 @@ KEEP_THE_MEAN = {
 }
 
 
-@pytest.mark.parametrize('quantizer', ['moniqua', 'uniform'])
-@pytest.mark.parametrize('name', KEEP_THE_MEAN)
+@pytest.mark.parametrize(
+  'name,quantizer',
+  helpers.tiered(
+    [(name, q) for name in KEEP_THE_MEAN for q in ('moniqua', 'uniform')],
+    [
+      *((name, 'moniqua') for name in KEEP_THE_MEAN),
+      ('choco', 'uniform'),
+      ('deepsqueeze', 'uniform'),
+    ],
+  ),
+)
 def test_the_mean_moves_by_the_mean_update(name, quantizer):
   q = {'moniqua': MONIQUA, 'uniform': mj.uniform(4, D)}[quantizer]
   xs, state = trajectory(KEEP_THE_MEAN[name](q), 20)
@@ -347,10 +364,8 @@ ALL = {
   helpers.tiered(
     [(name, runner) for name in ALL for runner in ('sharded', 'pmapped')],
     [
-      ('adpsgd', 'sharded'),
       ('answered', 'pmapped'),
       ('choco', 'sharded'),
-      ('d2', 'sharded'),
       ('push_sum', 'sharded'),
     ],
   ),

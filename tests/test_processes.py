@@ -17,7 +17,7 @@ from tests import helpers, processes_program, programs
 from tests.trained import compiled_quickly, rows, saved, small, stop_after
 
 # One of each kind of arithmetic; `-m slow` goes through all.
-KINDS = ['full_precision', 'moniqua 4 stochastic', 'nuqsgd 4', 'top_k']
+KINDS = ['moniqua 4 stochastic', 'nuqsgd 4', 'top_k']
 REST = sorted(set(helpers.QUANTIZERS) - set(KINDS))
 OTHERS = [REST[i : i + 8] for i in range(0, len(REST), 8)]
 

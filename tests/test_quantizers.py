@@ -34,16 +34,9 @@ MOST = [
   if not name.startswith(tuple(f'moniqua {bits}' for bits in (2, 5, 6, 7)))
 ]
 most = pytest.mark.parametrize('name', tiered(QUANTIZERS, MOST))
-# The others are in test_edge_values, each with an ordinary vector too.
-EAGER = [
-  'moniqua 1 dithered',
-  'moniqua 3 nearest',
-  'moniqua 4 stochastic',
-  'uniform 3 stochastic',
-  'nuqsgd 7',
-  'dithering 5 norms 8',
-]
-a_kind_each = pytest.mark.parametrize('name', tiered(QUANTIZERS, A_KIND_EACH))
+# Three more are in test_edge_values, with an ordinary vector too.
+EAGER = ['moniqua 1 dithered', 'moniqua 4 stochastic', 'dithering 5 norms 8']
+BATCHED = [*EAGER, 'moniqua 3 nearest', 'nuqsgd 7', 'leveled', 'random_k']
 
 
 @functools.cache
@@ -119,7 +112,7 @@ def test_jit_changes_nothing(name):
     np.testing.assert_allclose(jitted, x_hat, rtol=0, atol=ulps)
 
 
-@a_kind_each
+@pytest.mark.parametrize('name', tiered(QUANTIZERS, BATCHED))
 def test_vmap_is_the_loop(name):
   x, y, keys, told = talks(name)
   for row in range(3):

@@ -158,9 +158,7 @@ TABLE = {
 }
 
 
-@pytest.mark.parametrize(
-  'kind', [pytest.param('layer', marks=SLOW), 'kronecker', 'diagonal']
-)
+@pytest.mark.parametrize('kind', helpers.tiered(TABLE, ['kronecker']))
 def test_the_estimates_are_one_gather(kind):
   """What the compiled exchange sends, and what is counted for it."""
   config = short(f'{kind}4', runner='sharded')

@@ -141,7 +141,7 @@ def make(config) -> Parts:
     lambda x: mean(x, workers.AXIS),
     workers.AXIS,
     n,
-    jnp.int32(0),
+    jnp.float32(0),
   )
   claimed = bytes_sent.total(experiment.sent.by_worker, steps=1, rounds=1)
   return Parts(parts, _empty(experiment, everybody, index), claimed, x.shape[1])

@@ -102,7 +102,8 @@ def of_one(quantizer, x: Array, key: Array) -> tuple[Array, dict[str, Array]]:
   """Quantizes f32[d]; returns it, and its noise and information by name.
 
   >>> from moniqua_jax import qsgd
-  >>> sorted(of_one(qsgd(bits=4), jnp.ones(600), jax.random.key(0))[1])
+  >>> noise = lambda x, key: of_one(qsgd(bits=4), x, key)[1]
+  >>> sorted(jax.eval_shape(noise, jnp.ones(600), jax.random.key(0)))
   ['coded_bits', 'entropy_bits', 'quantization_variance']
   """
   payload = edge.sealed(quantizer.encode(x, key))
