@@ -303,6 +303,8 @@ AGAIN = (
   'dcd ring smooth blocks',
   'choco torus smooth blocks',
   'dpsgd torus scaled moniqua',
+  'moniqua d2 4',
+  'dcd torus smooth blocks',
 )
 FEWEST = [name for name in CONVERGES if name not in AGAIN]
 

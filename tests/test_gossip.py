@@ -16,6 +16,13 @@ from tests import helpers
 N, D = helpers.N, 1001
 LONG = 16_421  # two tiles in each stripe of 1 bit, and a rest
 KEY = jax.random.key(0)
+# Without, shared and private draws, with ends of buckets.
+FOUR = [
+  'full_precision',
+  'moniqua 1 dithered',
+  'moniqua 4 stochastic',
+  'uniform 4 stochastic',
+]
 pytestmark = pytest.mark.optimized
 
 
@@ -78,7 +85,7 @@ def test_an_edge_has_the_weight_of_who_receives():
       for quantizer in helpers.A_FEW_QUANTIZERS
     ],
     [
-      *(('ring', quantizer) for quantizer in helpers.A_FEW_QUANTIZERS),
+      *(('ring', quantizer) for quantizer in FOUR),
       ('exponential', 'moniqua 4 stochastic'),
       ('random_matchings', 'moniqua 1 dithered'),
     ],
@@ -95,7 +102,9 @@ def test_gossip_leaves_the_mean(name, quantizer):
     np.testing.assert_allclose(np.mean(moved, axis=0), 0, atol=1e-6)
 
 
-@pytest.mark.parametrize('quantizer', helpers.A_FEW_QUANTIZERS)
+@pytest.mark.parametrize(
+  'quantizer', helpers.tiered(helpers.A_FEW_QUANTIZERS, FOUR)
+)
 def test_gossip_is_the_dense_formula_of_what_was_sent(quantizer):
   """W x_hat - x_hat with x_hat as a bystander decodes the same messages."""
   quantizer = helpers.QUANTIZERS[quantizer][0]
@@ -348,7 +357,6 @@ MIXED = [
     MIXED,
     [
       (1, 'dithered', 'simulated', LONG),
-      (2, 'stochastic', 'simulated', LONG),
       (8, 'stochastic', 'simulated', LONG),
       (6, 'dithered', 'sharded', LONG),
       (3, 'dithered', 'simulated', 8192),

@@ -63,8 +63,6 @@ A_FEW = [
   'choco',
   'adpsgd',
   'stale d2',
-  'every third choco',
-  'error_feedback',
   'double_squeeze',
   'adiana',
 ]

@@ -548,9 +548,8 @@ TRAIN = [
 ]
 
 
-@pytest.mark.parametrize(
-  'n,processes', [(3, 2), pytest.param(2, 4, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # a run of two processes without pods: test_processes
+@pytest.mark.parametrize('n,processes', [(3, 2), (2, 4)])
 def test_pods_of_processes_train_the_same(tmp_path, n, processes):
   """Of three pods one stands in both processes; of two, each in two of four."""
   one, many = tmp_path / 'one', tmp_path / 'many'

@@ -27,13 +27,26 @@ D = 1000  # the last bucket of 64 is shorter
 SIZES = (1, 7, 8, D, 4097)
 DRAWS = 400
 rows = pytest.mark.parametrize('name', QUANTIZERS)
-# Moniqua with as many bits as others have is in test_moniqua.
+# The other bits of moniqua are in test_moniqua.
 MOST = [
   name
   for name in QUANTIZERS
-  if not name.startswith(tuple(f'moniqua {bits}' for bits in (2, 5, 6, 7)))
+  if name in (*A_KIND_EACH, 'moniqua 8 dithered')
+  or not name.startswith(('moniqua', 'uniform 2', 'uniform 4'))
 ]
 most = pytest.mark.parametrize('name', tiered(QUANTIZERS, MOST))
+# What cuts a vector into tiles, buckets or places.
+BY_SIZE = [
+  'moniqua 1 dithered',
+  'moniqua 3 nearest',
+  'moniqua 4 stochastic',
+  'uniform 3 stochastic',
+  'sign two_mean',
+  'nuqsgd 7',
+  'dithering 5 norms 8',
+  'top_k',
+  'random_k',
+]
 # Three more are in test_edge_values, with an ordinary vector too.
 EAGER = ['moniqua 1 dithered', 'moniqua 4 stochastic', 'dithering 5 norms 8']
 BATCHED = [*EAGER, 'moniqua 3 nearest', 'nuqsgd 7', 'leveled', 'random_k']
@@ -73,7 +86,7 @@ def test_round_trip_is_within_its_bound(name):
   'name,d',
   tiered(
     [(name, d) for name in QUANTIZERS for d in SIZES],
-    [(name, d) for name in A_KIND_EACH for d in (1, 4097)],
+    [(name, d) for name in BY_SIZE for d in (1, 4097)],
   ),
 )
 def test_it_is_within_its_bound_at_every_size(name, d):

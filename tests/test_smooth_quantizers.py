@@ -62,7 +62,16 @@ TABLE = {
     for bits, size in ((32, 20), (16, 10), (8, 9))
   },
 }
-rows = pytest.mark.parametrize('name', TABLE)
+# Each norm, each shape of steps, each format of norms.
+SOME = [
+  'dithering linf',
+  'dithering blocks',
+  'varying',
+  'varying traced',
+  'varying 16',
+  'block 8',
+]
+rows = pytest.mark.parametrize('name', helpers.tiered(TABLE, SOME))
 SMOOTH = {
   'full': FULL,
   'diagonal': DIAGONAL,

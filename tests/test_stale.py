@@ -61,7 +61,7 @@ def test_compression_is_the_dense_form(name):
   assert np.abs(coarse - dense(name, 4)).max() > 1e-3
 
 
-@each
+@pytest.mark.parametrize('name', helpers.tiered(ORACLES, ['d2']))
 def test_nothing_that_is_sent_waits_for_the_gradient(name):
   """A step whose gradient is NaN talks as any other."""
   algorithm = built(name, battery.MONIQUA)
