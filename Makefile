@@ -5,8 +5,7 @@ BIN := .venv/bin
 MALLOC := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 \
   MALLOC_TOP_PAD_=268435456
 DEMO := dpsgd moniqua4 moniqua1
-# For two cores: some tests wait for processes.
-PARALLEL := -n 3 --dist worksteal
+PARALLEL := -n 2 --dist worksteal
 PYTEST := $(BIN)/python -m pytest
 TPU := PYTHONPATH=.libtpu $(PYTEST) -rs tests/test_tpu.py
 
