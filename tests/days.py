@@ -34,10 +34,11 @@ PARTS = st.sampled_from([0.1, 1e-3, 1e-8])  # of a theta that is large enough
 
 
 class Days(stateful.RuleBasedStateMachine):
-  """Saves and resumes; a resumed run repeats what was done.
+  """Good and bad days; saves and resumes; a resumed run repeats what was done.
 
-  Subclasses know the first point (`first`), a round of the package from a point
-  (`run`), and what must hold of its results (`checked`, the next point).
+  Subclasses know the first point (`first`), what else a day has besides updates
+  and thetas (`live`), a round of the package from a point (`run`), and what
+  must hold of its results (`checked`, the next point).
   """
 
   name = ''
@@ -60,6 +61,20 @@ class Days(stateful.RuleBasedStateMachine):
       inputs, expected = self.next[saved]
       again = self.run(self.at, *inputs)
       jax.tree.map(np.testing.assert_array_equal, again, expected)
+
+  @stateful.rule(seed=SEEDS)
+  def all_is_well(self, seed):
+    self.live(updates(seed))
+
+  @stateful.rule(seed=SEEDS, who=st.sets(WORKERS), part=PARTS)
+  def theta_is_too_small(self, seed, who, part):
+    self.live(updates(seed), thetas(who, part))
+
+  @stateful.rule(seed=SEEDS, worker=WORKERS, place=PLACES, value=NOT_FINITE)
+  def a_gradient_is_not_finite(self, seed, worker, place, value):
+    u = updates(seed)
+    u[worker, place] = value
+    self.live(u)
 
   def day(self, *inputs):
     result = self.run(self.at, *inputs)

@@ -242,31 +242,12 @@ class Gossip(days.Days):
     model = x.astype(np.float64)
     return Point(0, x, state, model, self.row.dense.start(model), True)
 
-  @stateful.rule(seed=days.SEEDS)
-  def all_is_well(self, seed):
-    self.live(days.updates(seed))
-
   @stateful.rule(
     seed=days.SEEDS,
     lost=st.lists(st.tuples(days.WORKERS, days.WORKERS), max_size=8),
   )
   def messages_are_lost(self, seed, lost):
     self.live(days.updates(seed), lost=lost)
-
-  @stateful.rule(seed=days.SEEDS, who=st.sets(days.WORKERS), part=days.PARTS)
-  def theta_is_too_small(self, seed, who, part):
-    self.live(days.updates(seed), days.thetas(who, part))
-
-  @stateful.rule(
-    seed=days.SEEDS,
-    worker=days.WORKERS,
-    place=days.PLACES,
-    value=days.NOT_FINITE,
-  )
-  def a_gradient_is_not_finite(self, seed, worker, place, value):
-    u = days.updates(seed)
-    u[worker, place] = value
-    self.live(u)
 
   def live(self, u, theta=days.ENOUGH, lost=()):
     drop = np.zeros((N, N), bool)

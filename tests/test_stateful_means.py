@@ -9,8 +9,6 @@ from collections.abc import Callable
 import functools
 from typing import NamedTuple
 
-from hypothesis import stateful
-from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -159,24 +157,8 @@ class Means(days.Days):
     state = jax.tree.map(np.asarray, init(x))
     return Point(0, x, state, self.row.dense.start(x.astype(np.float64)))
 
-  @stateful.rule(seed=days.SEEDS)
-  def all_is_well(self, seed):
-    self.day(days.updates(seed), days.ENOUGH)
-
-  @stateful.rule(seed=days.SEEDS, who=st.sets(days.WORKERS), part=days.PARTS)
-  def theta_is_too_small(self, seed, who, part):
-    self.day(days.updates(seed), days.thetas(who, part))
-
-  @stateful.rule(
-    seed=days.SEEDS,
-    worker=days.WORKERS,
-    place=days.PLACES,
-    value=days.NOT_FINITE,
-  )
-  def a_gradient_is_not_finite(self, seed, worker, place, value):
-    b = days.updates(seed)
-    b[worker, place] = value
-    self.day(b, days.ENOUGH)
+  def live(self, b, theta=days.ENOUGH):
+    self.day(b, theta)
 
   def run(self, at, b, theta):
     state = at.state._replace(tuned=theta)

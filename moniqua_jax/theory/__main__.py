@@ -83,12 +83,8 @@ def main(argv=None):
   add('--topology', default='ring:8', help='name:argument:argument')
   add('--algorithm', default='dpsgd', help=', '.join(sorted(laws.LAWS)))
   add('--bits', type=int, help='1 to 8; all if not given')
-  add(
-    '--gamma',
-    type=float,
-    default=1.0,
-    help='of lazy, times any eta',
-  )
+  gamma = 'lazy(topology, gamma); of deepsqueeze gamma times eta'
+  add('--gamma', type=float, default=1.0, help=gamma)
   add('--safety', type=float, default=1.5, help='theta over the distance seen')
   add('--size', type=int, help='parameters, for the memory in MiB')
   add('--delay', type=int, default=1, help='of adpsgd, in ticks')
