@@ -100,7 +100,9 @@ class Watched:
   """The thetas that were seen, and the guard of the training loop."""
 
   def __init__(self, schedule, patience):
-    self._guard = monitor.Guard(schedule, patience, 1, 'DIR')
+    self._guard = monitor.Guard(
+      schedule, patience, 1, 'DIR', range(schedule[0].n)
+    )
     self._thetas, self._wraps = [], 0
 
   def stopped(self, step, report) -> dict:

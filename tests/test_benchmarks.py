@@ -7,6 +7,7 @@ import shutil
 import sys
 import types
 
+import numpy as np
 import pytest
 
 import benchmarks
@@ -19,11 +20,14 @@ from benchmarks import (
   smoothness,
   smoothness_cost,
   table1,
+  theta,
 )
 from benchmarks.network import __main__ as network
 from benchmarks.network import training
 from configs import nuqsgd_cifar10_cpu
+import moniqua_jax as mj
 from moniqua_jax.plots import kept
+from moniqua_jax.quantizers import base
 
 RESULTS = pathlib.Path(__file__).parents[1] / 'results'
 
@@ -34,6 +38,19 @@ SCRIPTS = [
 
 def test_the_codec_is_the_one_of_the_reference():
   codec.check()
+
+
+def test_thetas_are_watched_as_the_program_watches_them():
+  watched = theta.Watched((mj.ring(2),), patience=0)
+  report = lambda ok: {
+    'loss': np.zeros(2),
+    'seen': base.Seen(
+      np.full((2, 1), ok), np.full((2, 1), 0.2), np.full((2, 1), 0.5)
+    ),
+  }
+  assert watched.stopped(0, report(True)) == {}
+  assert watched.thetas()['largest theta'] == 0.5
+  assert watched.stopped(1, report(False))['stopped'] == 1
 
 
 @pytest.mark.parametrize('name', sorted(SCRIPTS))
