@@ -24,18 +24,10 @@ WORK = 5e10  # multiplications before giving up: some seconds
 
 
 class Sums(NamedTuple):
-  """|m_i - m_j| <= gradient * alpha G + noise * delta B_theta.
+  """|m_i - m_j| <= gradient * alpha G + noise * delta B_theta."""
 
-  Attributes:
-    gradient: S, per bound alpha G on the coordinates of the updates.
-    noise: S', per bound delta B_theta on the rounding errors.
-
-  >>> round(sums(topologies.ring(8), 'dpsgd').noise, 2)
-  4.37
-  """
-
-  gradient: float
-  noise: float
+  gradient: float  # S, per bound alpha G on the coordinates of the updates
+  noise: float  # S', per bound delta B_theta on the rounding errors
 
 
 def neighbours(rounds: Sequence[Topology]) -> list[np.ndarray]:
@@ -57,19 +49,7 @@ def arcs(r: Topology) -> set[tuple[int, int]]:
 
 
 def everyone(rounds: Sequence[Topology]) -> list[np.ndarray]:
-  """All pairs of workers, whether they speak or not.
-
-  Args:
-    rounds: of the schedule.
-
-  Returns:
-    For each round int[n (n - 1) / 2, 2], i < j.
-
-  >>> everyone([topologies.ring(4)])[0].shape
-  (6, 2)
-
-  Source: ours.
-  """
+  """All pairs i < j of workers, whether they speak or not."""
   return [np.argwhere(np.tri(r.n, k=-1).T) for r in rounds]
 
 
@@ -110,20 +90,8 @@ def sums(
           S' = max_ij sum_t ||(e_i - e_j)^T W^t (W - I)||_1
 
   and the same sums over the impulse responses of the other `LAWS`; for d2 those
-  of the half step, which is what it sends.
-
-  Args:
-    topology: a Topology, or a tuple of them; `lazy` with its gamma, and with
-      eta of deepsqueeze, if any.
-    algorithm: a key of `LAWS` with a recursion.
-    pairs: `neighbours` or `everyone`.
-
-  Returns:
-    Both sums, to about 1e-7.
-
-  Raises:
-    ValueError: the algorithm refuses the topology or sends differences, or the
-      workers agree too slowly.
+  of the half step, which is what it sends. `pairs` is `neighbours` or
+  `everyone`; the error is about 1e-7.
 
   >>> sums(topologies.complete(8), 'dpsgd')
   Sums(gradient=2.0, noise=2.0)
