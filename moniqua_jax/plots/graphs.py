@@ -11,14 +11,10 @@ WRITTEN = 12  # workers at most whose weights are written into the matrix
 
 
 def topology(graph: topologies.Topology) -> matplotlib.figure.Figure:
-  """A topology as a graph, and its matrix W.
+  """A topology as a graph, and its matrix W with the senders in its columns.
 
-  Args:
-    graph: of n workers. Arrows lead from sender to receiver; without heads they
-      lead both ways with one weight.
-
-  Returns:
-    A figure: the graph, and W with the senders in its columns.
+  Arrows lead from sender to receiver; without heads they lead both ways with
+  one weight.
 
   >>> fig = topology(topologies.ring(4))
   >>> [axes.get_title() for axes in fig.axes]

@@ -11,12 +11,7 @@ from moniqua_jax.plots import kept, look
 def margin(runs: Mapping[str, Sequence[dict]]) -> matplotlib.figure.Figure:
   """theta, the distance that it must exceed, and the messages that were lost.
 
-  Args:
-    runs: rows by label, with `step` and what `metrics.summarise` gives of
-      gossip: theta, disagreement, unreadable, messages.
-
-  Returns:
-    A figure with a column for each run.
+  A column for each run; the rows have what `metrics.summarise` gives of gossip.
 
   >>> row = {'gossip/theta': 1.0, 'gossip/disagreement': 0.5,
   ...        'gossip/unreadable': 1, 'gossip/messages': 16}
@@ -79,15 +74,9 @@ def variance(
   measured: Mapping[str, Mapping[int, float]],
   bounds: Mapping[str, Mapping[int, float]] | None = None,
 ) -> matplotlib.figure.Figure:
-  """The noise of quantizers against their bits.
+  """The noise E|Q(v) - v|^2 / |v|^2 of quantizers by bits, by name.
 
-  Args:
-    measured: E|Q(v) - v|^2 / |v|^2 by bits, by name.
-    bounds: the same of what theory promises, for some of the names: a thin
-      line in the colour of its name.
-
-  Returns:
-    A figure.
+  `bounds` are the same of what theory promises, for some of the names.
 
   >>> fig = variance({'NUQSGD': {3: 17.0, 4: 0.3}}, {'NUQSGD': {4: 0.6}})
   >>> [line.get_label() for line in fig.axes[0].lines]
