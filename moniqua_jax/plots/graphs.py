@@ -15,10 +15,6 @@ def topology(graph: topologies.Topology) -> matplotlib.figure.Figure:
 
   Arrows lead from sender to receiver; without heads they lead both ways with
   one weight.
-
-  >>> fig = topology(topologies.ring(4))
-  >>> [axes.get_title() for axes in fig.axes]
-  ['4 workers', 'W,  $1 - \\\\rho$ = 0.667']
   """
   w = topologies.matrix(graph)
   with look.drawing(7, 3.6) as fig:

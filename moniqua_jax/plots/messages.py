@@ -19,11 +19,6 @@ def sizes(
   """The bytes of one message of each quantizer: packed codes, and the rest.
 
   One whose payload does not begin with packed codes shows as values alone.
-
-  >>> from moniqua_jax import moniqua
-  >>> fig = sizes({'4 bits': moniqua(theta=1.0, bits=4)}, d=1000)
-  >>> fig.axes[0].get_xlabel()
-  'bytes of a message of 1,000 values'
   """
   with look.drawing(6.6, 0.32 * len(quantizers) + 1.2) as fig:
     axes = fig.subplots()
@@ -74,11 +69,6 @@ def message(
   Bytes from left to right, their bits from top to bottom. `header` names what
   follows the codes, (name, bytes) in order. Found by packing: a code of ones
   for one value, zeros for all others.
-
-  >>> from moniqua_jax import nuqsgd
-  >>> fig = message(nuqsgd(bits=4), d=6, header=[('norm', 4)])
-  >>> fig.axes[0].get_xlabel()
-  'byte of the message'
   """
   if quantizer.codes is None:
     raise ValueError('quantizer.codes is None; its payload has no codes.')

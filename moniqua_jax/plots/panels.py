@@ -37,11 +37,6 @@ def compare(
   Of more rows than `points` a line shows the means of as many stretches, since
   single steps' losses are noise. A row need not have all keys; one that
   `QUANTITIES` and `quantities` do not know is its own label, on a linear axis.
-
-  >>> rows = [{'step': s, 'train/loss': 1 / s} for s in (1, 2, 3)]
-  >>> fig = compare({'D-PSGD': rows}, [('step', 'train/loss')])
-  >>> fig.axes[0].get_ylabel()
-  'training loss'
   """
   about = {key: quantity(key, quantities) for pair in panels for key in pair}
   lines = -(-len(panels) // columns)

@@ -26,9 +26,6 @@ from moniqua_jax.theory.smoothness import norms
 def equal_blocks(d: int, B: int) -> tuple[int, ...]:
   """The sizes of B blocks: floor(d / B) each, and the last has what remains.
 
-  >>> equal_blocks(7, 3)
-  (2, 2, 3)
-
   Source: Section 4 of arXiv:2106.03524.
   """
   d, B = checked.count('d', d), checked.count('B', B)
@@ -45,9 +42,6 @@ def block_dcgd(
     h_l = delta / N_l,  N_l = |Diag(L^ll)|_2;  calL = delta, the root of
     sum_l (N_l^2 / delta^2 + sqrt(d_l) N_l / delta) = beta - B
 
-  >>> block_dcgd([3.0, 4.0, 2.0], beta=6.0, sizes=(2, 1)).round(4)
-  array([0.8111, 2.0277])
-
   Source: Section 4 of arXiv:2106.03524; the root is ours.
   """
   weights = norms(checked.positive('diagonal', diagonal, axes=1), sizes)
@@ -60,9 +54,6 @@ def block_diana(
   """`block_dcgd` for A_l = sqrt(d_l) + N_l / (n mu): least max_l h_l A_l.
 
   h_l sqrt(d_l) bounds omega and h_l N_l bounds calL.
-
-  >>> block_diana([3.0, 4.0, 2.0], 6.0, (2, 1), n=1, mu=1.0).round(4)
-  array([0.8353, 1.7859])
 
   Source: Section 4 of arXiv:2106.03524; the root is ours.
   """
@@ -94,9 +85,6 @@ def block_uniform(sizes: Sequence[int], beta: float) -> float:
 
   The authors have it for n equal blocks: h = (sqrt(d_l) + sqrt(d_l + 4 a)) /
   (2 a) with a = beta / n - 1.
-
-  >>> round(block_uniform((8,) * 8, beta=16.0), 4)
-  3.1463
 
   Source: the code of arXiv:2106.03524 for equal blocks.
   """

@@ -28,9 +28,6 @@ def theta(
   what a coordinate moves from one message to the next: alpha G, over
   1 - momentum, times the steps of `every`.
 
-  >>> round(theta(topologies.ring(8), 'dpsgd', bits=4, update=1.0), 2)
-  8.47
-
   Source: ours; it replaces the theta of the theorem on D-PSGD, and of that on
   D^2, of arXiv:2002.11787.
   """
@@ -53,11 +50,7 @@ def theta(
 def least_bits(
   topology: Topology | Sequence[Topology], algorithm: str
 ) -> int | None:
-  """The fewest bits with which a theta holds for certain: 2^b - 1 > S'.
-
-  >>> least_bits(topologies.ring(8), 'dpsgd')
-  3
-  """
+  """The fewest bits with which a theta holds for certain: 2^b - 1 > S'."""
   noise = responses.sums(topology, algorithm).noise
   return next((b for b in BITS if 2**b - 1 > noise), None)
 

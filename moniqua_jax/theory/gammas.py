@@ -18,9 +18,6 @@ from moniqua_jax.theory import checked
 def gamma_dcgd(L: float, calL_max: float, n: int) -> float:
   """The step of DCGD+, gamma = 1 / (L + 2 calL_max / n).
 
-  >>> gamma_dcgd(L=1.0, calL_max=4.0, n=8)
-  0.5
-
   Source: Algorithm 1 of arXiv:2106.03524.
   """
   L, n = float(checked.positive('L', L)), checked.count('n', n)
@@ -29,9 +26,6 @@ def gamma_dcgd(L: float, calL_max: float, n: int) -> float:
 
 def gamma_diana(L: float, calL_max: float, n: int) -> float:
   """The step of DIANA+ that has a proof, gamma = 1 / (L + 6 calL_max / n).
-
-  >>> gamma_diana(L=1.0, calL_max=4.0, n=8)
-  0.25
 
   Source: Algorithm 2 of arXiv:2106.03524.
   """
@@ -45,9 +39,6 @@ def gamma_diana_authors(L_max: float, omega: float, n: int) -> float:
   It is larger than `gamma_diana` allows for omega L_max, unless L is far below
   L_max: a generous baseline.
 
-  >>> gamma_diana_authors(L_max=1.0, omega=4.0, n=8)
-  0.5
-
   Source: the code of arXiv:2106.03524.
   """
   L_max, n = float(checked.positive('L_max', L_max)), checked.count('n', n)
@@ -56,9 +47,6 @@ def gamma_diana_authors(L_max: float, omega: float, n: int) -> float:
 
 def alpha_diana(omega: float) -> float:
   """How fast DIANA's shifts learn, alpha = 1 / (1 + omega), of C without L_i.
-
-  >>> alpha_diana(3.0)
-  0.25
 
   Source: Algorithm 2 of arXiv:2106.03524.
   """
@@ -91,10 +79,6 @@ def adiana(
     theta1 = min(1/4, sqrt(eta mu / p)),  theta2 = 1/2
     gamma = eta / (2 (theta1 + eta mu)),  beta = 1 - gamma mu
     alpha = 1 / (1 + omega),  w = min(omega, calL_max / L_max)
-
-  >>> exact = adiana(L=1.0, L_max=1.0, calL_max=0.0, omega=0.0, mu=0.125, n=8)
-  >>> exact.eta, exact.theta1, exact.p
-  (0.5, 0.25, 1.0)
 
   Source: ADIANA, Li et al., ICML 2020, as we recall it; its constants are
   uncertain, and calL_max in place of omega L_max is ours.

@@ -182,11 +182,7 @@ def law(algorithm: str) -> Law:
 def checked(
   topology: Topology | Sequence[Topology], algorithm: str
 ) -> tuple[tuple[Topology, ...], list[np.ndarray]]:
-  """The rounds, and the weights of each, if the algorithm takes them.
-
-  >>> len(checked(topologies.one_peer_exponential(8), 'dpsgd')[1])
-  3
-  """
+  """The rounds, and the weights of each, if the algorithm takes them."""
   known = law(algorithm)
   for r in (topology,) if isinstance(topology, Topology) else topology:
     if isinstance(r, Topology) and not 2 <= r.n <= LARGEST:

@@ -45,9 +45,6 @@ def noise_floor(
   A short run in NumPy with shared subtractive dither, from workers spread over
   about one grid step times their weights, mean over its second half; the seed
   is fixed. It does not depend on theta and bits while no message wraps.
-
-  >>> 1.2 < noise_floor(topologies.lazy(topologies.ring(8), 0.5), 'dpsgd') < 1.4
-  True
   """
   responses.require_recursion(algorithm)
   rounds, _ = laws.checked(topology, algorithm)
@@ -90,10 +87,6 @@ def loop_gain(
   gain = safety kappa / (2^b - 1): theta = safety * distance, and the distance
   that rounding sustains is kappa theta / (2^b - 1). At 1 and above theta and
   the workers run away together, without a single wrap; keep to 1/2.
-
-  >>> slow = topologies.lazy(topologies.ring(8), 0.1)
-  >>> loop_gain(slow, 'dpsgd', bits=1, safety=2.0) < 0.6
-  True
   """
   bounds.require_bits(bits)
   require_safety(safety)
@@ -120,9 +113,6 @@ def largest_gamma(
   A gain of 1 is the brink, 1/2 is safe; None where even the smallest gamma
   leaves it larger. Interpolated between simulations at `GAMMAS`; for d2 and the
   stale forms no nearer to where they are refused than .95 of it.
-
-  >>> largest_gamma(topologies.ring(8), 'dpsgd', bits=4, safety=1.5, gain=0.5)
-  1.0
   """
   bounds.require_bits(bits)
   require_safety(safety)
@@ -168,10 +158,6 @@ def auto_theta_limit(
   Both put into theta = safety * distance give the fixed point; from gain 1 on
   there is none. It is an estimate, which unlike `theta` exists at 1 and 2 bits;
   `update` is as there.
-
-  >>> slow = topologies.lazy(topologies.ring(8), 0.2)
-  >>> 200 < auto_theta_limit(slow, 'dpsgd', 1, update=1.0, safety=1.5) < 250
-  True
   """
   if not 0 < update < np.inf:
     raise ValueError(f'update={update!r}; it must be positive and finite.')

@@ -33,9 +33,6 @@ class Sums(NamedTuple):
 def neighbours(rounds: Sequence[Topology]) -> list[np.ndarray]:
   """The pairs that speak in each round, whose distance theta must bound.
 
-  >>> neighbours([topologies.ring(3)])[0].tolist()
-  [[0, 1], [0, 2], [1, 2]]
-
   Source: Lemma 2 of arXiv:2002.11787.
   """
   pairs = [{tuple(sorted(arc)) for arc in arcs(r)} for r in rounds]
@@ -60,13 +57,7 @@ def messages(
   update: Callable,
   rounding: Callable,
 ) -> Iterator[np.ndarray]:
-  """Runs an algorithm, all workers stacked, and gives what they send.
-
-  >>> w = [topologies.matrix(topologies.complete(2))]
-  >>> run = messages('dpsgd', w, np.eye(2), lambda t: 0, lambda t, m: 0 * m)
-  >>> next(run)[0].tolist(), next(run)[0].tolist()
-  ([1.0, 0.0], [0.5, 0.5])
-  """
+  """Runs an algorithm, all workers stacked, and gives what they send."""
   recursion = laws.law(algorithm).recursion
   kept = recursion.start(x)
   for step, w in enumerate(itertools.cycle(weights)):
@@ -92,11 +83,6 @@ def sums(
   and the same sums over the impulse responses of the other `LAWS`; for d2 those
   of the half step, which is what it sends. `pairs` is `neighbours` or
   `everyone`; the error is about 1e-7.
-
-  >>> sums(topologies.complete(8), 'dpsgd')
-  Sums(gradient=2.0, noise=2.0)
-  >>> sums(topologies.ring(8), 'dpsgd', everyone).gradient.__round__(3)
-  12.0
 
   Source: ours; the paper bounds S of W alone by log(16 n) / (1 - rho).
   """

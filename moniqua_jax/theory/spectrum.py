@@ -23,9 +23,6 @@ def eigenvalues(topology: Topology) -> tuple[float, float]:
 
   1 = lambda_1 >= lambda_2 >= ... >= lambda_n; both are 1 for a lone worker.
 
-  >>> [round(value, 4) for value in eigenvalues(topologies.ring(8))]
-  [0.8047, -0.3333]
-
   Source: the assumptions on W of arXiv:2002.11787.
   """
   (single,) = topologies.one_symmetric(topology, 'eigenvalues')
@@ -38,9 +35,6 @@ def t_mix(topology: Topology | Sequence[Topology]) -> int:
 
   The least t with max_i ||W_{s+t-1} ... W_s e_i - 1/n||_1 <= 1/2 for all s:
   the norm never grows, and distributions are mixtures of the e_i.
-
-  >>> t_mix(topologies.complete(8)), t_mix(topologies.ring(8))
-  (1, 5)
 
   Source: the mixing time of the theorem on AD-PSGD of arXiv:2002.11787.
   """
@@ -111,9 +105,6 @@ def require_d2_stable(topology: Topology, gamma: float = 1.0) -> None:
   sqrt(lambda_n^2 - lambda_n) of z^2 - 2 lambda_n z + lambda_n is at or outside
   the unit circle. Equality is refused too, to within rounding: every even ring
   with weights 1/3 has -1/3 exactly.
-
-  >>> require_d2_stable(topologies.ring(7))
-  >>> require_d2_stable(topologies.ring(8), gamma=0.75)
 
   Source: the assumption of arXiv:1803.07068 and of the theorem on D^2 of
   arXiv:2002.11787.

@@ -26,9 +26,6 @@ def varying_dcgd(diagonal: np.ndarray, beta: float) -> np.ndarray:
 
   Steps above 1 are meant: such values are seldom sent.
 
-  >>> varying_dcgd([16.0, 9.0], beta=2.0)
-  array([0.625     , 0.83333333])
-
   Source: Section 5 of arXiv:2106.03524.
   """
   return _varying(checked.positive('diagonal', diagonal, axes=1), beta)
@@ -43,9 +40,6 @@ def varying_diana(
 
   |h| stands for omega, which it bounds. The minimum is (sum_t A_t / beta)^2.
 
-  >>> varying_diana([1.0, 1.0], beta=2.0, n=1, mu=1.0).round(4)
-  array([0.7071, 0.7071])
-
   Source: Section 5 of arXiv:2106.03524.
   """
   return _varying(np.hypot(1, relative(diagonal, n, mu)), beta)
@@ -59,9 +53,6 @@ def _varying(weights, beta):
 def relative(diagonal: np.ndarray, n: int, mu: float) -> np.ndarray:
   """What L_jj costs DIANA+ in units of what omega costs: L_jj / (n mu).
 
-  >>> relative([1.0, 3.0], n=2, mu=0.5)
-  array([1., 3.])
-
   Source: Algorithm 2 of arXiv:2106.03524.
   """
   diagonal = checked.positive('diagonal', diagonal, axes=1)
@@ -72,9 +63,6 @@ def uniform(d: int, n: int) -> float:
   """One step for all that sends d / n values: h = n / sqrt(d).
 
   `varying_dcgd` gives it for equal L_jj and beta = d / n.
-
-  >>> uniform(64, 8)
-  1.0
 
   Source: the fixed number of levels in Section 5 of arXiv:2106.03524.
   """
@@ -88,9 +76,6 @@ def probabilities(weights: np.ndarray, tau: float) -> np.ndarray:
 
   Weights L_jj are for DCGD+, then rho is calL; 1 + `relative` for DIANA+, then
   rho bounds omega and calL / (n mu).
-
-  >>> probabilities([1.0, 1.0, 4.0], tau=1.5).round(4)
-  array([0.3904, 0.3904, 0.7192])
 
   Source: arXiv:2102.07245, as we recall it, and the code of arXiv:2106.03524.
   """

@@ -77,9 +77,6 @@ def paper(
 
   The topology is that before `lazy`.
 
-  >>> paper(topologies.ring(8), 'dpsgd').bits
-  7
-
   Source: the theorems of arXiv:2002.11787 on D-PSGD, on 1 bit and on AD-PSGD.
   """
   laws.checked(topologies.lazy(topology, gamma), algorithm)
