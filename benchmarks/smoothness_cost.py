@@ -23,6 +23,7 @@ import numpy as np
 import optax
 
 import moniqua_jax as mj
+from moniqua_jax import wire
 from moniqua_jax.laboratory import counting
 from moniqua_jax.plots import kept, tables
 from moniqua_jax.quantizers import dithered, roots
@@ -105,7 +106,8 @@ def run(diagonal, gamma, compressor):
       return mj.dcgd(known, keep=lambda leaf: False, **slots)
 
     sent_of = lambda state: state[0].error
-    nonzeros = counting.nonzeros_of(d, top)
+    bits = (2 * top).bit_length()
+    nonzeros = lambda sent: jnp.sum(wire.split(sent, bits, d)[0] != top)
     count = lambda sent: jnp.array(
       [nonzeros(sent), coded(sent), 8.0 * sent.size]
     )

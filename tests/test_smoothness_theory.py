@@ -327,7 +327,7 @@ def test_block_steps_are_optimal(name, n):
           np.testing.assert_allclose(
             h[0] * weights[0], minimax(weights, sizes, beta), rtol=1e-6
           )
-    np.testing.assert_allclose(block_steps.block_spent(dcgd, sizes), beta)
+    np.testing.assert_allclose(spent(dcgd.T, sizes), beta)
     wide = np.repeat(dcgd, sizes, axis=-1)
     delta = smoothness.calL(wide, diagonal, sizes)
     first = [block_weights(row, sizes, n, mu)[0][0] for row in diagonal]
@@ -346,7 +346,7 @@ def test_the_authors_block_steps_keep_the_budget(name, n):
   ratio = close / block_steps.block_diana(diagonal, beta, sizes, n, mu)
   assert 1 <= ratio.min() and ratio.max() < 1.05
   for h in (loose, close):
-    assert (block_steps.block_spent(h, sizes) < beta).all()
+    assert (spent(h.T, sizes) < beta).all()
   # delta = n T_{i,n} + sqrt(n) T_{i,1}, in the paper's names.
   cuts = np.split(diagonal[0], n)
   T_n = sum(np.sqrt(d / n) * np.linalg.norm(cut) for cut in cuts) / d
@@ -405,22 +405,6 @@ def test_probabilities_of_weights_far_apart():
   np.testing.assert_allclose(p.sum(), 12.5)
   np.testing.assert_allclose(p[12], 0.5)
   np.testing.assert_allclose(p + p[::-1], 1)
-
-
-def test_fixed_width_is_optimal():
-  rng = RNG(4)
-  diagonal = np.exp(2 * rng.normal(size=12))
-  bits = steps.fixed_width(diagonal, 3.5)
-  cost = lambda b: np.sum(diagonal * 4.0**-b)
-  np.testing.assert_allclose(bits.mean(), 3.5)
-  for _ in range(1000):
-    other = rng.normal(size=12) * 10 ** rng.uniform(-3, 0.5)
-    assert cost(bits) <= cost(bits + other - other.mean())
-  gain = cost(np.full(12, 3.5)) / cost(bits)
-  means = diagonal.mean() / np.exp(np.log(diagonal).mean())
-  np.testing.assert_allclose(gain, means)
-  rows = steps.fixed_width(np.stack([diagonal, 7 * diagonal]), 3.5)
-  np.testing.assert_allclose(rows, [bits, bits])
 
 
 # ------------------------------------------------------- numbers, as recorded
@@ -741,8 +725,6 @@ REFUSED = [
   (lambda: steps.probabilities([1, 1], 0), 'tau=0; .* above 0 and below d=2'),
   (lambda: steps.probabilities([1, 1], NAN), 'tau=nan; .* above 0 and below'),
   (lambda: steps.probabilities([1, -1], 1), r'weights\[1\]=-1.0; it must be'),
-  (lambda: steps.fixed_width([1, -1], 2), r'diagonal\[1\]=-1.0; it must be'),
-  (lambda: steps.fixed_width([1, 1], 0), 'mean_bits=0.0; it must be positive'),
   (lambda: block_steps.equal_blocks(4, 5), 'B=5; it must be within 1 and d=4'),
   (lambda: block_steps.equal_blocks(4, 0), 'B=0; it must be an integer of at'),
   (
@@ -763,11 +745,6 @@ REFUSED = [
   ),
   (lambda: block_steps.block_uniform((2, 2), 2), 'beta=2.0; it must be above'),
   (lambda: block_steps.block_uniform((2, 0), 9), 'sizes=0; it must be an int'),
-  (
-    lambda: block_steps.block_spent([1, 1, 1], (2, 2)),
-    r'h of shape \(3,\); it must be \[..., 2\], a step for each block',
-  ),
-  (lambda: block_steps.block_spent([1, 0], (2, 2)), r'h\[1\]=0.0; it must be'),
 ]
 
 

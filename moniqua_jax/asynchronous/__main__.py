@@ -141,18 +141,17 @@ def stop(network, error):
     if not isinstance(error, monitor.Stopped):
       traceback.print_exception(error)
       reason = f'worker {network.rank}: {type(error).__name__}: {error}.'
-    saved = network.save()
-    if network.speaks:
+    hint = (
+      f'Those that are left saved their state in {_WORKDIR.value}; go on with '
+      'the same command and --resume.'
+    )
+    if not network.save():
       hint = (
-        f' Those that are left saved their state in {_WORKDIR.value}; go on '
-        'with the same command and --resume.'
+        'This worker has nothing finite to save: --resume takes what was saved '
+        f'before, if anything, in {_WORKDIR.value}.'
       )
-      if not saved:
-        hint = (
-          ' This worker has nothing finite to save: --resume takes what was '
-          f'saved before, if anything, in {_WORKDIR.value}.'
-        )
-      print(f'stopped: {reason}{hint}', file=sys.stderr)
+    if network.speaks:
+      print(f'stopped: {reason} {hint}', file=sys.stderr)
     network.halt(reason)
   except Exception:
     traceback.print_exc()

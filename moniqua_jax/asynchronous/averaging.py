@@ -38,20 +38,12 @@ class _Exchange(NamedTuple):
 
 
 class Averaging:
-  """The averagings of one worker.
+  """The averagings of one worker with a neighbour at random, by `seed`.
 
-  Args:
-    network: of this process; its messages about averagings are handled here.
-    worker: a `Worker`.
-    ends: the arithmetic.
-    neighbours: ranks to choose from.
-    seed: of the choice.
-    patience: how many times in a row an averaging with the same neighbour may
-      be of no use before the run stops.
-    max_staleness: averagings after which a gradient under way must be applied
-      before a neighbour gets the next; the theory wants some bound.
-
-  >>> Averaging(network, worker, ends, (1, 7), seed=0)  # doctest: +SKIP
+  `patience` is how many times in a row an averaging with the same neighbour may
+  be of no use before the run stops; `max_staleness` the averagings after which
+  a gradient under way must be applied before a neighbour gets the next: the
+  theory wants some bound.
   """
 
   def __init__(
@@ -125,16 +117,14 @@ class Averaging:
     self._exchange = _Exchange(int(other), self._network.rank, event)
     self._network.send(int(other), Kind.REQUEST, event)
 
-  def _on_request(self, source, event, body):
-    del body
+  def _on_request(self, source, event, _):
     stale = self._worker.staleness >= self._max_staleness
     if stale or (self._exchange is not None and source > self._network.rank):
       self._network.send(source, Kind.BUSY)
     else:
       self._waiting.append((source, event))
 
-  def _on_busy(self, source, number, body):
-    del source, number, body
+  def _on_busy(self, *_):
     self._exchange = None
     self.declined += 1
     self._settled.set()
@@ -143,8 +133,7 @@ class Averaging:
     payload = self._speak(_Exchange(source, source, event))
     self._network.send(source, Kind.OFFER, body=payload)
 
-  def _on_offer(self, source, number, body):
-    del number
+  def _on_offer(self, source, _, body):
     payload = self._speak(self._exchange)
     readable = self._listen(body)
     self._network.send(source, Kind.REPLY, readable, payload)
@@ -154,8 +143,7 @@ class Averaging:
     self._network.send(source, Kind.ANSWER, both)
     self._conclude(both)
 
-  def _on_answer(self, source, both, body):
-    del source, body
+  def _on_answer(self, _, both, body):
     self._conclude(bool(both))
     self._settled.set()
 

@@ -12,13 +12,7 @@ from moniqua_jax.training import metrics
 class Log:
   """Rows of metrics.jsonl, and how fast the worker was.
 
-  Args:
-    folder: of this worker.
-    built: a `Setup`.
-    worker: a `Worker`.
-    averaging: of this worker.
-    network: of this process.
-    before: the last row, where the run is resumed.
+  `before` is the last row, where the run is resumed.
   """
 
   def __init__(

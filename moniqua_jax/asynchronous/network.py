@@ -53,29 +53,9 @@ class _Message(NamedTuple):
 
 
 class Network:
-  """What one process sends and receives.
+  """What one process sends and receives, through the module `mpi4py.MPI`.
 
-  Args:
-    mpi: the module `mpi4py.MPI`, whose import started MPI.
-    timeout: seconds of silence, or in one step, after which a worker is lost.
-
-  Attributes:
-    rank, n: which process of how many this is.
-    names: of all processes, for people.
-    library: the MPI and its version.
-    steps: that this worker took; written by the training thread.
-    step_began: when its step under way began, by `time.monotonic()`, or None;
-      written by the training thread.
-    handlers: kind -> what to do with (source, number, body).
-    idle: called in each turn.
-    save: called before the run stops; whether there was something to save.
-    bytes_sent: headers and pings included.
-
-  Raises:
-    ValueError: the timeout is too short for a few pings.
-
-  >>> from mpi4py import MPI  # doctest: +SKIP
-  >>> network = Network(MPI, timeout=20.0)  # doctest: +SKIP
+  After `timeout` seconds of silence, or in one step, a worker is lost.
   """
 
   def __init__(self, mpi, timeout: float = 20.0):
@@ -87,18 +67,21 @@ class Network:
     self._mpi, self._comm, self._timeout = mpi, mpi.COMM_WORLD, timeout
     self.rank, self.n = self._comm.rank, self._comm.size
     self.library = mpi.Get_library_version().split(',')[0]
+    # Written by the training thread; when its step under way began, or None.
     self.steps, self.step_began = 0, None
-    self.bytes_sent = 0
+    self.bytes_sent = 0  # headers and pings included
+    # What to do with (source, number, body).
     self.handlers: dict[Kind, Callable[[int, int, np.ndarray], None]] = {
       Kind.PING: lambda source, number, body: None,
       Kind.HALT: self._on_halt,
     }
+    # Called in each turn; and before the run stops, whether that saved a state.
     self.idle, self.save = lambda: None, lambda: False
     self._known = np.zeros(self.n, np.uint32)
     self._sending, self._arriving, self._inbox = [], [], deque()
     self._wake, self._stop = threading.Event(), None
     self._halted, self._lost = set(), set()
-    self.names = self._meet()
+    self.names = self._meet()  # of all processes, for people
     self._heard = np.full(self.n, time.monotonic())
     self._turned = self._pinged = time.monotonic()
 
@@ -121,7 +104,7 @@ class Network:
     self._wake.set()
 
   def stop(self, reason: str) -> None:
-    """Ends the run in the next turn, by `guard.Stopped`."""
+    """Ends the run in the next turn, by `monitor.Stopped`."""
     self._stop = reason
 
   # -------------------------------------------------- for the main thread

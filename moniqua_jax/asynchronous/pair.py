@@ -24,23 +24,15 @@ Array = jax.Array
 
 
 class Ends(NamedTuple):
-  """What either end of an averaging computes; jitted.
+  """What either end of an averaging computes; jitted."""
 
-  Attributes:
-    speak: (x: f32[d], tuned, clock: i32[], asker: i32[], event: i32[]) ->
-      (payload, own), own being what the other end will believe of x.
-    listen: (payload, x: f32[d], own: f32[d], tuned, clock: i32[]) ->
-      (Seen, move: f32[d]), x and own being those of `speak`. The move counts
-      only if both ends could read.
-    observe: (tuned, Seen, both: bool[], x: f32[d]) -> tuned.
-
-  >>> pair = ends(base.full_precision(), key=jax.random.key(0), rank=0)
-  >>> isinstance(pair, Ends)
-  True
-  """
-
+  # (x: f32[d], tuned, clock: i32[], asker: i32[], event: i32[]) -> (payload,
+  # own), own being what the other end will believe of x
   speak: Callable[..., tuple[Array, Array]]
+  # (payload, x, own, tuned, clock) -> (Seen, move: f32[d]), x and own being
+  # those of `speak`; the move counts only if both ends could read
   listen: Callable[..., tuple[base.Seen, Array]]
+  # (tuned, Seen, both: bool[], x: f32[d]) -> tuned
   observe: Callable[[Any, base.Seen, Array, Array], Any]
 
 

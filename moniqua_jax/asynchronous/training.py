@@ -18,32 +18,23 @@ from moniqua_jax.asynchronous.averaging import Averaging
 from moniqua_jax.asynchronous.log import Log
 from moniqua_jax.asynchronous.network import Network
 from moniqua_jax.models import norms
+from moniqua_jax.theory import responses
 from moniqua_jax.training import experiment as experiment_lib
 from moniqua_jax.training import metrics, monitor, optimizer, workdir
 from moniqua_jax.training import step as step_lib
 
 
 class Setup(NamedTuple):
-  """What a worker computes with; built and compiled.
+  """What a worker computes with; built and compiled."""
 
-  Attributes:
-    config: a ConfigDict.
-    experiment: as built from it.
-    state: with which every worker starts.
-    descend: (state, batch, clock: i32[]) -> (update: f32[d], opt_state,
-      model_state, report).
-    ends: the arithmetic of an averaging.
-    eval_step: (params, model_state, batch) -> sums over the batch.
-    neighbours: whom this worker may ask.
-  """
-
-  config: Any
+  config: Any  # a ConfigDict
   experiment: experiment_lib.Experiment
-  state: worker_lib.WorkerState
+  state: worker_lib.WorkerState  # with which every worker starts
+  # (state, batch, clock) -> (update: f32[d], opt_state, model_state, report)
   descend: Callable
-  ends: pair.Ends
-  eval_step: Callable
-  neighbours: list[int]
+  ends: pair.Ends  # the arithmetic of an averaging
+  eval_step: Callable  # (params, model_state, batch) -> sums over the batch
+  neighbours: list[int]  # whom this worker may ask
 
 
 def setup(config, rank: int, n: int) -> Setup:
@@ -148,13 +139,8 @@ def by_clock(
 
 def neighbours(schedule, rank: int) -> list[int]:
   """Whom a worker may ask: its neighbours in any round, in either direction."""
-  edges = [
-    edge
-    for topology in schedule
-    for _, perm in topology.edges
-    for edge in enumerate(perm)
-  ]
-  found = {i + j - rank for i, j in edges if rank in (i, j)} - {rank}
+  arcs = set().union(*map(responses.arcs, schedule))
+  found = {i + j - rank for i, j in arcs if rank in (i, j)}
   if not found:
     raise ValueError(
       f'config.topology gives worker {rank} no neighbour; it needs one.'

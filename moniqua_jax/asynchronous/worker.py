@@ -1,7 +1,6 @@
 """What one worker is: its state, shared by two threads, and its pace."""
 
 from collections.abc import Iterable
-import dataclasses
 import os
 import pathlib
 import re
@@ -15,22 +14,12 @@ import numpy as np
 
 
 class WorkerState(NamedTuple):
-  """What a worker must not lose.
+  """What a worker must not lose."""
 
-  Attributes:
-    x: f32[d], its parameters.
-    opt_state: of its local optimiser.
-    model_state: its running statistics; {} without.
-    tuned: of its quantizer; () where that does not move.
-
-  >>> WorkerState(jnp.zeros(2), opt_state=(), model_state={}, tuned=()).x
-  Array([0., 0.], dtype=float32)
-  """
-
-  x: jax.Array
-  opt_state: Any
-  model_state: Any
-  tuned: Any
+  x: jax.Array  # f32[d], its parameters
+  opt_state: Any  # of its local optimiser
+  model_state: Any  # its running statistics; {} without
+  tuned: Any  # of its quantizer; () where that does not move
 
 
 class Worker:
@@ -39,10 +28,6 @@ class Worker:
   Both threads *add* to x: the main thread an averaging, the training thread the
   update of a gradient of a slightly older x. Arrays are immutable, so that a
   reference to one is a snapshot.
-
-  Args:
-    state: the first.
-    steps: taken so far.
 
   >>> worker = Worker(WorkerState(jnp.zeros(2), (), {}, ()))
   >>> x = worker.begin().x  # a gradient is computed at this x, meanwhile:
@@ -110,22 +95,11 @@ def load(folder: pathlib.Path, like: WorkerState):
     return WorkerState(*treedef.unflatten(leaves), like.tuned), saved['known']
 
 
-@dataclasses.dataclass(frozen=True)
-class Pace:
-  """How slow a worker is made, to see what that does to the others.
+class Pace(NamedTuple):
+  """How slow a worker is made, to see what that does to the others."""
 
-  Attributes:
-    seconds: a step takes at least so long, as if there was that much to do.
-    slow: a step takes so many times as long as it would.
-
-  >>> began = time.monotonic()
-  >>> Pace(seconds=0.01, slow=4.0).sleep(began)
-  >>> time.monotonic() - began >= 0.04
-  True
-  """
-
-  seconds: float = 0.0
-  slow: float = 1.0
+  seconds: float = 0.0  # that a step takes at least, as if so much was to do
+  slow: float = 1.0  # a step takes so many times as long as it would
 
   def sleep(self, began: float) -> None:
     """Sleeps for the rest of a step that began at that `time.monotonic()`."""

@@ -44,10 +44,6 @@ def estimate(
   Each of the `draws` is a backward pass. The result is as of `positive`; of
   'diagonal' and 'kronecker' it is what `smooth` takes as L, on vectors in the
   order of `ravel_pytree`. Training takes a fresh batch for each draw.
-
-  >>> estimate('layer', lambda w: jnp.stack([w] * 5), jnp.zeros(2),
-  ...          jax.random.key(0))[0].shape
-  ()
   """
   if kind not in KINDS:
     raise ValueError(f'kind={kind!r}; choose from {sorted(KINDS)}.')
@@ -63,15 +59,7 @@ def estimate(
 
 
 def sampled(logits_fn: Callable, params: Any, key: Array) -> Any:
-  """Draws a vector like params, of mean 0 and covariance L, as gradients are.
-
-    g = J^T C u / sqrt(B)
-
-  >>> g = sampled(lambda w: jnp.stack([w] * 5), jnp.zeros(2),
-  ...             jax.random.key(0))
-  >>> g.shape, bool(jnp.isclose(g[0], -g[1]))
-  ((2,), True)
-  """
+  """Draws g = J^T C u / sqrt(B), like params, of mean 0 and covariance L."""
   logits, back = jax.vjp(logits_fn, params)
   p = jax.nn.softmax(logits)
   half = jnp.sqrt(p)
@@ -86,20 +74,12 @@ def sampled(logits_fn: Callable, params: Any, key: Array) -> Any:
 
 
 def layer(g: Array) -> Array:
-  """Computes a number for a leaf, the mean of L's diagonal: E |g|^2 / d_l.
-
-  >>> layer(jnp.array([1.0, 3.0]))
-  Array(5., dtype=float32)
-  """
+  """Computes a number for a leaf, the mean of L's diagonal: E |g|^2 / d_l."""
   return jnp.mean(g**2)
 
 
 def diagonal(g: Array) -> Array:
-  """Computes the diagonal of L, f32[d_l]: E g^2.
-
-  >>> diagonal(jnp.array([[1.0, 3.0]]))
-  Array([1., 9.], dtype=float32)
-  """
+  """Computes the diagonal of L, f32[d_l]: E g^2."""
   return jnp.reshape(g**2, -1)
 
 
@@ -112,10 +92,6 @@ def kronecker(g: Array) -> Array | tuple[Array, Array]:
   Kronecker product, and is else one step of the power iteration to the nearest
   one, from the identity. Leaves do not know each other. A side above
   LARGEST_SIDE is refused.
-
-  >>> left, right = kronecker(jnp.ones((3, 3, 2, 4)))
-  >>> left.shape, right.shape
-  ((18, 18), (4, 4))
   """
   if g.ndim < 2:
     return diagonal(g)

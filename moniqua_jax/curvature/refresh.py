@@ -28,23 +28,14 @@ _BATCHES = 2  # added to the seed: the draws of the gradient probe take 1
 
 
 class Smoothness(NamedTuple):
-  """What config.smoothness says, checked.
+  """What config.smoothness says, checked."""
 
-  Attributes:
-    kind: a key of `curvature.KINDS`.
-    refresh: steps from an estimate to the next; 0 for one at the start.
-    draws: backward passes of an estimate, each on a batch of its own.
-    floor: of eigenvalues, as a share of their mean in a leaf.
-    power: of D; -1 for its inverse.
-    per_worker: whether each worker has a D of its own, known to all.
-  """
-
-  kind: str
-  refresh: int
-  draws: int
-  floor: float
-  power: float
-  per_worker: bool
+  kind: str  # a key of `moments.KINDS`
+  refresh: int  # steps from an estimate to the next; 0 for one at the start
+  draws: int  # backward passes of an estimate, each on a batch of its own
+  floor: float  # of eigenvalues, as a share of their mean in a leaf
+  power: float  # of D; -1 for its inverse
+  per_worker: bool  # whether each worker has a D of its own, known to all
 
 
 def estimated(
@@ -68,9 +59,6 @@ def estimated(
   differ by steps along gradients, which go with L^{1/2}, too; but their errors
   cost x^T L x, which speaks for -1.
 
-  >>> estimated('diagonal', refresh=100).draws
-  16
-
   Source: power=1 is Section 2 of arXiv:2106.03524; the rest is ours.
   """
   whole = lambda v, least: type(v) is int and v >= least
@@ -90,11 +78,7 @@ def none() -> None:
 
 
 def quantized(tree, schedule: tuple) -> list:
-  """Lists the leaves that the quantizer sees: all in gossip, else the large.
-
-  >>> len(quantized([jnp.ones(2), jnp.ones((64, 64))], schedule=()))
-  1
-  """
+  """Lists the leaves that the quantizer sees: all in gossip, else the large."""
   leaves = jax.tree.leaves(tree)
   return [v for v in leaves if schedule or not large_leaves.small(v)]
 
@@ -124,21 +108,12 @@ def refresh_bytes(spec: Smoothness, leaves: list, n: int) -> float:
 
 
 def estimates(spec: Smoothness, done: int) -> int:
-  """Counts the estimates of the first `done` steps.
-
-  >>> estimates(estimated('layer', refresh=5), 11)
-  3
-  """
+  """Counts the estimates of the first `done` steps."""
   return -(-done // spec.refresh) if spec.refresh else int(done > 0)
 
 
 def due(spec: Smoothness, step: int) -> bool:
-  """Tells whether an estimate is made before this step.
-
-  >>> once = estimated('layer')
-  >>> due(once, 0), due(once, 5), due(once._replace(refresh=5), 5)
-  (True, False, True)
-  """
+  """Tells whether an estimate is made before this step."""
   return step == 0 or bool(spec.refresh and step % spec.refresh == 0)
 
 

@@ -20,18 +20,11 @@ Array = jax.Array
 
 
 class Shape(NamedTuple):
-  """The state of `shaped`.
+  """The state of `shaped`."""
 
-  Attributes:
-    inner: state of the quantizer, () where it does not move.
-    own: `roots.Root`, of what this worker sends; lists, see `powers`.
-    tables: the halves of all workers, with a first axis of n; () if they share
-      one matrix.
-  """
-
-  inner: Any
-  own: roots.Root
-  tables: Any
+  inner: Any  # state of the quantizer, () where it does not move
+  own: roots.Root  # of what this worker sends; lists, see `powers`
+  tables: Any  # the halves of all workers [n, ...]; () if they share one matrix
 
 
 def shaped(
@@ -47,10 +40,6 @@ def shaped(
   first D^{1/2} and its inverse, see `blank`. With `n` and `axis_name` each
   worker has a D of its own; then Q must not look at the values of references,
   as `moniqua` does. `sizes` are of the leaves that make up x.
-
-  >>> q = shaped(base.full_precision(), blank('layer', [jnp.ones(2)]), [2])
-  >>> q.init().own.half
-  [Array(1., dtype=float32)]
 
   Source: Section 2 of arXiv:2106.03524.
   """
@@ -111,11 +100,7 @@ def replaced(tree: Any, own: roots.Root, tables: Any = ()) -> Any:
 
 
 def blank(kind: str, leaves: list) -> roots.Root:
-  """Builds the root that changes nothing, in the form that `powers` will have.
-
-  >>> blank('diagonal', [jnp.ones((1, 2))]).half
-  [Array([1., 1.], dtype=float32)]
-  """
+  """Builds the root that changes nothing, in the form `powers` will have."""
   estimate = lambda: [moments.KINDS[kind](jnp.ones(v.shape)) for v in leaves]
 
   def one(form):
@@ -147,11 +132,7 @@ def powers(matrices: list, power: float = 1.0) -> roots.Root:
 
 
 def spread(factors: list, sizes: Sequence[int]) -> list:
-  """Repeats a factor that is a number over its leaf, as `roots.times` wants it.
-
-  >>> spread([jnp.float32(2), jnp.ones(1)], (2, 1))
-  [Array([2., 2.], dtype=float32), Array([1.], dtype=float32)]
-  """
+  """Repeats a factor that is a number over its leaf, for `roots.times`."""
   is_number = lambda v: not isinstance(v, tuple) and v.ndim == 0
   return [
     jnp.full(size, factor) if is_number(factor) else factor

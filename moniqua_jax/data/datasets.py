@@ -117,25 +117,10 @@ def cifar10(
 ) -> Dataset:
   """CIFAR-10: 50,000 + 10,000 images of 32 x 32 in 10 classes.
 
-  All images are decoded at once (185 MB, about 10 seconds). To train: pad by
-  4 black pixels, random crop, random mirror. Always: per-channel normalization.
-
-  Args:
-    data_dir: TFDS directory that contains cifar10/`version`.
-    version: of the TFDS dataset.
-    train_split: TFDS split; 'train[:90%]' leaves room for validation.
-    test_split: TFDS split.
-
-  Returns:
-    Dataset of f32[32, 32, 3] images.
-
-  Raises:
-    ValueError: the data is not there. Nothing is downloaded.
-
-  >>> cifar10('/nowhere')
-  Traceback (most recent call last):
-  ValueError: data_dir='/nowhere' has no cifar10/3.0.2/dataset_info.json; \
-data_dir should be the TFDS directory that contains cifar10/3.0.2.
+  `data_dir` is the TFDS directory that contains cifar10/`version`; nothing is
+  downloaded. A split like 'train[:90%]' leaves room for validation. All images
+  are decoded at once (185 MB, about 10 seconds). To train: pad by 4 black
+  pixels, random crop, random mirror. Always: per-channel normalization.
 
   Source: Krizhevsky, Learning multiple layers of features from tiny images,
   2009; augmentation of He et al., CVPR 2016, section 4.2.
@@ -172,27 +157,9 @@ def imagenet2012(
 ) -> Dataset:
   """ImageNet (ILSVRC 2012): 1.28 million + 50,000 images in 1000 classes.
 
-  Images are read and decoded when a batch asks for them. To train: a random
-  window of 8 to 100 % of the area, random mirror. To test: the central 7/8 of
-  the short side. Always: per-channel normalization.
-
-  Args:
-    data_dir: TFDS directory that contains imagenet2012/`version`.
-    image_size: side of the images that the model sees, in pixels.
-    version: of the TFDS dataset.
-    train_split: TFDS split; 'train[:90%]' leaves room for validation.
-    test_split: TFDS split.
-
-  Returns:
-    Dataset of f32[image_size, image_size, 3] images.
-
-  Raises:
-    ValueError: the data is not there. Nothing is downloaded.
-
-  >>> imagenet2012('/nowhere')
-  Traceback (most recent call last):
-  ValueError: data_dir='/nowhere' has no imagenet2012/5.1.0/dataset_info.json; \
-data_dir should be the TFDS directory that contains imagenet2012/5.1.0.
+  As `cifar10`, but images are read and decoded when a batch asks for them and
+  made square, of `image_size` pixels a side. To train: a random window of 8 to
+  100 % of the area, random mirror. To test: the central 7/8 of the short side.
 
   Source: Russakovsky et al., ImageNet large scale visual recognition
   challenge, IJCV 2015; see `random_box` and `center_crop` for the windows.

@@ -16,10 +16,6 @@ def iid(labels, n: int, seed: int) -> Shards:
 
   No image is dropped: where n does not divide N the first N mod n workers have
   one image more.
-
-  >>> shards = iid(range(5), n=2, seed=0)
-  >>> [len(shard) for shard in shards], sorted(np.concatenate(shards).tolist())
-  ([3, 2], [0, 1, 2, 3, 4])
   """
   _check_workers(len(labels), n)
   order = np.random.default_rng(seed).permutation(len(labels))
@@ -31,9 +27,6 @@ def sorted_by_label(labels, n: int) -> Shards:
 
   The hardest split of the decentralized papers: with n equal to the number of
   classes each worker sees one class. Images of one label keep their order.
-
-  >>> [shard.tolist() for shard in sorted_by_label([1, 0, 1, 0], n=2)]
-  [[1, 3], [0, 2]]
   """
   _check_workers(len(labels), n)
   order = np.argsort(np.asarray(labels), kind='stable')
@@ -47,11 +40,6 @@ def dirichlet(labels, n: int, alpha: float, seed: int) -> Shards:
   differ in length. This is the split per class of Yurochkin et al.; Hsu et al.
   (arXiv:1909.06335), often cited for it, draw a mixture of classes per worker
   and keep the shards equally long.
-
-  >>> labels = np.arange(1000) % 2
-  >>> shards = dirichlet(labels, n=2, alpha=1e6, seed=0)  # almost iid
-  >>> [round(len(shard), -1) for shard in shards]
-  [500, 500]
 
   Source: Yurochkin et al., Bayesian nonparametric federated learning of neural
   networks, ICML 2019, section 4.

@@ -21,19 +21,8 @@ _CHUNK = 256
 def open_records(data_dir, name: str, version: str, split: str):
   """Random access to the records {'image': bytes, 'label': int} of a split.
 
-  Args:
-    data_dir: the directory that contains `name`/`version`.
-    name: of the TFDS dataset.
-    version: of the TFDS dataset.
-    split: TFDS split, slices included: 'train', 'train[:90%]'.
-
-  Returns:
-    The TFDS data source: `len`, `[i]` and `__getitems__([i, j])`. Images are
-    still encoded.
-
-  Raises:
-    ValueError: the directory, the split or some file of the split is missing,
-      or the files are not array_record. Nothing is downloaded.
+  A TFDS data source: `len`, `[i]` and `__getitems__([i, j])`. `split` may be a
+  slice, 'train[:90%]'. Nothing is downloaded.
 
   >>> open_records('/nowhere', 'cifar10', '3.0.2', 'train')
   Traceback (most recent call last):
@@ -59,16 +48,7 @@ data_dir should be the TFDS directory that contains cifar10/3.0.2.
 
 
 def decode(encoded: bytes) -> np.ndarray:
-  """Pixels of a JPEG or PNG file, grey and CMYK ones turned into RGB.
-
-  Returns u8[H, W, 3].
-
-  >>> from PIL import Image
-  >>> file = io.BytesIO()
-  >>> Image.new('L', (6, 4), color=9).save(file, 'PNG')
-  >>> decode(file.getvalue()).shape
-  (4, 6, 3)
-  """
+  """Pixels u8[H, W, 3] of a JPEG or PNG file, grey and CMYK ones as RGB."""
   with extras.needed('train'):
     from PIL import Image
 
@@ -80,18 +60,6 @@ def preloaded(records, shape: tuple[int, int, int]) -> Source:
 
   One thread: small images spend their time in Python, and two threads took as
   long as one.
-
-  Returns a source over u8[N, H, W, 3].
-
-  >>> class Records(list):
-  ...   def __getitems__(self, keys):
-  ...     return [self[key] for key in keys]
-  >>> from PIL import Image
-  >>> file = io.BytesIO()
-  >>> Image.new('RGB', (6, 4)).save(file, 'PNG')
-  >>> records = Records([{'image': file.getvalue(), 'label': 7}])
-  >>> preloaded(records, (4, 6, 3)).labels
-  array([7], dtype=int32)
   """
   images = np.empty((len(records), *shape), np.uint8)
   labels = np.empty(len(records), np.int32)
@@ -105,15 +73,7 @@ def preloaded(records, shape: tuple[int, int, int]) -> Source:
 
 
 def on_demand(records) -> Source:
-  """Reads and decodes an image whenever it is asked for.
-
-  >>> class Records(list):
-  ...   def __getitems__(self, keys):
-  ...     return [self[key] for key in keys]
-  >>> source = on_demand(Records([{'image': b'', 'label': 7}]))
-  >>> len(source.labels), np.asarray(source.labels)
-  (1, array([7], dtype=int32))
-  """
+  """Reads and decodes an image whenever it is asked for."""
 
   def read(indices):
     chosen = records.__getitems__(np.asarray(indices).tolist())

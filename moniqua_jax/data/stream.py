@@ -33,17 +33,7 @@ def worker_batch(
   step: int,
   batch_size: int,
 ) -> Batch:
-  """The batch of one worker; `batch` stacks these over all workers.
-
-  Returns {'image': f32[B, H, W, C], 'label': i32[B]}.
-
-  >>> from moniqua_jax.data import iid, synthetic
-  >>> dataset = synthetic(60, 20, shape=(8, 8, 1), num_classes=3, seed=0)
-  >>> shards = iid(dataset.train.labels, n=4, seed=0)
-  >>> at = dict(worker=2, seed=0, step=7, batch_size=5)
-  >>> worker_batch(dataset, shards, **at)['image'].shape
-  (5, 8, 8, 1)
-  """
+  """One worker's {'image': f32[B, H, W, C], 'label': i32[B]} at one step."""
   _check_batch_size(shards, batch_size)
   return _worker_batch(dataset, shards[worker], worker, seed, step, batch_size)
 
@@ -86,40 +76,20 @@ def batches(
   threads: int = 4,
   workers: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Batch]]:
-  """`(step, batch(..., step=step))` for start <= step < stop, made ahead.
-
-  >>> from moniqua_jax.data import iid, synthetic
-  >>> dataset = synthetic(60, 20, shape=(8, 8, 1), num_classes=3, seed=0)
-  >>> shards = iid(dataset.train.labels, n=4, seed=0)
-  >>> ahead = batches(dataset, shards, seed=0, start=7, stop=9, batch_size=5)
-  >>> [(step, b['label'].shape) for step, b in ahead]
-  [(7, (4, 5)), (8, (4, 5))]
-  """
+  """`(step, batch(..., step=step))` for start <= step < stop, made ahead."""
   _check_batch_size(shards, batch_size)
-
-  def at(step):
-    return step, batch(
-      dataset,
-      shards,
-      seed=seed,
-      step=step,
-      batch_size=batch_size,
-      workers=workers,
-    )
-
+  same = dict(seed=seed, batch_size=batch_size, workers=workers)
+  at = lambda step: (step, batch(dataset, shards, step=step, **same))
   return prefetch(at, start, stop, threads)
 
 
 def test_batches(
   dataset: Dataset, batch_size: int, threads: int = 4
 ) -> Iterator[Batch]:
-  """The whole test split in order, in batches of one shape.
+  """The whole test split in order, in batches of one shape, with a mask f32[B].
 
   The last batch is filled up with copies of the last image under mask 0, so a
   mean over the split is sum(mask * x) / sum(mask).
-
-  Returns an iterator of {'image': f32[B, H, W, C], 'label': i32[B], 'mask':
-  f32[B]}.
 
   >>> from moniqua_jax.data import synthetic
   >>> dataset = synthetic(60, 20, shape=(8, 8, 1), num_classes=3, seed=0)
@@ -145,13 +115,7 @@ def test_batches(
 def prefetch(
   at: Callable[[int], Any], start: int, stop: int, threads: int = 4
 ) -> Iterator[Any]:
-  """`map(at, range(start, stop))`, in order, made ahead in threads.
-
-  >>> list(prefetch(lambda i: i * i, 2, 5))
-  [4, 9, 16]
-
-  Source: grain, https://github.com/google/grain.
-  """
+  """`map(at, range(start, stop))`, in order, made ahead in threads by grain."""
   with extras.needed('train'):
     import grain  # half a second, which `import moniqua_jax` should not cost
 

@@ -1,4 +1,4 @@
-"""Bits and nonzeros of a message of dithering, as the paper counts them."""
+"""Bits of a message of dithering, as the paper counts them."""
 
 from collections.abc import Callable
 import itertools
@@ -32,7 +32,7 @@ def coded_bits_of(
   norms = norm_bits * len(sizes) + 32 * (norm_bits == 8)
 
   def coded(payload):
-    codes = jnp.split(_codes(payload, d, bits), ends[:-1])
+    codes = jnp.split(wire.split(payload, bits, d)[0], ends[:-1])
     lengths = [
       jnp.sum(coding.recursive().length(*pair))
       for pair in zip(codes, abouts, strict=True)
@@ -40,16 +40,3 @@ def coded_bits_of(
     return sum(lengths).astype(jnp.float32) + norms
 
   return coded
-
-
-def nonzeros_of(d: int, top: int) -> Callable[[Array], Array]:
-  """How many values of a payload of dithering are not zero.
-
-  Returns payload u8[m] -> i32[].
-  """
-  bits = (2 * top).bit_length()
-  return lambda payload: jnp.sum(_codes(payload, d, bits) != top)
-
-
-def _codes(payload, d, bits):
-  return wire.unpack(payload[: wire.packed_size(d, bits)], bits, d)

@@ -42,19 +42,12 @@ PARTITIONS = {'by_norm': splits.by_norm, 'iid': splits.iid}
 
 
 class Record(NamedTuple):
-  """What was measured so far, of S seeds, M methods and at most T iterations.
+  """What was measured so far of S seeds, M methods, at most T iterations."""
 
-  Attributes:
-    distance: f64[S, M, T].
-    coded: f32[S, M, T], bits of a worker in each iteration, coded.
-    done: i64[M], iterations.
-    seconds: f64[], of all methods together.
-  """
-
-  distance: np.ndarray
-  coded: np.ndarray
-  done: np.ndarray
-  seconds: np.ndarray
+  distance: np.ndarray  # f64[S, M, T]
+  coded: np.ndarray  # f32[S, M, T], bits of a worker in each iteration, coded
+  done: np.ndarray  # i64[M], iterations
+  seconds: np.ndarray  # f64[], of all methods together
 
 
 def problem_of(config) -> problems.Problem:

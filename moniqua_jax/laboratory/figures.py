@@ -88,7 +88,7 @@ def _panel(axes, axis, curves, chosen):
     style = _style(curves, method)
     axes.plot(x, y, markevery=0.15, **style)
     axes.fill_between(
-      x, y / factor, y * factor, alpha=0.15, lw=0, **_colour(style)
+      x, y / factor, y * factor, alpha=0.15, lw=0, color=style['color']
     )
   axes.set_yscale('log')
   axes.set_ylim(bottom=3e-11, top=3)
@@ -99,17 +99,6 @@ def _panel(axes, axis, curves, chosen):
     plots.number_log(axes.xaxis)
 
 
-def _colour(style):
-  return {'color': style['color']}
-
-
 def _style(curves, method):
   """A method looks the same in all panels."""
-  i = list(curves).index(method)
-  return {
-    'color': plots.COLOURS[i % len(plots.COLOURS)],
-    'linestyle': plots.DASHES[i % len(plots.DASHES)],
-    'marker': plots.MARKERS[i % len(plots.MARKERS)],
-    'markersize': 4,
-    'fillstyle': 'none',
-  }
+  return plots.line_style(list(curves).index(method)) | {'markersize': 4}

@@ -28,25 +28,12 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
 
   Indices ascend within a line. They count from 1, or from 0 if the file has an
   index 0 anywhere. A line without features is a row of zeros; blank lines are
-  skipped.
-
-  Args:
-    path: of the file, plain or as .bz2, .gz or .xz.
-
-  Returns:
-    features f64[N, d], d the largest index; labels f64[N], each -1 or +1.
-
-  Raises:
-    ValueError: the file cannot be read, is empty, has a line that is no LIBSVM
-      line or has a number that is not finite, has no features, is larger than
-      4 GiB when dense, or has not exactly two labels.
+  skipped. The file is plain or .bz2, .gz or .xz; `sklearn` parses.
 
   >>> path = getfixture('tmp_path') / 'toy'
   >>> _ = path.write_text('1 1:0.5 3:2  # a comment\\n2 2:-1\\n')
   >>> [array.tolist() for array in read(path)]
   [[[0.5, 0.0, 2.0], [0.0, -1.0, 0.0]], [-1.0, 1.0]]
-
-  Source: `sklearn.datasets.load_svmlight_file`, which parses.
   """
   numbers, rows = _rows(path)
   try:

@@ -4,6 +4,7 @@ The step sizes are those of theory, or the authors' where the name says so.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -21,27 +22,17 @@ _ALL = lambda leaf: False  # no leaf stays in full precision
 
 
 class Method(NamedTuple):
-  """One line of the figures.
+  """One line of the figures."""
 
-  Attributes:
-    design: what is sent; None for full precision.
-    transform: (own row, key) -> the optax transformation of one worker.
-    gamma: the step size; NaN for ADIANA, which has several.
-    sequence: (x, state) -> what converges, x or a part of the state.
-    points: (state) -> where, besides x, the gradient is needed.
-    sent: (state) -> u8[k, m], the k messages of the last step.
-    messages: k.
-    most: iterations after which a method with a floor is stopped, or None.
-  """
-
-  design: designs.Design | None
+  design: designs.Design | None  # what is sent; None for full precision
+  # (own row, key) -> the optax transformation of one worker
   transform: Callable[[Any, Array], optax.GradientTransformationExtraArgs]
-  gamma: float
-  sequence: Callable = lambda x, state: x
-  points: Callable = lambda state: ()
-  sent: Callable = lambda state: None
-  messages: int = 1
-  most: int | None = None
+  gamma: float  # the step size; NaN for ADIANA, which has several
+  sequence: Callable = lambda x, state: x  # what converges, x or of the state
+  points: Callable = lambda state: ()  # where, besides x, gradients are needed
+  sent: Callable = lambda state: None  # u8[k, m], messages of the last step
+  messages: int = 1  # k
+  most: int | None = None  # iterations after which its floor is reached
 
 
 def gd(problem: Problem) -> Method:
@@ -53,83 +44,50 @@ def gd(problem: Problem) -> Method:
   return Method(None, mean, gamma)
 
 
+# Each is design -> (problem, norm) -> `Method`, a design being (problem, norm)
+# -> `Design`; with one that has a plus it is DCGD+, DIANA+ or ADIANA+.
+
+
 def dcgd(design: Callable, most: int = 12_000) -> Callable:
-  """DCGD of a design, or DCGD+ of one with a plus; stops at its floor.
-
-  Args:
-    design: (problem, norm) -> `Design`.
-    most: iterations after which it is at its floor.
-
-  Returns:
-    (problem, norm) -> `Method`.
-
-  >>> import numpy as np
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(dcgd(designs.standard)(problem, 'l2').gamma, 3)
-  1.196
-  """
+  """DCGD, which is at its floor after `most` iterations."""
 
   def method(problem, norm):
     made = design(problem, norm)
     gamma = gammas.gamma_dcgd(problem.L, made.calL, problem.n)
-    of = lambda quantizer, slots: algorithms.dcgd(quantizer, **slots)
     sent = lambda state: state[0].error[None]
-    return _method(made, of, gamma, sent)._replace(most=most)
+    return _method(made, algorithms.dcgd, gamma)._replace(sent=sent, most=most)
 
   return method
 
 
-def diana(design: Callable) -> Callable:
-  """DIANA of a design, or DIANA+, with the step size that is proven.
+def _proven(problem, design):
+  return gammas.gamma_diana(problem.L, design.calL, problem.n)
 
-  Args:
-    design: (problem, norm) -> `Design`.
 
-  Returns:
-    (problem, norm) -> `Method`.
-
-  >>> import numpy as np
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> round(diana(designs.standard)(problem, 'l2').gamma, 3)
-  0.443
-  """
+def diana(design: Callable, step_size: Callable = _proven) -> Callable:
+  """DIANA, with the step size that is proven."""
 
   def method(problem, norm):
     made = design(problem, norm)
-    gamma = gammas.gamma_diana(problem.L, made.calL, problem.n)
-    return _diana(made, gamma)
+    alpha = gammas.alpha_diana(made.omega)
+    algorithm = functools.partial(algorithms.diana, alpha=alpha)
+    return _method(made, algorithm, step_size(problem, made))
 
   return method
 
 
 def diana_authors(design: Callable) -> Callable:
   """DIANA with the step size of the authors' code, larger than the proven."""
-
-  def method(problem, norm):
-    made = design(problem, norm)
-    gamma = gammas.gamma_diana_authors(problem.L_max, made.omega, problem.n)
-    return _diana(made, gamma)
-
-  return method
+  return diana(
+    design,
+    lambda problem, design: gammas.gamma_diana_authors(
+      problem.L_max, design.omega, problem.n
+    ),
+  )
 
 
 def adiana(design: Callable) -> Callable:
-  """ADIANA of a design, or ADIANA+; the constants are not proven.
-
-  Args:
-    design: (problem, norm) -> `Design`.
-
-  Returns:
-    (problem, norm) -> `Method`.
-
-  >>> import numpy as np
-  >>> from moniqua_jax.laboratory.problems import ridge_regression
-  >>> problem = ridge_regression(np.eye(8).reshape(2, 4, 8), np.ones((2, 4)))
-  >>> adiana(designs.standard)(problem, 'l2').messages
-  2
-  """
+  """ADIANA; the constants are not proven."""
 
   def method(problem, norm):
     made = design(problem, norm)
@@ -141,33 +99,25 @@ def adiana(design: Callable) -> Callable:
       mu=problem.mu,
       n=problem.n,
     )
-    of = lambda quantizer, slots: algorithms.adiana(
-      quantizer, parameters, **slots
-    )
-    sent = lambda state: state[0].error.sent
-    return _method(made, of, 1.0, sent)._replace(
+    algorithm = functools.partial(algorithms.adiana, parameters=parameters)
+    return _method(made, algorithm, 1.0)._replace(
       gamma=float('nan'),
       sequence=lambda x, state: state[0].y,
       points=lambda state: (state[0].w,),
+      sent=lambda state: state[0].error.sent,
       messages=2,
     )
 
   return method
 
 
-def _diana(design, gamma):
-  alpha = gammas.alpha_diana(design.omega)
-  of = lambda quantizer, slots: algorithms.diana(quantizer, alpha, **slots)
-  return _method(design, of, gamma, lambda state: state[0].error.sent[None])
-
-
-def _method(design, algorithm, gamma, sent):
+def _method(design, algorithm, gamma):
   def transform(row, key):
+    quantizer = quantizer_of(design, row)
     slots = dict(axis_name=AXIS, key=key, keep=_ALL)
-    return optax.chain(
-      algorithm(quantizer_of(design, row), slots), optax.sgd(gamma)
-    )
+    return optax.chain(algorithm(quantizer, **slots), optax.sgd(gamma))
 
+  sent = lambda state: state[0].error.sent[None]
   return Method(design, transform, gamma, sent=sent)
 
 

@@ -31,35 +31,22 @@ STEPS, HALVINGS = 200, 40  # of Newton's method
 class Problem(NamedTuple):
   """A strongly convex finite sum over n workers with m rows each.
 
-  `gradient` and `loss` are of one worker; `gradients` are those of all.
-
-  Attributes:
-    name: for titles and tables.
-    features: f64[n, m, d], the A_i.
-    targets: f64[n, m], the b_i.
-    lam: of the regularizer, above 0.
-    residual: (A_i x, b_i) -> phi'(A_i x, b_i), of each row.
-    gradient: (features [m, d], targets [m], x [d]) -> grad f_i(x) [d].
-    loss: (features [m, d], targets [m], x [d]) -> f_i(x) [].
-    matrices: f64[n, d, d], the L_i.
-    L: lambda_max of the mean of the L_i, the smoothness constant of f.
-    L_workers: f64[n], lambda_max of each L_i.
-    mu: f is mu-strongly convex; lam, as the paper's experiments have it.
-    optimum: f64[d], the x at which grad f is 0.
+  `gradient` and `loss` are of one worker, of (features [m, d], targets [m],
+  x [d]); `gradients` are those of all.
   """
 
-  name: str
-  features: np.ndarray
-  targets: np.ndarray
-  lam: float
-  residual: Callable[[Array, Array], Array]
+  name: str  # for titles and tables
+  features: np.ndarray  # f64[n, m, d], the A_i
+  targets: np.ndarray  # f64[n, m], the b_i
+  lam: float  # of the regularizer, above 0
+  residual: Callable[[Array, Array], Array]  # (A_i x, b_i) -> phi', of each row
   gradient: Callable[[Array, Array, Array], Array]
   loss: Callable[[Array, Array, Array], Array]
-  matrices: np.ndarray
-  L: float
-  L_workers: np.ndarray
-  mu: float
-  optimum: np.ndarray
+  matrices: np.ndarray  # f64[n, d, d], the L_i
+  L: float  # lambda_max of the mean of the L_i: f is L-smooth
+  L_workers: np.ndarray  # f64[n], lambda_max of each L_i
+  mu: float  # f is mu-strongly convex: lam, as in the paper's experiments
+  optimum: np.ndarray  # f64[d], the x at which grad f is 0
 
   @property
   def n(self) -> int:
@@ -87,20 +74,6 @@ class Problem(NamedTuple):
     return np.diagonal(self.matrices, axis1=1, axis2=2)
 
 
-class Loss(NamedTuple):
-  """A convex loss of a linear model, as `Problem` takes it apart.
-
-  Attributes:
-    value: (features, targets, x) -> f64[].
-    residual: (z, targets) -> the derivative of each row's loss by z.
-    c: the largest second derivative of a row's loss.
-  """
-
-  value: Callable
-  residual: Callable
-  c: float
-
-
 def logistic_regression(
   features: np.ndarray, targets: np.ndarray, lam: float = 1e-3, name: str = ''
 ) -> Problem:
@@ -115,17 +88,14 @@ def logistic_regression(
     raise ValueError(
       f'targets={np.unique(targets)[:5]}; logistic regression takes -1 and +1.'
     )
-
-  def residual(z, targets):
-    return -targets * jax.nn.sigmoid(-targets * z)
+  residual = lambda z, targets: -targets * jax.nn.sigmoid(-targets * z)
 
   def loss(features, targets, x):
     z = features @ x
     return jnp.mean(jax.nn.softplus(-targets * z)) + lam / 2 * (x @ x)
 
   optimum = _newton(features.reshape(targets.size, -1), targets.ravel(), lam)
-  loss = Loss(loss, residual, 1 / 4)
-  return _problem(name, features, targets, lam, loss, optimum)
+  return _problem(name, features, targets, lam, loss, residual, 1 / 4, optimum)
 
 
 def ridge_regression(
@@ -140,17 +110,14 @@ def ridge_regression(
   Source: the definition of f_i in arXiv:2106.03524, with a square for phi.
   """
   features, targets, lam = _checked(features, targets, lam)
-
-  def residual(z, targets):
-    return z - targets
+  residual = lambda z, targets: z - targets
 
   def loss(features, targets, x):
     r = features @ x - targets
     return r @ r / (2 * len(targets)) + lam / 2 * (x @ x)
 
   optimum = _least_squares(features.reshape(targets.size, -1), targets, lam)
-  loss = Loss(loss, residual, 1.0)
-  return _problem(name, features, targets, lam, loss, optimum)
+  return _problem(name, features, targets, lam, loss, residual, 1.0, optimum)
 
 
 def _checked(features, targets, lam):
@@ -180,23 +147,23 @@ def _checked(features, targets, lam):
   return features, targets, float(lam)
 
 
-def _problem(name, features, targets, lam, loss, optimum):
-  n, m, d = features.shape
+def _problem(name, features, targets, lam, loss, residual, c, optimum):
+  _, m, d = features.shape
 
   def gradient(features, targets, x):
-    r = loss.residual(features @ x, targets)
+    r = residual(features @ x, targets)
     return r @ features / len(targets) + lam * x
 
   gram = features.transpose(0, 2, 1) @ features
-  matrices = loss.c / m * gram + lam * np.eye(d)
+  matrices = c / m * gram + lam * np.eye(d)
   return Problem(
     name=name,
     features=features,
     targets=targets,
     lam=lam,
-    residual=loss.residual,
+    residual=residual,
     gradient=gradient,
-    loss=loss.value,
+    loss=loss,
     matrices=matrices,
     L=float(np.linalg.eigvalsh(matrices.mean(0))[-1]),
     L_workers=np.linalg.eigvalsh(matrices)[:, -1],

@@ -94,14 +94,7 @@ def write(workdir, config, problem, named, record, clock) -> str:
 
 
 def table(entries: dict[str, dict]) -> str:
-  """A row for each method, in markdown.
-
-  Args:
-    entries: `summary` of each, by name.
-
-  Returns:
-    The table.
-  """
+  """A row for each method, in markdown."""
   rows = [_cells(name, entry) for name, entry in entries.items()]
   return tables.markdown(COLUMNS, rows)
 

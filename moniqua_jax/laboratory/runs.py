@@ -23,16 +23,10 @@ Array = jax.Array
 
 
 class Trace(NamedTuple):
-  """What was measured of some methods, seeds and iterations.
+  """What was measured of S seeds, M methods and K iterations."""
 
-  Attributes:
-    distance: f64[S, M, K], |x - x*|^2 / |x_0 - x*|^2 before each iteration.
-    coded: f32[S, M, K], bits that a worker sends in each iteration, coded, the
-      mean over workers.
-  """
-
-  distance: Array
-  coded: Array
+  distance: Array  # f64[S, M, K], |x - x*|^2 / |x_0 - x*|^2 before each
+  coded: Array  # f32[S, M, K], bits that a worker sends, coded, in the mean
 
 
 def start(problem: Problem, methods: Sequence[Method], keys: Array):

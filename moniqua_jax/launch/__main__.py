@@ -46,20 +46,7 @@ def free_port() -> int:
 
 
 def commands(command: list[str], n: int, port: int) -> list[list[str]]:
-  """The command of each process.
-
-  Args:
-    command: a Python program and its flags.
-    n: number of processes.
-    port: at which the first listens.
-
-  Returns:
-    n argument lists.
-
-  >>> commands(['train.py'], 2, 5000)[1][2:]
-  ['train.py', '--coordinator_address=localhost:5000', '--num_processes=2', \
-'--process_id=1']
-  """
+  """The command of each process; the first listens at the port."""
   return [
     [
       *(sys.executable, '-u', *command),

@@ -111,66 +111,40 @@ def large_stem(x, width, norm):
   return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
-def _small(blocks):
-  """ResNet-(6 blocks + 2) for 32x32 images; `resnet20` and its kin below."""
+def _resnet(classes, usual_norm, **fields):
+  """A network of He et al. with its usual classes and norm."""
 
-  def factory(num_classes: int = 10, norm: str = 'group') -> ResNet:
-    """A residual network for 32x32 images.
-
-    Args:
-      num_classes: size of the output.
-      norm: 'group' or 'batch'.
-
-    Returns:
-      A flax module of f32[B, H, W, C] -> f32[B, num_classes].
-
-    >>> resnet20().stages, resnet110(norm='batch').norm
-    ((3, 3, 3), 'batch')
-
-    Source: Section 4.2 of arXiv:1512.03385.
-    """
-    return ResNet(
-      num_classes,
-      stages=(blocks,) * 3,
-      width=16,
-      block=BasicBlock,
-      stem=small_stem,
-      shortcut=identity_shortcut,
-      norm=norm,
-    )
+  def factory(num_classes: int = classes, norm: str = usual_norm) -> ResNet:
+    """A residual network, f32[B, H, W, C] -> f32[B, num_classes]."""
+    return ResNet(num_classes, norm=norm, **fields)
 
   return factory
+
+
+def _small(blocks):
+  """ResNet-(6 blocks + 2) for 32x32 images: Section 4.2."""
+  return _resnet(
+    10,
+    'group',
+    stages=(blocks,) * 3,
+    width=16,
+    block=BasicBlock,
+    stem=small_stem,
+    shortcut=identity_shortcut,
+  )
 
 
 def _large(stages, block):
-  """A row of Table 1 for 224x224 images; `resnet18` and its kin below."""
-
-  def factory(num_classes: int = 1000, norm: str = 'batch') -> ResNet:
-    """A residual network for 224x224 images.
-
-    Args:
-      num_classes: size of the output.
-      norm: 'group' or 'batch'.
-
-    Returns:
-      A flax module of f32[B, H, W, C] -> f32[B, num_classes].
-
-    >>> resnet50().stages, resnet18(num_classes=10).num_classes
-    ((3, 4, 6, 3), 10)
-
-    Source: Table 1 of arXiv:1512.03385.
-    """
-    return ResNet(
-      num_classes,
-      stages=stages,
-      width=64,
-      block=block,
-      stem=large_stem,
-      shortcut=projection_shortcut,
-      norm=norm,
-    )
-
-  return factory
+  """A row of Table 1 for 224x224 images."""
+  return _resnet(
+    1000,
+    'batch',
+    stages=stages,
+    width=64,
+    block=block,
+    stem=large_stem,
+    shortcut=projection_shortcut,
+  )
 
 
 resnet20 = _small(3)

@@ -39,10 +39,7 @@ class CNN(nn.Module):
 
 
 def mlp(num_classes: int = 10, hidden: tuple[int, ...] = (128,)) -> MLP:
-  """A multilayer perceptron.
-
-  Returns a flax module of f32[B, H, W, C] -> f32[B, num_classes].
-  """
+  """A multilayer perceptron, f32[B, H, W, C] -> f32[B, num_classes]."""
   return MLP(num_classes, tuple(hidden))
 
 
@@ -51,8 +48,5 @@ def cnn(
   features: tuple[int, ...] = (16, 32, 64),
   norm: str = 'group',
 ) -> CNN:
-  """A small convolution net.
-
-  Returns a flax module of f32[B, H, W, C] -> f32[B, num_classes].
-  """
+  """A small convolution net, f32[B, H, W, C] -> f32[B, num_classes]."""
   return CNN(num_classes, tuple(features), norm)

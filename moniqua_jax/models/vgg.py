@@ -46,9 +46,6 @@ class VGG(nn.Module):
 def vgg16(num_classes: int = 10, norm: str = 'group') -> VGG:
   """VGG-16: 13 convolutions and a dense layer, 14.7 M parameters.
 
-  Returns a flax module of f32[B, H, W, C] -> f32[B, num_classes]; H and W are
-  multiples of 32.
-
-  Source: Table 1, column D, of arXiv:1409.1556.
+  f32[B, H, W, C] -> f32[B, num_classes]; H and W are multiples of 32.
   """
   return VGG(num_classes, STAGES, norm)

@@ -11,18 +11,10 @@ WRITTEN = 12  # workers at most whose weights are written into the matrix
 
 
 def topology(graph: topologies.Topology) -> matplotlib.figure.Figure:
-  """A topology as a graph, and its matrix W.
+  """A topology as a graph, and its matrix W with the senders in its columns.
 
-  Args:
-    graph: of n workers. Arrows lead from sender to receiver; without heads they
-      lead both ways with one weight.
-
-  Returns:
-    A figure: the graph, and W with the senders in its columns.
-
-  >>> fig = topology(topologies.ring(4))
-  >>> [axes.get_title() for axes in fig.axes]
-  ['4 workers', 'W,  $1 - \\\\rho$ = 0.667']
+  Arrows lead from sender to receiver; without heads they lead both ways with
+  one weight.
   """
   w = topologies.matrix(graph)
   with look.drawing(7, 3.6) as fig:

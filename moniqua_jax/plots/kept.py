@@ -26,24 +26,16 @@ SHARE = 'gossip/distance_over_theta'
 
 
 class Run(NamedTuple):
-  """What is known of a run.
+  """What is known of a run."""
 
-  Attributes:
-    name: of the folder.
-    rows: of metrics.jsonl, or what curves.jsonl has of them.
-    end: the last value of each metric; of counts the sums over the run, and of
-      distance over theta the largest.
-    config: of config.json.
-    source: of run.json, and leaf_distance.json where there is one.
-    workers: the last row of each worker, of an asynchronous run.
-  """
-
-  name: str
-  rows: list[dict]
+  name: str  # of the folder
+  rows: list[dict]  # of metrics.jsonl, or what curves.jsonl has of them
+  # the last value of each metric; of counts the sums over the run, and of
+  # distance over theta the largest
   end: dict
-  config: dict
-  source: dict
-  workers: Sequence[dict] = ()
+  config: dict  # of config.json
+  source: dict  # of run.json, and leaf_distance.json where there is one
+  workers: Sequence[dict] = ()  # the last rows, of an asynchronous run
 
 
 def load(workdir) -> Run:

@@ -35,15 +35,10 @@ STYLE = {
 
 @contextlib.contextmanager
 def drawing(width: float, height: float) -> Iterator[matplotlib.figure.Figure]:
-  """An empty figure in this look, laid out when the block ends.
+  """An empty figure in this look, of so many inches, laid out at the end.
 
-  Args:
-    width: inches.
-    height: inches.
-
-  Returns:
-    A context whose value is a `matplotlib.figure.Figure`. Ticks and layout are
-    made within it, so the look does not depend on where it is shown.
+  Ticks and layout are made within the block, so that the look does not depend
+  on where it is shown.
 
   >>> with drawing(4, 3) as fig:
   ...   _ = fig.subplots().plot([1, 2], [3, 4], **line_style(0))
@@ -59,20 +54,7 @@ def drawing(width: float, height: float) -> Iterator[matplotlib.figure.Figure]:
 
 
 def save(fig: matplotlib.figure.Figure, path, dpi: int = 150) -> None:
-  """Writes a figure as SVG and as PNG; twice the same gives the same bytes.
-
-  Args:
-    fig: of `drawing`, or of any function here.
-    path: of the files; its suffix is replaced by .svg and .png.
-    dpi: of the PNG.
-
-  >>> path = getfixture('tmp_path') / 'empty'
-  >>> with drawing(1, 1) as fig:
-  ...   pass
-  >>> save(fig, path)
-  >>> sorted(file.name for file in path.parent.iterdir())
-  ['empty.png', 'empty.svg']
-  """
+  """Writes path.svg and path.png; one figure always gives the same bytes."""
   path = pathlib.Path(path)
   with matplotlib.style.context(['default', STYLE]):
     fig.savefig(path.with_suffix('.svg'), metadata={'Date': None})
@@ -84,17 +66,7 @@ def save(fig: matplotlib.figure.Figure, path, dpi: int = 150) -> None:
 
 
 def line_style(i: int) -> dict:
-  """How the i-th line of a figure looks.
-
-  Args:
-    i: from 0.
-
-  Returns:
-    Arguments of `Axes.plot`.
-
-  >>> line_style(1)['linestyle'], line_style(1)['marker']
-  ('--', 's')
-  """
+  """How the i-th line of a figure looks, as arguments of `Axes.plot`."""
   return {
     'color': COLOURS[i % len(COLOURS)],
     'linestyle': DASHES[i % len(DASHES)],
@@ -104,10 +76,7 @@ def line_style(i: int) -> dict:
 
 
 def number_log(axis) -> None:
-  """Plain numbers at a few ticks, whatever share of a decade is in view.
-
-  Args:
-    axis: `axes.xaxis` or `axes.yaxis`; nothing happens if it is linear.
+  """Plain numbers at a few ticks of a log axis, however much is in view.
 
   >>> with drawing(2, 2) as fig:
   ...   axes = fig.subplots()

@@ -18,18 +18,7 @@ def sizes(
 ) -> matplotlib.figure.Figure:
   """The bytes of one message of each quantizer: packed codes, and the rest.
 
-  Args:
-    quantizers: by label; one whose payload does not begin with packed codes
-      shows as values alone.
-    d: values of a message.
-
-  Returns:
-    A figure with a bar for each.
-
-  >>> from moniqua_jax import moniqua
-  >>> fig = sizes({'4 bits': moniqua(theta=1.0, bits=4)}, d=1000)
-  >>> fig.axes[0].get_xlabel()
-  'bytes of a message of 1,000 values'
+  One whose payload does not begin with packed codes shows as values alone.
   """
   with look.drawing(6.6, 0.32 * len(quantizers) + 1.2) as fig:
     axes = fig.subplots()
@@ -77,23 +66,9 @@ def message(
 ) -> matplotlib.figure.Figure:
   """The layout of a small message: which bit of which byte is whose.
 
-  Found by packing: a code of ones for one value, zeros for all others.
-
-  Args:
-    quantizer: whose payload begins with packed codes.
-    d: values, some tens at most.
-    header: (name, bytes) of what follows the codes, in order.
-
-  Returns:
-    A figure: bytes from left to right, their bits from top to bottom.
-
-  Raises:
-    ValueError: the payload has no packed codes, or the header does not fill it.
-
-  >>> from moniqua_jax import nuqsgd
-  >>> fig = message(nuqsgd(bits=4), d=6, header=[('norm', 4)])
-  >>> fig.axes[0].get_xlabel()
-  'byte of the message'
+  Bytes from left to right, their bits from top to bottom. `header` names what
+  follows the codes, (name, bytes) in order. Found by packing: a code of ones
+  for one value, zeros for all others.
   """
   if quantizer.codes is None:
     raise ValueError('quantizer.codes is None; its payload has no codes.')

@@ -11,18 +11,7 @@ from moniqua_jax.plots import kept, look
 def margin(runs: Mapping[str, Sequence[dict]]) -> matplotlib.figure.Figure:
   """theta, the distance that it must exceed, and the messages that were lost.
 
-  Args:
-    runs: rows by label, with `step` and what `metrics.summarise` gives of
-      gossip: theta, disagreement, unreadable, messages.
-
-  Returns:
-    A figure with a column for each run.
-
-  >>> row = {'gossip/theta': 1.0, 'gossip/disagreement': 0.5,
-  ...        'gossip/unreadable': 1, 'gossip/messages': 16}
-  >>> fig = margin({'4 bits': [{'step': s, **row} for s in (1, 2)]})
-  >>> [axes.get_ylabel() for axes in fig.axes]
-  ['units of a parameter', 'lost (%)']
+  A column for each run; the rows have what `metrics.summarise` gives of gossip.
   """
   with look.drawing(1 + 2.7 * len(runs), 3.6) as fig:
     grid = fig.subplots(
@@ -79,19 +68,9 @@ def variance(
   measured: Mapping[str, Mapping[int, float]],
   bounds: Mapping[str, Mapping[int, float]] | None = None,
 ) -> matplotlib.figure.Figure:
-  """The noise of quantizers against their bits.
+  """The noise E|Q(v) - v|^2 / |v|^2 of quantizers by bits, by name.
 
-  Args:
-    measured: E|Q(v) - v|^2 / |v|^2 by bits, by name.
-    bounds: the same of what theory promises, for some of the names: a thin
-      line in the colour of its name.
-
-  Returns:
-    A figure.
-
-  >>> fig = variance({'NUQSGD': {3: 17.0, 4: 0.3}}, {'NUQSGD': {4: 0.6}})
-  >>> [line.get_label() for line in fig.axes[0].lines]
-  ['NUQSGD', 'NUQSGD, bound']
+  `bounds` are the same of what theory promises, for some of the names.
   """
   with look.drawing(6.2, 3.2) as fig:
     axes = fig.subplots()

@@ -35,24 +35,8 @@ def compare(
   """A panel for each pair of quantities, a line for each run.
 
   Of more rows than `points` a line shows the means of as many stretches, since
-  single steps' losses are noise.
-
-  Args:
-    runs: rows by label, as in metrics.jsonl; a row need not have all keys.
-    panels: pairs (key of x, key of y). A key that nothing says more of is its
-      own label, on a linear axis.
-    columns: panels side by side.
-    points: of a line at most.
-    quantities: (label, factor, 'linear' or 'log') by key, besides those of
-      `QUANTITIES`.
-
-  Returns:
-    A figure with the legend below.
-
-  >>> rows = [{'step': s, 'train/loss': 1 / s} for s in (1, 2, 3)]
-  >>> fig = compare({'D-PSGD': rows}, [('step', 'train/loss')])
-  >>> fig.axes[0].get_ylabel()
-  'training loss'
+  single steps' losses are noise. A row need not have all keys; one that
+  `QUANTITIES` and `quantities` do not know is its own label, on a linear axis.
   """
   about = {key: quantity(key, quantities) for pair in panels for key in pair}
   lines = -(-len(panels) // columns)
@@ -92,19 +76,12 @@ def legend_handles(labels) -> list[matplotlib.lines.Line2D]:
 
 
 class Quantity(NamedTuple):
-  """What an axis shows.
+  """What an axis shows."""
 
-  Attributes:
-    key: of a row.
-    label: with the unit.
-    factor: from the row's unit to that of the label.
-    scale: 'linear' or 'log'.
-  """
-
-  key: str
-  label: str
-  factor: float
-  scale: str
+  key: str  # of a row
+  label: str  # with the unit
+  factor: float  # from the row's unit to that of the label
+  scale: str  # 'linear' or 'log'
 
 
 def quantity(key: str, more: Mapping | None = None) -> Quantity:

@@ -36,17 +36,6 @@ def figure(runs: Sequence, path) -> None:
 
   Runs that differ only in their seed share a line style and a legend entry. A
   line has at most 40 points: of more rows, the means of as many stretches.
-
-  Args:
-    runs: work directories or kept folders.
-    path: of the files; its suffix is replaced by .svg and .png.
-
-  Raises:
-    ValueError: there are no runs, or one of the folders does not hold one.
-
-  >>> figure([], 'report/figure')
-  Traceback (most recent call last):
-  ValueError: there are no runs; give their work directories.
   """
   groups = tables.by_seed(kept.loaded(runs))
   labels = list(_labels(groups))
@@ -70,21 +59,9 @@ def figure(runs: Sequence, path) -> None:
 
 
 def report(runs: Sequence, out) -> str:
-  """Writes table.md, figure.svg and figure.png.
+  """Writes table.md, figure.svg and figure.png; returns the table.
 
-  Args:
-    runs: work directories or kept folders.
-    out: the folder to write into; made if it does not exist.
-
-  Returns:
-    The table, and below it the one of means if runs differ only in their seed.
-
-  Raises:
-    ValueError: as for `figure`.
-
-  >>> report([], 'report')
-  Traceback (most recent call last):
-  ValueError: there are no runs; give their work directories.
+  Below it stands the one of means, if runs differ only in their seed.
   """
   text, loaded = tables.table(runs), kept.loaded(runs)
   if len(tables.by_seed(loaded)) < len(loaded):
@@ -104,40 +81,15 @@ def keep(runs: Sequence, out) -> str:
   The folder gets config.json (what the configs share), runs.jsonl (a line a
   run) and curves.jsonl (40 points of each curve). What it has already stays; of
   two runs of one name, the new one is kept.
-
-  Args:
-    runs: work directories or kept folders.
-    out: the folder to keep them in; made if it does not exist.
-
-  Returns:
-    The text of `report`.
-
-  Raises:
-    ValueError: as for `figure`.
-
-  >>> keep([], 'results/none')
-  Traceback (most recent call last):
-  ValueError: there are no runs; give their work directories.
   """
   kept.write(kept.loaded(runs), out)
   return report([out], out)
 
 
 def chosen(runs: Sequence, pairs: Sequence[tuple[str, str]], out) -> None:
-  """Writes panels.svg and panels.png, a panel for each pair.
+  """Writes panels.svg and panels.png, a panel for each (key of x, key of y).
 
-  Args:
-    runs: work directories or kept folders; of those that differ only in their
-      seed, the first is shown.
-    pairs: (key of x, key of y), of metrics.jsonl.
-    out: the folder to write into; made if it does not exist.
-
-  Raises:
-    ValueError: as for `figure`, or a key that no run has written.
-
-  >>> chosen([], [('epoch', 'train/loss')], 'report')
-  Traceback (most recent call last):
-  ValueError: there are no runs; give their work directories.
+  Of runs that differ only in their seed, the first is shown.
   """
   groups, out = tables.by_seed(kept.loaded(runs)), pathlib.Path(out)
   firsts = [group[:1] for group in groups]
@@ -154,14 +106,7 @@ def chosen(runs: Sequence, pairs: Sequence[tuple[str, str]], out) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """The command line: prints the table and writes the report.
-
-  Args:
-    argv: arguments; those of the process if None.
-
-  Returns:
-    The exit status: 0, or 2 after an error.
-  """
+  """The command line: prints the table and writes the report; the status."""
   parser = argparse.ArgumentParser(
     prog='python -m moniqua_jax.plots',
     description='Prints a table of runs; writes it and a figure.',

@@ -23,15 +23,6 @@ class _Parser(argparse.ArgumentParser):
 def topology(spec: str):
   """The topology of `name:argument:argument`.
 
-  Args:
-    spec: as on the command line, `ring:8` or `torus:2:4`.
-
-  Returns:
-    A Topology, or a tuple of them.
-
-  Raises:
-    ValueError: naming what is wrong with the spec, and what is allowed.
-
   >>> topology('ring:2').edges
   ((0.5, (1, 0)),)
   """

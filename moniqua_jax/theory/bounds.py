@@ -24,25 +24,9 @@ def theta(
   """A theta that holds whatever the gradients and the rounding errors are.
 
   theta = S update / (1 - S' / (2^b - 1)), in exact arithmetic; float32 wants
-  the few eps more of `moniqua`.
-
-  Args:
-    topology: a Topology, or a tuple of them; `lazy` with its gamma, and with
-      eta of deepsqueeze, if any.
-    algorithm: a key of `LAWS` with a recursion.
-    bits: b, of nearest or dithered rounding.
-    update: bound on what a coordinate moves from one message to the next, in
-      units of x: alpha G, over 1 - momentum, times the steps of `every`.
-
-  Returns:
-    theta, in units of x.
-
-  Raises:
-    ValueError: no theta holds with so few bits, delta >= 1 / (2 (S' + 1)); and
-      as `sums`.
-
-  >>> round(theta(topologies.ring(8), 'dpsgd', bits=4, update=1.0), 2)
-  8.47
+  the few eps more of `moniqua`. In units of x, as is `update`, the bound on
+  what a coordinate moves from one message to the next: alpha G, over
+  1 - momentum, times the steps of `every`.
 
   Source: ours; it replaces the theta of the theorem on D-PSGD, and of that on
   D^2, of arXiv:2002.11787.
@@ -66,25 +50,7 @@ def theta(
 def least_bits(
   topology: Topology | Sequence[Topology], algorithm: str
 ) -> int | None:
-  """The fewest bits with which a theta holds for certain.
-
-  The least b with 2^b - 1 > S'.
-
-  Args:
-    topology: a Topology, or a tuple of them.
-    algorithm: a key of `LAWS` with a recursion.
-
-  Returns:
-    1 to 8, or None.
-
-  Raises:
-    ValueError: as `sums`.
-
-  >>> least_bits(topologies.ring(8), 'dpsgd')
-  3
-
-  Source: ours, delta < 1 / (2 (S' + 1)).
-  """
+  """The fewest bits with which a theta holds for certain: 2^b - 1 > S'."""
   noise = responses.sums(topology, algorithm).noise
   return next((b for b in BITS if 2**b - 1 > noise), None)
 

@@ -8,13 +8,7 @@ import numpy as np
 
 
 def positive(name: str, value, axes: int = 0) -> np.ndarray:
-  """The value in float64, refused unless all of it is positive and finite.
-
-  >>> positive('beta', 6)
-  array(6.)
-
-  Source: ours.
-  """
+  """The value in float64, refused unless all of it is positive and finite."""
   array = np.asarray(value, np.float64)
   if array.ndim < axes or not array.size:
     raise ValueError(f'{name} of shape {array.shape}; it must be [..., d].')
@@ -29,13 +23,7 @@ def positive(name: str, value, axes: int = 0) -> np.ndarray:
 
 
 def count(name: str, value: int) -> int:
-  """The value, refused unless it is an integer of at least 1.
-
-  >>> count('n', np.int32(8))
-  8
-
-  Source: ours.
-  """
+  """The value, refused unless it is an integer of at least 1."""
   try:
     number = operator.index(value)
   except TypeError:
@@ -46,13 +34,7 @@ def count(name: str, value: int) -> int:
 
 
 def blocks(sizes: Sequence[int] | None, d: int) -> tuple[int, ...]:
-  """The sizes of the blocks, refused unless they make up d coordinates.
-
-  >>> blocks(None, 4)
-  (4,)
-
-  Source: ours.
-  """
+  """The sizes of the blocks, refused unless they make up d coordinates."""
   if sizes is None:
     return (d,)
   sizes = tuple(count('sizes', size) for size in sizes)
@@ -64,13 +46,7 @@ def blocks(sizes: Sequence[int] | None, d: int) -> tuple[int, ...]:
 def pair(
   name: str, value: np.ndarray, diagonal: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """A value per coordinate and the diagonal of L_i, of one shape.
-
-  >>> [array.shape for array in pair('steps', np.ones(2), np.ones((3, 2)))]
-  [(3, 2), (3, 2)]
-
-  Source: ours.
-  """
+  """A value per coordinate and the diagonal of L_i, of one shape."""
   value = positive(name, value, axes=1)
   diagonal = positive('diagonal', diagonal, axes=1)
   try:
@@ -86,13 +62,7 @@ def pair(
 
 
 def not_negative(name: str, value: float) -> float:
-  """The value, refused unless it is finite and at least 0.
-
-  >>> not_negative('omega', 0)
-  0.0
-
-  Source: ours.
-  """
+  """The value, refused unless it is finite and at least 0."""
   if not (value >= 0 and math.isfinite(value)):
     raise ValueError(f'{name}={value}; it must be finite and at least 0.')
   return float(value)

@@ -18,21 +18,6 @@ from moniqua_jax.theory import checked
 def gamma_dcgd(L: float, calL_max: float, n: int) -> float:
   """The step of DCGD+, gamma = 1 / (L + 2 calL_max / n).
 
-  Args:
-    L: lambda_max of the mean of the L_i.
-    calL_max: the largest calL of a worker; omega L_max without matrices, which
-      is plain DCGD.
-    n: workers.
-
-  Returns:
-    gamma.
-
-  Raises:
-    ValueError: L not positive, calL_max below 0, or n below 1.
-
-  >>> gamma_dcgd(L=1.0, calL_max=4.0, n=8)
-  0.5
-
   Source: Algorithm 1 of arXiv:2106.03524.
   """
   L, n = float(checked.positive('L', L)), checked.count('n', n)
@@ -41,20 +26,6 @@ def gamma_dcgd(L: float, calL_max: float, n: int) -> float:
 
 def gamma_diana(L: float, calL_max: float, n: int) -> float:
   """The step of DIANA+ that has a proof, gamma = 1 / (L + 6 calL_max / n).
-
-  Args:
-    L: lambda_max of the mean of the L_i.
-    calL_max: the largest calL of a worker; omega L_max for plain DIANA.
-    n: workers.
-
-  Returns:
-    gamma.
-
-  Raises:
-    ValueError: as for `gamma_dcgd`.
-
-  >>> gamma_diana(L=1.0, calL_max=4.0, n=8)
-  0.25
 
   Source: Algorithm 2 of arXiv:2106.03524.
   """
@@ -68,20 +39,6 @@ def gamma_diana_authors(L_max: float, omega: float, n: int) -> float:
   It is larger than `gamma_diana` allows for omega L_max, unless L is far below
   L_max: a generous baseline.
 
-  Args:
-    L_max: the largest lambda_max(L_i).
-    omega: of the compressor.
-    n: workers.
-
-  Returns:
-    gamma.
-
-  Raises:
-    ValueError: L_max not positive, omega below 0, or n below 1.
-
-  >>> gamma_diana_authors(L_max=1.0, omega=4.0, n=8)
-  0.5
-
   Source: the code of arXiv:2106.03524.
   """
   L_max, n = float(checked.positive('L_max', L_max)), checked.count('n', n)
@@ -89,19 +46,7 @@ def gamma_diana_authors(L_max: float, omega: float, n: int) -> float:
 
 
 def alpha_diana(omega: float) -> float:
-  """How fast DIANA's shifts learn, alpha = 1 / (1 + omega).
-
-  Args:
-    omega: the largest of the workers'; of C alone, without L_i.
-
-  Returns:
-    alpha.
-
-  Raises:
-    ValueError: omega below 0.
-
-  >>> alpha_diana(3.0)
-  0.25
+  """How fast DIANA's shifts learn, alpha = 1 / (1 + omega), of C without L_i.
 
   Source: Algorithm 2 of arXiv:2106.03524.
   """
@@ -111,26 +56,17 @@ def alpha_diana(omega: float) -> float:
 class Adiana(NamedTuple):
   """The parameters of ADIANA(+), by the names of its paper.
 
-    x = theta1 z + theta2 w + (1 - theta1 - theta2) y,    y_new = x - eta g
-    z = beta z + (1 - beta) x + (gamma / eta) (y_new - x)
-
-  Attributes:
-    alpha: of the shifts.
-    eta: of the gradient step.
-    theta1: weight of z.
-    theta2: weight of w.
-    gamma: how far z goes.
-    beta: what z keeps of itself.
-    p: how likely w becomes y.
+  x = theta1 z + theta2 w + (1 - theta1 - theta2) y,    y_new = x - eta g
+  z = beta z + (1 - beta) x + (gamma / eta) (y_new - x)
   """
 
-  alpha: float
-  eta: float
-  theta1: float
-  theta2: float
-  gamma: float
-  beta: float
-  p: float
+  alpha: float  # of the shifts
+  eta: float  # of the gradient step
+  theta1: float  # weight of z
+  theta2: float  # weight of w
+  gamma: float  # how far z goes
+  beta: float  # what z keeps of itself
+  p: float  # how likely w becomes y
 
 
 def adiana(
@@ -143,24 +79,6 @@ def adiana(
     theta1 = min(1/4, sqrt(eta mu / p)),  theta2 = 1/2
     gamma = eta / (2 (theta1 + eta mu)),  beta = 1 - gamma mu
     alpha = 1 / (1 + omega),  w = min(omega, calL_max / L_max)
-
-  Args:
-    L: lambda_max of the mean of the L_i.
-    L_max: the largest lambda_max(L_i).
-    calL_max: the largest calL of a worker; omega L_max for plain ADIANA.
-    omega: of the compressor, the largest of the workers'.
-    mu: f is mu-strongly convex.
-    n: workers.
-
-  Returns:
-    An `Adiana`.
-
-  Raises:
-    ValueError: L, L_max or mu not positive; calL_max or omega below 0; n < 1.
-
-  >>> exact = adiana(L=1.0, L_max=1.0, calL_max=0.0, omega=0.0, mu=0.125, n=8)
-  >>> exact.eta, exact.theta1, exact.p
-  (0.5, 0.25, 1.0)
 
   Source: ADIANA, Li et al., ICML 2020, as we recall it; its constants are
   uncertain, and calL_max in place of omega L_max is ours.

@@ -38,38 +38,24 @@ LARGEST = 256  # workers; beyond it the sums over impulse responses take minutes
 
 
 class Recursion(NamedTuple):
-  """One step of an algorithm, linear in everything.
+  """One step of an algorithm, linear in everything."""
 
-  Attributes:
-    message: (x, kept, u) -> what is sent.
-    after: (x, kept, u, noise, pull) -> the next (x, kept).
-    start: x -> the first kept.
-  """
-
-  message: Callable
-  after: Callable
-  start: Callable = np.zeros_like
+  message: Callable  # (x, kept, u) -> what is sent
+  after: Callable  # (x, kept, u, noise, pull) -> the next (x, kept)
+  start: Callable = np.zeros_like  # x -> the first kept
 
 
 class Law(NamedTuple):
-  """What is known about an algorithm without running it.
+  """What is known about an algorithm without running it."""
 
-  Attributes:
-    check: topology -> rounds; refuses what the algorithm refuses.
-    weights: Topology -> float[n, n], what a round does.
-    recursion: None where Moniqua's theta has no meaning.
-    memory: delay -> vectors of d floats that a worker keeps beyond x.
-    replicas: (n, m) -> the same in the papers' form, over the whole graph of m
-      directed edges; beyond the algorithm in full precision. None: not counted.
-    least: what all eigenvalues of W must be above; None if they need not.
-  """
-
-  check: Callable
-  weights: Callable
-  recursion: Recursion | None
-  memory: Callable[[int], int]
-  replicas: Callable[[int, int], int] | None
-  least: Fraction | None = None
+  check: Callable  # topology -> rounds; refuses what the algorithm refuses
+  weights: Callable  # Topology -> float[n, n], what a round does
+  recursion: Recursion | None  # None where Moniqua's theta has no meaning
+  memory: Callable  # delay -> vectors of d floats that a worker keeps beyond x
+  # (n, m) -> the same in the papers' form, over the whole graph of m directed
+  # edges; beyond the algorithm in full precision. None: not counted.
+  replicas: Callable | None
+  least: Fraction | None = None  # all eigenvalues of W must be above it
 
 
 def _doubly_stochastic(algorithm):
@@ -200,11 +186,7 @@ def law(algorithm: str) -> Law:
 def checked(
   topology: Topology | Sequence[Topology], algorithm: str
 ) -> tuple[tuple[Topology, ...], list[np.ndarray]]:
-  """The rounds, and the weights of each, if the algorithm takes them.
-
-  >>> len(checked(topologies.one_peer_exponential(8), 'dpsgd')[1])
-  3
-  """
+  """The rounds, and the weights of each, if the algorithm takes them."""
   known = law(algorithm)
   for r in (topology,) if isinstance(topology, Topology) else topology:
     if isinstance(r, Topology) and not 2 <= r.n <= LARGEST:

@@ -10,7 +10,8 @@ weight apart. With a slack matrix that is linear in gamma for dpsgd, where S'
 hardly falls; d2 and deepsqueeze keep what they rounded away, and their floor
 stays.
 
-kappa: the noise floor. b: bits.
+kappa: the noise floor. b: bits of dithered rounding. safety: theta over the
+distance seen, at least 1.
 """
 
 from collections.abc import Sequence
@@ -44,22 +45,6 @@ def noise_floor(
   A short run in NumPy with shared subtractive dither, from workers spread over
   about one grid step times their weights, mean over its second half; the seed
   is fixed. It does not depend on theta and bits while no message wraps.
-
-  Args:
-    topology: a Topology, or a tuple of them; `lazy` with its gamma, and with
-      eta of deepsqueeze, if any.
-    algorithm: a key of `LAWS` with a recursion.
-
-  Returns:
-    kappa.
-
-  Raises:
-    ValueError: as `sums`.
-
-  >>> 1.2 < noise_floor(topologies.lazy(topologies.ring(8), 0.5), 'dpsgd') < 1.4
-  True
-
-  Source: ours.
   """
   responses.require_recursion(algorithm)
   rounds, _ = laws.checked(topology, algorithm)
@@ -102,25 +87,6 @@ def loop_gain(
   gain = safety kappa / (2^b - 1): theta = safety * distance, and the distance
   that rounding sustains is kappa theta / (2^b - 1). At 1 and above theta and
   the workers run away together, without a single wrap; keep to 1/2.
-
-  Args:
-    topology: a Topology, or a tuple of them; `lazy` with its gamma, and with
-      eta of deepsqueeze, if any.
-    algorithm: a key of `LAWS` with a recursion.
-    bits: b, of dithered rounding.
-    safety: theta over the distance seen, >= 1.
-
-  Returns:
-    The gain.
-
-  Raises:
-    ValueError: bits or safety is out of range; and as `sums`.
-
-  >>> slow = topologies.lazy(topologies.ring(8), 0.1)
-  >>> loop_gain(slow, 'dpsgd', bits=1, safety=2.0) < 0.6
-  True
-
-  Source: ours.
   """
   bounds.require_bits(bits)
   require_safety(safety)
@@ -144,26 +110,9 @@ def largest_gamma(
 ) -> float | None:
   """The largest gamma of `lazy` at which the loop gain is no more than `gain`.
 
-  Interpolated between simulations at `GAMMAS`; for d2 and the stale forms no
-  nearer to where they are refused than .95 of it.
-
-  Args:
-    topology: before `lazy`.
-    algorithm: a key of `LAWS` with a recursion.
-    bits: b, of dithered rounding.
-    safety: theta over the distance seen, >= 1.
-    gain: of the loop; 1 is the brink, 1/2 is safe.
-
-  Returns:
-    gamma, or None where even the smallest leaves the gain larger.
-
-  Raises:
-    ValueError: as `loop_gain`.
-
-  >>> largest_gamma(topologies.ring(8), 'dpsgd', bits=4, safety=1.5, gain=0.5)
-  1.0
-
-  Source: ours.
+  A gain of 1 is the brink, 1/2 is safe; None where even the smallest gamma
+  leaves it larger. Interpolated between simulations at `GAMMAS`; for d2 and the
+  stale forms no nearer to where they are refused than .95 of it.
   """
   bounds.require_bits(bits)
   require_safety(safety)
@@ -207,29 +156,8 @@ def auto_theta_limit(
   case over all gradients; one sequence of signs attains it. The second is what
   rounding does as a rule: kappa times the error bound, while no message wraps.
   Both put into theta = safety * distance give the fixed point; from gain 1 on
-  there is none. It is an estimate, which unlike `theta` exists at 1 and 2 bits.
-
-  Args:
-    topology: a Topology, or a tuple of them; `lazy` with its gamma, and with
-      eta of deepsqueeze, if any.
-    algorithm: a key of `LAWS` with a recursion.
-    bits: b, of dithered rounding.
-    update: bound on what a coordinate moves from one message to the next, in
-      units of x: alpha G, over 1 - momentum, times the steps of `every`.
-    safety: theta over the distance seen, >= 1.
-
-  Returns:
-    theta, in units of x.
-
-  Raises:
-    ValueError: the loop gain is 1 or more, naming a gamma that brings it to
-      1/2; and as `loop_gain`.
-
-  >>> slow = topologies.lazy(topologies.ring(8), 0.2)
-  >>> 200 < auto_theta_limit(slow, 'dpsgd', 1, update=1.0, safety=1.5) < 250
-  True
-
-  Source: ours.
+  there is none. It is an estimate, which unlike `theta` exists at 1 and 2 bits;
+  `update` is as there.
   """
   if not 0 < update < np.inf:
     raise ValueError(f'update={update!r}; it must be positive and finite.')

@@ -24,25 +24,14 @@ WORK = 5e10  # multiplications before giving up: some seconds
 
 
 class Sums(NamedTuple):
-  """|m_i - m_j| <= gradient * alpha G + noise * delta B_theta.
+  """|m_i - m_j| <= gradient * alpha G + noise * delta B_theta."""
 
-  Attributes:
-    gradient: S, per bound alpha G on the coordinates of the updates.
-    noise: S', per bound delta B_theta on the rounding errors.
-
-  >>> round(sums(topologies.ring(8), 'dpsgd').noise, 2)
-  4.37
-  """
-
-  gradient: float
-  noise: float
+  gradient: float  # S, per bound alpha G on the coordinates of the updates
+  noise: float  # S', per bound delta B_theta on the rounding errors
 
 
 def neighbours(rounds: Sequence[Topology]) -> list[np.ndarray]:
   """The pairs that speak in each round, whose distance theta must bound.
-
-  >>> neighbours([topologies.ring(3)])[0].tolist()
-  [[0, 1], [0, 2], [1, 2]]
 
   Source: Lemma 2 of arXiv:2002.11787.
   """
@@ -57,19 +46,7 @@ def arcs(r: Topology) -> set[tuple[int, int]]:
 
 
 def everyone(rounds: Sequence[Topology]) -> list[np.ndarray]:
-  """All pairs of workers, whether they speak or not.
-
-  Args:
-    rounds: of the schedule.
-
-  Returns:
-    For each round int[n (n - 1) / 2, 2], i < j.
-
-  >>> everyone([topologies.ring(4)])[0].shape
-  (6, 2)
-
-  Source: ours.
-  """
+  """All pairs i < j of workers, whether they speak or not."""
   return [np.argwhere(np.tri(r.n, k=-1).T) for r in rounds]
 
 
@@ -80,13 +57,7 @@ def messages(
   update: Callable,
   rounding: Callable,
 ) -> Iterator[np.ndarray]:
-  """Runs an algorithm, all workers stacked, and gives what they send.
-
-  >>> w = [topologies.matrix(topologies.complete(2))]
-  >>> run = messages('dpsgd', w, np.eye(2), lambda t: 0, lambda t, m: 0 * m)
-  >>> next(run)[0].tolist(), next(run)[0].tolist()
-  ([1.0, 0.0], [0.5, 0.5])
-  """
+  """Runs an algorithm, all workers stacked, and gives what they send."""
   recursion = laws.law(algorithm).recursion
   kept = recursion.start(x)
   for step, w in enumerate(itertools.cycle(weights)):
@@ -110,25 +81,8 @@ def sums(
           S' = max_ij sum_t ||(e_i - e_j)^T W^t (W - I)||_1
 
   and the same sums over the impulse responses of the other `LAWS`; for d2 those
-  of the half step, which is what it sends.
-
-  Args:
-    topology: a Topology, or a tuple of them; `lazy` with its gamma, and with
-      eta of deepsqueeze, if any.
-    algorithm: a key of `LAWS` with a recursion.
-    pairs: `neighbours` or `everyone`.
-
-  Returns:
-    Both sums, to about 1e-7.
-
-  Raises:
-    ValueError: the algorithm refuses the topology or sends differences, or the
-      workers agree too slowly.
-
-  >>> sums(topologies.complete(8), 'dpsgd')
-  Sums(gradient=2.0, noise=2.0)
-  >>> sums(topologies.ring(8), 'dpsgd', everyone).gradient.__round__(3)
-  12.0
+  of the half step, which is what it sends. `pairs` is `neighbours` or
+  `everyone`; the error is about 1e-7.
 
   Source: ours; the paper bounds S of W alone by log(16 n) / (1 - rho).
   """

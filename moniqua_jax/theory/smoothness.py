@@ -17,6 +17,10 @@ arXiv:2106.03524. Its formulas are taken from the code that its authors have
 published; what is ours is derived here and checked in
 tests/test_smoothness_theory.py. Bounds hold for every x. Exact values do and
 are attained, unless steps are so fine that sum h_j^2 < 4 in a block.
+
+`steps` h and `diagonal`, of L_i, are [..., d]; a step per block is
+`np.repeat(h, sizes, axis=-1)`. `sizes`: coordinates per block, None for one
+block. `probabilities` p are [..., d], drawn independently.
 """
 
 from collections.abc import Sequence
@@ -27,23 +31,7 @@ from moniqua_jax.theory import checked, variance
 
 
 def norms(x: np.ndarray, sizes: Sequence[int] | None) -> np.ndarray:
-  """The l2 norm of every block: |x_l|.
-
-  Args:
-    x: [..., d].
-    sizes: [B], or None for one block.
-
-  Returns:
-    f64[..., B].
-
-  Raises:
-    ValueError: `sizes` do not make up d.
-
-  >>> norms(np.array([3.0, 4.0, 2.0]), (2, 1))
-  array([5., 2.])
-
-  Source: ours.
-  """
+  """The l2 norm of every block: |x_l|, f64[..., B]."""
   starts = np.cumsum((0, *checked.blocks(sizes, x.shape[-1])))[:-1]
   return np.sqrt(np.add.reduceat(x * x, starts, axis=-1))
 
@@ -53,19 +41,6 @@ def norms(x: np.ndarray, sizes: Sequence[int] | None) -> np.ndarray:
 
 def omega(steps: np.ndarray, sizes: Sequence[int] | None = None) -> np.ndarray:
   """The paper's bound of omega: max_l min(|h_l|^2, |h_l|).
-
-  Args:
-    steps: h, [..., d]; a step per block is `np.repeat(h, sizes, axis=-1)`.
-    sizes: coordinates per block; None is one block.
-
-  Returns:
-    f64[...].
-
-  Raises:
-    ValueError: a step that is not positive and finite, or sizes that are not d.
-
-  >>> float(omega(np.full(64, 1.0)))
-  8.0
 
   Source: Section 5 of arXiv:2106.03524.
   """
@@ -79,21 +54,6 @@ def omega_exact(
   """The least omega: `calL_exact` for the identity.
 
   With one step for all it is sqrt(d) h - 1 for sqrt(d) h >= 2, else d h^2 / 4.
-
-  Args:
-    steps: h, [..., d].
-    sizes: coordinates per block; None is one block.
-
-  Returns:
-    f64[...].
-
-  Raises:
-    ValueError: as for `omega`.
-
-  >>> round(float(omega_exact(np.full(64, 1.0))), 9)
-  7.0
-
-  Source: ours.
   """
   steps = checked.positive('steps', steps, axes=1)
   return calL_exact(steps, np.ones_like(steps), sizes)
@@ -103,20 +63,6 @@ def calL(
   steps: np.ndarray, diagonal: np.ndarray, sizes: Sequence[int] | None = None
 ) -> np.ndarray:
   """The paper's bound of calL: max_l |Diag(L^ll) h_l|_2.
-
-  Args:
-    steps: h, [..., d].
-    diagonal: of L_i, [..., d].
-    sizes: coordinates per block; None is one block.
-
-  Returns:
-    f64[...].
-
-  Raises:
-    ValueError: an entry that is not positive and finite, or shapes that differ.
-
-  >>> float(calL([1.0, 1.0], [3.0, 4.0]))
-  5.0
 
   Source: Sections 4 and 5 of arXiv:2106.03524.
   """
@@ -135,22 +81,6 @@ def calL_exact(
   A u_j above 1/2 adds to the norm, not to the noise. The problem is concave;
   u_j = L_jj / (2 (L_jj + nu)) solves it, nu >= 0 the root of sum h^2 u^2 = 1.
   If sum h^2 <= 4 then nu = 0, and the value sum L_jj h_j^2 / 4 is a bound.
-
-  Args:
-    steps: h, [..., d].
-    diagonal: of L_i, [..., d].
-    sizes: coordinates per block; None is one block.
-
-  Returns:
-    f64[...], at most `calL`.
-
-  Raises:
-    ValueError: as for `calL`.
-
-  >>> round(float(calL_exact([1.0, 1.0], [3.0, 4.0])), 9)
-  1.75
-
-  Source: ours.
   """
   h, diagonal = checked.pair('steps', steps, diagonal)
   cuts = np.cumsum(checked.blocks(sizes, h.shape[-1]))[:-1]
@@ -187,20 +117,7 @@ def _root(function, low, high):
 
 
 def dithering_omega(d: int, s: int) -> float:
-  """omega of s equal levels and one norm: min(d / s^2, sqrt(d) / s).
-
-  Args:
-    d: coordinates that share a norm.
-    s: levels above 0; h = 1 / s.
-
-  Returns:
-    omega, which is `qsgd_variance` and `omega` of steps 1 / s.
-
-  Raises:
-    ValueError: d or s is no integer of at least 1.
-
-  >>> dithering_omega(64, 1)
-  8.0
+  """The omega of s equal levels and one norm: min(d / s^2, sqrt(d) / s).
 
   Source: Lemma 3.1 of arXiv:1610.02132; arXiv:2106.03524 uses it.
   """
@@ -212,20 +129,8 @@ def expected_nonzeros(
 ) -> np.ndarray:
   """How many values are sent, at most, in expectation: sum_l |1 / h_l|_2.
 
-  P(x_j is not rounded to 0) <= |x_j| / (|x_l| h_j), then Cauchy-Schwarz.
-
-  Args:
-    steps: h, [..., d].
-    sizes: coordinates per block; None is one block.
-
-  Returns:
-    f64[...]. It needs l2 norms; with the maximum it is sum_j 1 / h_j.
-
-  Raises:
-    ValueError: as for `omega`.
-
-  >>> float(expected_nonzeros(np.full(64, 1.0)))
-  8.0
+  P(x_j is not rounded to 0) <= |x_j| / (|x_l| h_j), then Cauchy-Schwarz. With
+  the maximum in place of l2 norms it is sum_j 1 / h_j.
 
   Source: Section 5 of arXiv:2106.03524.
   """
@@ -236,19 +141,7 @@ def expected_nonzeros(
 
 
 def sparse_omega(probabilities: np.ndarray) -> np.ndarray:
-  """omega of x_j / p_j with probability p_j, else 0: max_j (1 / p_j - 1).
-
-  Args:
-    probabilities: p, [..., d], drawn independently.
-
-  Returns:
-    f64[...], exact.
-
-  Raises:
-    ValueError: a probability outside (0, 1].
-
-  >>> float(sparse_omega([0.5, 0.25]))
-  3.0
+  """The omega of x_j / p_j with probability p_j, else 0: max_j (1 / p_j - 1).
 
   Source: arXiv:2102.07245, from the code of arXiv:2106.03524.
   """
@@ -257,19 +150,6 @@ def sparse_omega(probabilities: np.ndarray) -> np.ndarray:
 
 def sparse_calL(probabilities: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
   """calL of independent sparsification: max_j (1 / p_j - 1) L_jj.
-
-  Args:
-    probabilities: p, [..., d].
-    diagonal: of L_i, [..., d].
-
-  Returns:
-    f64[...], exact.
-
-  Raises:
-    ValueError: a probability outside (0, 1], or as for `calL`.
-
-  >>> float(sparse_calL([0.5, 0.25], [5.0, 1.0]))
-  5.0
 
   Source: arXiv:2102.07245, from the code of arXiv:2106.03524.
   """

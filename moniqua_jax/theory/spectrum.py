@@ -21,19 +21,7 @@ D2_LEAST = Fraction(-1, 3)  # below all eigenvalues of W
 def eigenvalues(topology: Topology) -> tuple[float, float]:
   """The largest eigenvalue of W but for 1, and the smallest.
 
-  1 = lambda_1 >= lambda_2 >= ... >= lambda_n.
-
-  Args:
-    topology: one, symmetric and connected.
-
-  Returns:
-    lambda_2 and lambda_n; both 1 for a lone worker.
-
-  Raises:
-    ValueError: there are several topologies, or W is not symmetric.
-
-  >>> [round(value, 4) for value in eigenvalues(topologies.ring(8))]
-  [0.8047, -0.3333]
+  1 = lambda_1 >= lambda_2 >= ... >= lambda_n; both are 1 for a lone worker.
 
   Source: the assumptions on W of arXiv:2002.11787.
   """
@@ -47,19 +35,6 @@ def t_mix(topology: Topology | Sequence[Topology]) -> int:
 
   The least t with max_i ||W_{s+t-1} ... W_s e_i - 1/n||_1 <= 1/2 for all s:
   the norm never grows, and distributions are mixtures of the e_i.
-
-  Args:
-    topology: doubly stochastic; a tuple is cycled by step.
-
-  Returns:
-    Rounds.
-
-  Raises:
-    ValueError: columns of W do not sum to 1, the workers are not connected, or
-      they never mix.
-
-  >>> t_mix(topologies.complete(8)), t_mix(topologies.ring(8))
-  (1, 5)
 
   Source: the mixing time of the theorem on AD-PSGD of arXiv:2002.11787.
   """
@@ -128,19 +103,8 @@ def require_d2_stable(topology: Topology, gamma: float = 1.0) -> None:
 
   lambda_n(gamma W + (1 - gamma) I) > -1/3: else a root v_n = lambda_n -
   sqrt(lambda_n^2 - lambda_n) of z^2 - 2 lambda_n z + lambda_n is at or outside
-  the unit circle.
-
-  Args:
-    topology: one, symmetric and connected.
-    gamma: of `lazy`, within (0, 1]; 1 checks the topology as it is.
-
-  Raises:
-    ValueError: naming lambda_n and a gamma that works. Equality is refused too,
-      to within rounding: every even ring with weights 1/3 has -1/3 exactly. Or
-      there are several topologies, or W is not symmetric.
-
-  >>> require_d2_stable(topologies.ring(7))
-  >>> require_d2_stable(topologies.ring(8), gamma=0.75)
+  the unit circle. Equality is refused too, to within rounding: every even ring
+  with weights 1/3 has -1/3 exactly.
 
   Source: the assumption of arXiv:1803.07068 and of the theorem on D^2 of
   arXiv:2002.11787.

@@ -9,7 +9,7 @@ of DCGD+ for other weights A_j in place of L_jj.
 
 Section 5 of arXiv:2106.03524, as its authors' code has it; their budget is
 d / n. `diagonal` is [..., d] and positive throughout; leading axes are workers.
-Steps per block are in `block_steps`.
+There are n, and f is mu-strongly convex. Steps per block are in `block_steps`.
 """
 
 import math
@@ -24,18 +24,7 @@ def varying_dcgd(diagonal: np.ndarray, beta: float) -> np.ndarray:
 
     h_j = sqrt(sum_t L_tt / L_jj) / beta;  calL = sum_t L_tt / beta
 
-  Args:
-    diagonal: of L_i, [..., d].
-    beta: values sent in expectation, at most; the authors take d / n.
-
-  Returns:
-    h, f64[..., d]. Steps above 1 are meant: such values are seldom sent.
-
-  Raises:
-    ValueError: an entry of diagonal, or beta, is not positive and finite.
-
-  >>> varying_dcgd([16.0, 9.0], beta=2.0)
-  array([0.625     , 0.83333333])
+  Steps above 1 are meant: such values are seldom sent.
 
   Source: Section 5 of arXiv:2106.03524.
   """
@@ -51,21 +40,6 @@ def varying_diana(
 
   |h| stands for omega, which it bounds. The minimum is (sum_t A_t / beta)^2.
 
-  Args:
-    diagonal: of L_i, [..., d].
-    beta: values sent in expectation, at most.
-    n: workers.
-    mu: f is mu-strongly convex.
-
-  Returns:
-    h, f64[..., d].
-
-  Raises:
-    ValueError: diagonal, beta or mu is not positive and finite, or n < 1.
-
-  >>> varying_diana([1.0, 1.0], beta=2.0, n=1, mu=1.0).round(4)
-  array([0.7071, 0.7071])
-
   Source: Section 5 of arXiv:2106.03524.
   """
   return _varying(np.hypot(1, relative(diagonal, n, mu)), beta)
@@ -79,20 +53,6 @@ def _varying(weights, beta):
 def relative(diagonal: np.ndarray, n: int, mu: float) -> np.ndarray:
   """What L_jj costs DIANA+ in units of what omega costs: L_jj / (n mu).
 
-  Args:
-    diagonal: of L_i, [..., d].
-    n: workers.
-    mu: f is mu-strongly convex.
-
-  Returns:
-    f64[..., d].
-
-  Raises:
-    ValueError: diagonal or mu is not positive and finite, or n < 1.
-
-  >>> relative([1.0, 3.0], n=2, mu=0.5)
-  array([1., 3.])
-
   Source: Algorithm 2 of arXiv:2106.03524.
   """
   diagonal = checked.positive('diagonal', diagonal, axes=1)
@@ -104,19 +64,6 @@ def uniform(d: int, n: int) -> float:
 
   `varying_dcgd` gives it for equal L_jj and beta = d / n.
 
-  Args:
-    d: coordinates.
-    n: workers.
-
-  Returns:
-    h.
-
-  Raises:
-    ValueError: d or n is no integer of at least 1.
-
-  >>> uniform(64, 8)
-  1.0
-
   Source: the fixed number of levels in Section 5 of arXiv:2106.03524.
   """
   return checked.count('n', n) / math.sqrt(checked.count('d', d))
@@ -127,19 +74,8 @@ def probabilities(weights: np.ndarray, tau: float) -> np.ndarray:
 
     p_j = w_j / (w_j + rho), rho the root of sum_j p_j = tau, and that maximum
 
-  Args:
-    weights: w, [..., d]: L_jj for DCGD+, then rho is calL; 1 + `relative` for
-      DIANA+, then rho bounds omega and calL / (n mu).
-    tau: values sent in expectation, within 0 and d.
-
-  Returns:
-    p, f64[..., d].
-
-  Raises:
-    ValueError: a weight is not positive and finite, or tau not within (0, d).
-
-  >>> probabilities([1.0, 1.0, 4.0], tau=1.5).round(4)
-  array([0.3904, 0.3904, 0.7192])
+  Weights L_jj are for DCGD+, then rho is calL; 1 + `relative` for DIANA+, then
+  rho bounds omega and calL / (n mu).
 
   Source: arXiv:2102.07245, as we recall it, and the code of arXiv:2106.03524.
   """
@@ -164,31 +100,3 @@ def _probabilities_of_row(weights, tau):
 _probabilities = np.vectorize(
   _probabilities_of_row, signature='(d),()->(d)', otypes=[np.float64]
 )
-
-
-def fixed_width(diagonal: np.ndarray, mean_bits: float) -> np.ndarray:
-  """The bits per coordinate of least sum_j L_jj 4^(-b_j), for their mean.
-
-    b_j = mean_bits + log2(L_jj / geometric mean of L) / 2
-
-  Equal bits cost more by the ratio of the arithmetic to the geometric mean.
-
-  Args:
-    diagonal: of L_i, [..., d].
-    mean_bits: per coordinate, positive.
-
-  Returns:
-    b, f64[..., d]: real numbers, below 0 where L_jj is small; to make widths of
-    them is up to the caller.
-
-  Raises:
-    ValueError: an entry of diagonal, or mean_bits, is not positive and finite.
-
-  >>> fixed_width([1.0, 4.0, 16.0], mean_bits=4.0)
-  array([3., 4., 5.])
-
-  Source: ours: reverse water-filling.
-  """
-  logs = np.log2(checked.positive('diagonal', diagonal, axes=1)) / 2
-  mean = logs.mean(-1, keepdims=True)
-  return checked.positive('mean_bits', mean_bits) + logs - mean

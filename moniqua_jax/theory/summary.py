@@ -19,74 +19,40 @@ Topology = topologies.Topology
 
 
 class Row(NamedTuple):
-  """What holds with a number of bits; None where nothing does.
-
-  Attributes:
-    bits: b.
-    delta: 2^-(b+1), of nearest and dithered rounding.
-    theta: in units of alpha G, ours.
-    gain: loop gain of a theta that follows what is seen, at the gamma given.
-    brink: largest gamma with a loop gain of at most 1.
-    safe: largest gamma with a loop gain of at most 1/2.
-
-  >>> report(topologies.ring(4), 'dpsgd', bits=4).rows[0].delta
-  0.03125
-  """
+  """What holds with a number of bits; None where nothing does."""
 
   bits: int
-  delta: float
-  theta: float | None
-  gain: float
-  brink: float | None
-  safe: float | None
+  delta: float  # 2^-(bits + 1), of nearest and dithered rounding
+  theta: float | None  # in units of alpha G, ours
+  gain: float  # of a theta that follows what is seen, at the gamma given
+  brink: float | None  # largest gamma with a loop gain of at most 1
+  safe: float | None  # largest gamma with a loop gain of at most 1/2
 
 
 class Report(NamedTuple):
   """See the lines of `table`; None where something has no meaning.
 
-  Attributes:
-    algorithm: its name.
-    n: workers.
-    messages: that all workers together send in a round, on average.
-    rounds: in a period of the schedule.
-    gamma: of the slack matrix; all below but `paper`, `brink` and `safe` is of
-      lazy(topology, gamma).
-    safety: theta over the distance seen.
-    rho: of W, per round.
-    lambda_2: second largest eigenvalue.
-    lambda_n: smallest eigenvalue.
-    t_mix: rounds.
-    paper: its values, as recalled.
-    sums: S and S'.
-    least_bits: with which a theta holds for certain.
-    noise_floor: kappa.
-    rows: one for each number of bits.
-    memory: vectors of d floats that a worker keeps beyond x.
-    replicas: the same over the whole graph, in the form of the papers.
-    size: d, or None.
-
-  >>> report(topologies.ring(4), 'dpsgd', bits=4).messages
-  8.0
+  All below gamma but `paper`, `brink` and `safe` is of lazy(topology, gamma).
   """
 
   algorithm: str
-  n: int
-  messages: float
-  rounds: int
+  n: int  # workers
+  messages: float  # that all workers together send in a round, on average
+  rounds: int  # in a period of the schedule
   gamma: float
-  safety: float
-  rho: float
-  lambda_2: float | None
-  lambda_n: float | None
-  t_mix: int
+  safety: float  # theta over the distance seen
+  rho: float  # of W, per round
+  lambda_2: float | None  # second largest eigenvalue
+  lambda_n: float | None  # smallest eigenvalue
+  t_mix: int  # rounds
   paper: theorems.Paper
   sums: responses.Sums | None
-  least_bits: int | None
-  noise_floor: float | None
-  rows: tuple[Row, ...]
-  memory: int
-  replicas: int | None
-  size: int | None
+  least_bits: int | None  # with which a theta holds for certain
+  noise_floor: float | None  # kappa
+  rows: tuple[Row, ...]  # one for each number of bits
+  memory: int  # vectors of d floats that a worker keeps beyond x
+  replicas: int | None  # the same over the whole graph, in the papers' form
+  size: int | None  # d
 
 
 def report(
@@ -98,29 +64,11 @@ def report(
   size: int | None = None,
   delay: int = 1,
 ) -> Report:
-  """Everything at once.
-
-  Args:
-    topology: before `lazy`; a tuple is cycled by step.
-    algorithm: a key of `LAWS`.
-    bits: 1 to 8; None reports on each.
-    gamma: of the slack matrix, within (0, 1].
-    safety: theta over the distance seen, >= 1.
-    size: d, the number of parameters, for the memory in bytes.
-    delay: of adpsgd, in ticks.
-
-  Returns:
-    A `Report`.
-
-  Raises:
-    ValueError: an argument is out of range, or the algorithm refuses the
-      topology.
+  """Everything at once, of a topology before `lazy`.
 
   >>> ring = report(topologies.ring(8), 'dpsgd', bits=4)
   >>> ring.least_bits, ring.rows[0].safe, ring.memory
   (3, 1.0, 0)
-
-  Source: ours; what is a paper's is in its field `paper`.
   """
   _check(bits, size, delay)
   noise.require_safety(safety)

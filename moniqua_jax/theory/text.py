@@ -10,17 +10,9 @@ DASH = '–'
 def table(found: summary.Report) -> str:
   """A report as text, with a row for each number of bits.
 
-  Args:
-    found: what `report` gave.
-
-  Returns:
-    Lines of at most 80 columns.
-
   >>> from moniqua_jax import ring
   >>> print(table(summary.report(ring(8), 'choco')).splitlines()[-1])
   papers (recalled) 16 vectors of d floats over the graph
-
-  Source: ours.
   """
   line = lambda name, text: f'{name:<18}{text}'
   above = [line(*fact) for fact in _facts(found)]

@@ -17,22 +17,12 @@ Topology = topologies.Topology
 
 
 class Paper(NamedTuple):
-  """What the paper sets, as recalled; None where it sets nothing we recall.
+  """What the paper sets, as recalled; None where it sets nothing we recall."""
 
-  Attributes:
-    theta: in units of alpha G, for a constant step size alpha.
-    delta: worst error of the quantizer that it asks for.
-    bits: ceil(log2(1 / (2 delta) + 1)).
-    note: what to know about it.
-
-  >>> paper(topologies.ring(5), 'd2').theta is None  # D_1 is not known for sure
-  True
-  """
-
-  theta: float | None
-  delta: float | None
-  bits: int | None
-  note: str
+  theta: float | None  # in units of alpha G, for a constant step size alpha
+  delta: float | None  # worst error of the quantizer that it asks for
+  bits: int | None  # ceil(log2(1 / (2 delta) + 1))
+  note: str  # what to know about it
 
 
 def _from(theta, inverse_delta, note) -> Paper:
@@ -85,19 +75,7 @@ def paper(
            delta = (1 - rho) / (8 log(16 n) + 2 (1 - rho))
   adpsgd:  theta = 16 t_mix alpha G, delta = 1 / (64 t_mix + 2)
 
-  Args:
-    topology: before `lazy`.
-    algorithm: a key of `LAWS`.
-    gamma: of the slack matrix, within (0, 1].
-
-  Returns:
-    A `Paper`.
-
-  Raises:
-    ValueError: the algorithm is unknown, or refuses the topology.
-
-  >>> paper(topologies.ring(8), 'dpsgd').bits
-  7
+  The topology is that before `lazy`.
 
   Source: the theorems of arXiv:2002.11787 on D-PSGD, on 1 bit and on AD-PSGD.
   """

@@ -11,8 +11,9 @@ for N the norm and l_j, l_{j+1} the levels around r_i.
 Papers: NUQSGD, arXiv:1908.06077; QSGD, arXiv:1610.02132; ALQ, arXiv:2010.12460.
 What is ours is derived here and checked in tests/test_variance.py.
 
-l_1: the least level above 0. rho: the largest ratio of neighbouring levels
-above 0. a = l_1 sqrt(d).
+d: values that share a norm. l_1: the least level above 0. rho: the largest
+ratio of neighbouring levels above 0. a = l_1 sqrt(d). `norm` is that of the
+quantizer, 'l2' or 'linf'; eps and ratios refer to |v|_2 anyway.
 """
 
 from collections.abc import Sequence
@@ -28,20 +29,8 @@ def nuqsgd_variance(s: int, d: int) -> float:
 
   The first branch holds for every d, the second from T on, where both are 9/8.
   Below T the second is false: at s = 3 and d = 128 it is 0.539, and the vector
-  of r = 2/3, 1/3 and 126 equal values has 0.560.
-
-  Args:
-    s: the levels are 0, 2^-s, ..., 1/2, 1; `nuqsgd` has s = 2^(bits-1) - 2.
-    d: values that share a norm.
-
-  Returns:
-    eps, for the l2 norm.
-
-  Raises:
-    ValueError: s < 0 or d < 1.
-
-  >>> nuqsgd_variance(s=6, d=8192)
-  0.625
+  of r = 2/3, 1/3 and 126 equal values has 0.560. The levels are 0, 2^-s, ...,
+  1/2, 1; the quantizer `nuqsgd` has s = 2^(bits-1) - 2.
 
   Source: the two branches are the variance theorem of arXiv:1908.06077, as we
   recall it; T is ours.
@@ -58,21 +47,6 @@ def nuqsgd_variance_tight(s: int, d: int) -> float:
   It is the maximum over t in [0, 1] of a t - t^2 + (1 - t^2) / 8, for t^2 the
   part of |v|^2 that lies below l_1. Constant vectors attain the second branch;
   others come near the first if d is large.
-
-  Args:
-    s: as for `nuqsgd_variance`.
-    d: values that share a norm.
-
-  Returns:
-    eps, for the l2 norm.
-
-  Raises:
-    ValueError: s < 0 or d < 1.
-
-  >>> round(nuqsgd_variance_tight(s=6, d=8192), 3)
-  0.569
-
-  Source: ours.
   """
   square = _square(2.0**-s, d)
   if square <= 81 / 16:
@@ -83,18 +57,8 @@ def nuqsgd_variance_tight(s: int, d: int) -> float:
 def qsgd_variance(s: int, d: int) -> float:
   """QSGD's bound: eps = min(d / s^2, sqrt(d) / s).
 
-  Args:
-    s: the levels are 0, 1/s, ..., 1; `qsgd` has s = 2^(bits-1) - 1.
-    d: values that share a norm.
-
-  Returns:
-    eps, for the l2 norm; it holds for the maximum as well.
-
-  Raises:
-    ValueError: s < 1 or d < 1.
-
-  >>> round(qsgd_variance(s=7, d=8192), 2)
-  12.93
+  The levels are 0, 1/s, ..., 1; `qsgd` has s = 2^(bits-1) - 1. It holds for the
+  maximum as norm as well.
 
   Source: Lemma 3.1 of arXiv:1610.02132, as the paper has it.
   """
@@ -105,32 +69,17 @@ def qsgd_variance(s: int, d: int) -> float:
 def leveled_variance(
   levels: Sequence[float], d: int, norm: str = 'l2'
 ) -> float:
-  """A bound for any levels.
+  """A bound for any levels, signed or magnitudes, as for `leveled`.
 
     eps = (rho - 1)^2 / (4 rho) + inf_{0<p<1} K_p a^(2-p),
     K_p = (1 / (2-p)) ((1-p) / (2-p))^(1-p)
 
   The infimum is a^2 / 4 for a <= 2, else a - 1. Without the level 0 the second
-  part is d l_1^2.
+  part is d l_1^2. Where the two sides differ, l_1 is the larger of both.
 
   With norm='linf' the largest value is met, and the greater of the two parts
   is enough; the second is (sqrt(1 + a^2) - 1) / 2, the maximum over t of
   (a t - t^2) / (1 + t^2), and without the level 0 d l_1^2 again.
-
-  Args:
-    levels: as for `leveled`: signed, or magnitudes that are mirrored. Where the
-      two sides differ, l_1 is the larger of both.
-    d: values that share a norm.
-    norm: 'l2' or 'linf', that of the quantizer. eps refers to |v|_2 anyway.
-
-  Returns:
-    eps.
-
-  Raises:
-    ValueError: unknown norm, or d < 1.
-
-  >>> leveled_variance((0, 0.25, 0.5, 1), d=64)
-  1.125
 
   Source: the infimum is the theorem on general levels of arXiv:2010.12460, as
   we recall it. Its closed form, 'linf', and levels without 0 are ours.
@@ -154,20 +103,7 @@ def expected_nonzeros(l_1: float, d: int) -> float:
     n = 1 / l_1^2 + sqrt(d) / l_1
 
   For NUQSGD, l_1 = 2^-s, it is 2^(2s) + 2^s sqrt(d), the n_{s,d} of its code
-  length; for QSGD, l_1 = 1/s, it is s (s + sqrt(d)).
-
-  Args:
-    l_1: the least level above 0.
-    d: values that share a norm.
-
-  Returns:
-    n, for the l2 norm. Above d it says nothing.
-
-  Raises:
-    ValueError: l_1 not in (0, 1], or d < 1.
-
-  >>> expected_nonzeros(1 / 4, d=1024)
-  144.0
+  length; for QSGD, l_1 = 1/s, it is s (s + sqrt(d)). Above d it says nothing.
 
   Source: Lemma 3.1 of arXiv:1610.02132; for NUQSGD as we recall
   arXiv:1908.06077. At most 1 / l_1^2 values have r >= l_1, and the others
@@ -179,18 +115,7 @@ def expected_nonzeros(l_1: float, d: int) -> float:
 def exact_variance(
   v: np.ndarray, levels: Sequence[float], norm: str = 'l2'
 ) -> float:
-  """E|Q(v) - v|^2 / |v|^2 of this vector, in float64.
-
-  Args:
-    v: [d], one bucket.
-    levels: as for `leveled`.
-    norm: 'l2' or 'linf', that of Q.
-
-  Returns:
-    The ratio; 0 for v = 0.
-
-  >>> round(exact_variance(np.array([3.0, 4.0]), (0, 1)), 3)
-  0.4
+  """E|Q(v) - v|^2 / |v|^2 of one bucket v [d], in float64; 0 for v = 0.
 
   Source: Section 3 of arXiv:1908.06077.
   """
@@ -202,18 +127,7 @@ def exact_variance(
 def exact_nonzeros(
   v: np.ndarray, levels: Sequence[float], norm: str = 'l2'
 ) -> float:
-  """How many values of this vector are not 0 after rounding, in expectation.
-
-  Args:
-    v: [d], one bucket.
-    levels: as for `leveled`; without the level 0 no value becomes 0.
-    norm: 'l2' or 'linf'.
-
-  Returns:
-    A number from 0, that of v = 0, to d.
-
-  >>> exact_nonzeros(np.array([3.0, 4.0]), (0, 1))
-  1.4
+  """How many values of one bucket are not 0 after rounding, in expectation.
 
   Source: Section 3 of arXiv:1908.06077.
   """

@@ -99,21 +99,14 @@ def _look(experiment):
 
 
 def of_one(quantizer, x: Array, key: Array) -> tuple[Array, dict[str, Array]]:
-  """Quantizes f32[d]; returns it, and its noise and information by name.
-
-  >>> from moniqua_jax import qsgd
-  >>> noise = lambda x, key: of_one(qsgd(bits=4), x, key)[1]
-  >>> sorted(jax.eval_shape(noise, jnp.ones(600), jax.random.key(0)))
-  ['coded_bits', 'entropy_bits', 'quantization_variance']
-  """
+  """Quantizes f32[d]; returns it, and its noise and information by name."""
   payload = edge.sealed(quantizer.encode(x, key))
   x_hat = quantizer.decode(payload, x)
   error = jnp.sum((x_hat - x) ** 2)
   row = {'quantization_variance': error / jnp.sum(x**2)}
   about = quantizer.codes
   if about is not None:
-    packed = payload[: wire.packed_size(x.size, about.bits)]
-    codes = wire.unpack(packed, about.bits, x.size)
+    codes, _ = wire.split(payload, about.bits, x.size)
     row['entropy_bits'] = coding.entropy(codes, about)
   if about is not None and about.zero is not None:
     row['coded_bits'] = coding.coded_bits(quantizer, payload, x.size) / x.size
