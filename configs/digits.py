@@ -89,6 +89,7 @@ def default() -> ml_collections.ConfigDict:
     cols=unset(int),
     rounds=unset(int),
     seed=unset(int),
+    k=unset(int),
   )
   config.gamma = 1.0  # of the slack matrix gamma W + (1 - gamma) I
   config.quantizer = dict(

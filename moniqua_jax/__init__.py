@@ -58,6 +58,7 @@ from moniqua_jax.quantizers import (
 )
 from moniqua_jax.topologies import (
   Topology,
+  base_graph,
   complete,
   exponential,
   from_graph,
@@ -66,6 +67,7 @@ from moniqua_jax.topologies import (
   lazy,
   matrix,
   one_peer_exponential,
+  one_peer_hypercube,
   random_matchings,
   ring,
   spectral_gap,
@@ -91,6 +93,7 @@ __all__ = [
   'amq_n',
   'answered',
   'auto_theta',
+  'base_graph',
   'block',
   'choco',
   'coded',
@@ -121,6 +124,7 @@ __all__ = [
   'nuqsgd',
   'one_bit',
   'one_peer_exponential',
+  'one_peer_hypercube',
   'pack',
   'per_worker',
   'pmapped',

@@ -163,6 +163,7 @@ GOSSIP = {
   'dpsgd, uniform': dpsgd(uniform, UNEVEN),
   'dpsgd, full precision': dpsgd(exact, RING),
   'dpsgd, answered': answered(dpsgd(moniqua, UNEVEN)),
+  'dpsgd, pairs, answered': answered(dpsgd(moniqua, mj.one_peer_hypercube(N))),
   'dpsgd, every third': every(dpsgd(moniqua, PEERS), 3),
   'd2': row(mj.d2, dense.d2(), moniqua, mj.lazy(RING, 0.75)),
   'd2, answered': answered(

@@ -88,8 +88,8 @@ DATASETS = _from(data, 'cifar10 digits imagenet2012 synthetic')
 PARTITIONS = _from(data, 'dirichlet iid sorted_by_label')
 TOPOLOGIES = _from(
   topologies,
-  'complete exponential hypercube one_peer_exponential random_matchings ring '
-  'star torus',
+  'base_graph complete exponential hypercube one_peer_exponential '
+  'one_peer_hypercube random_matchings ring star torus',
 )
 QUANTIZERS = _from(
   quantizers,
