@@ -62,6 +62,8 @@ def default() -> ml_collections.ConfigDict:
     factor=unset(float),
   )
   config.momentum = 0.9
+  # Of what: 'local', a worker's gradients; 'quasi_global', what it moves.
+  config.momentum_kind = dict(name='local', mu=unset(float), warmup=unset(int))
   config.nesterov = False
   config.weight_decay = 0.0
 

@@ -21,6 +21,7 @@ from moniqua_jax.algorithms import (
   every,
   push_sum,
   quantize,
+  quasi_global,
   stale,
 )
 from moniqua_jax.coding import coded
@@ -131,6 +132,7 @@ __all__ = [
   'push_sum',
   'qsgd',
   'quantize',
+  'quasi_global',
   'random_k',
   'random_matchings',
   'random_tau',

@@ -104,6 +104,11 @@ def _check(config, n):
       f'config.reduce.name={config.reduce.name!r}; it waits for all workers, '
       "so the asynchronous form takes 'none'."
     )
+  if config.momentum_kind.name != 'local':
+    raise ValueError(
+      f'config.momentum_kind.name={config.momentum_kind.name!r}; others ask '
+      "while a worker computes, so the asynchronous form takes 'local'."
+    )
   if config.smoothness.name != 'none':
     raise ValueError(
       f'config.smoothness.name={config.smoothness.name!r}; its estimates wait '

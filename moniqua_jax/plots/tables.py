@@ -33,6 +33,7 @@ SPELLED = {
   'dpsgd': 'D-PSGD',
   'ecd': 'ECD',
   'full_precision': '',
+  'local': '',
   'moniqua': 'Moniqua',
   'none': '',
   'nuqsgd': 'NUQSGD',
@@ -40,6 +41,7 @@ SPELLED = {
   'one_peer_hypercube': 'one-peer hypercube',
   'push_sum': 'push-sum',
   'qsgd': 'QSGD',
+  'quasi_global': 'quasi-global',
   'random_matchings': 'random matchings',
   'terngrad': 'TernGrad',
 }
@@ -89,6 +91,7 @@ def method(config: dict) -> str:
   topology = config.get('topology', {'name': 'ring'})
   gamma = config.get('gamma', 1.0)
   every = config.get('local_steps', 1)
+  kind = _spell(config.get('momentum_kind', {}))
   own = config['gossip'].get('gamma') or config['gossip'].get('eta')
   words = [
     reduce,
@@ -100,6 +103,7 @@ def method(config: dict) -> str:
     f'gamma {gamma:g}'.replace(' 0.', ' .') if gamma != 1 else '',
     f'own step {own:g}'.replace(' 0.', ' .') if own else '',
     f'every {every} steps' if every > 1 else '',
+    f'{kind} momentum' if kind else '',
     'overlapped' if config.get('overlap') else '',
     f'({config["variant"]} variant)' if config.get('variant') else '',
   ]

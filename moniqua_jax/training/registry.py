@@ -104,6 +104,9 @@ REDUCE = _from(
 GOSSIP = _from(
   algorithms, 'adpsgd choco d2 dcd deepsqueeze dpsgd ecd push_sum'
 ) | {'none': transformation.no_gossip}
+MOMENTUM_KINDS = _from(algorithms, 'quasi_global') | {
+  'local': lambda algorithm: algorithm
+}
 SMOOTHNESS = {'none': refresh.none} | {
   kind: functools.partial(refresh.estimated, kind) for kind in moments.KINDS
 }
