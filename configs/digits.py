@@ -62,6 +62,8 @@ def default() -> ml_collections.ConfigDict:
     factor=unset(float),
   )
   config.momentum = 0.9
+  # Of what: 'local', a worker's gradients; 'quasi_global', what it moves.
+  config.momentum_kind = dict(name='local', mu=unset(float), warmup=unset(int))
   config.nesterov = False
   config.weight_decay = 0.0
 
@@ -91,6 +93,7 @@ def default() -> ml_collections.ConfigDict:
     cols=unset(int),
     rounds=unset(int),
     seed=unset(int),
+    k=unset(int),
   )
   config.gamma = 1.0  # of the slack matrix gamma W + (1 - gamma) I
   config.quantizer = dict(

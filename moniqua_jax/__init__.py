@@ -22,6 +22,7 @@ from moniqua_jax.algorithms import (
   every,
   push_sum,
   quantize,
+  quasi_global,
   stale,
 )
 from moniqua_jax.coding import coded
@@ -60,6 +61,7 @@ from moniqua_jax.quantizers import (
 )
 from moniqua_jax.topologies import (
   Topology,
+  base_graph,
   complete,
   exponential,
   from_graph,
@@ -68,6 +70,7 @@ from moniqua_jax.topologies import (
   lazy,
   matrix,
   one_peer_exponential,
+  one_peer_hypercube,
   random_matchings,
   ring,
   spectral_gap,
@@ -94,6 +97,7 @@ __all__ = [
   'amq_n',
   'answered',
   'auto_theta',
+  'base_graph',
   'block',
   'choco',
   'coded',
@@ -124,12 +128,14 @@ __all__ = [
   'nuqsgd',
   'one_bit',
   'one_peer_exponential',
+  'one_peer_hypercube',
   'pack',
   'per_worker',
   'pmapped',
   'push_sum',
   'qsgd',
   'quantize',
+  'quasi_global',
   'random_k',
   'random_matchings',
   'random_tau',

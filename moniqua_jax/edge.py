@@ -89,7 +89,7 @@ def acknowledged(
   One byte goes back along each edge; both ends leave out the same edges, and
   the mean of the workers survives, since W is symmetric (else a ValueError).
   """
-  topologies.require_symmetric((topology,), 'answered')
+  require_both_ways((topology,))
   perms = [perm for _, perm in topology.edges]
   inverses = [topologies.sources(perm) for perm in perms]
   read, me = _answers(readable, inverses, axis_name), lax.axis_index(axis_name)
@@ -107,14 +107,31 @@ def delivered(
   need not hear whom it gives it to. Something must stay of what a worker holds,
   or it may give all away and hear of nobody (else a ValueError).
   """
-  kept = topologies.push_matrix(topology).diagonal()
-  if kept.min() < 1e-6:  # 0, but for the rounding of the others
-    raise ValueError(
-      f'answered: worker {kept.argmin()} gives away all that it holds; if it '
-      'then hears of nobody, nothing is left. Use lazy(topology, 0.5).'
-    )
+  require_kept((topology,))
   inverses = [topologies.sources(perm) for _, perm in topology.edges]
   return readable, _answers(readable, inverses, axis_name)
+
+
+def require_both_ways(schedule: tuple[topologies.Topology, ...]) -> None:
+  """Refuses graphs on which an answer has no way back: W is not symmetric."""
+  topologies.require_symmetric(
+    schedule,
+    'answered',
+    'For answers, which auto_theta needs, use one_peer_hypercube(n), or '
+    'base_graph(n) for any n, with one message a round; or ring, torus, '
+    'hypercube, complete, from_graph',
+  )
+
+
+def require_kept(schedule: tuple[topologies.Topology, ...]) -> None:
+  """Refuses graphs on which a worker gives away all that it holds."""
+  for topology in schedule:
+    kept = topologies.push_matrix(topology).diagonal()
+    if kept.min() < 1e-6:  # 0, but for the rounding of the others
+      raise ValueError(
+        f'answered: worker {kept.argmin()} gives away all that it holds; if it '
+        'then hears of nobody, nothing is left. Use lazy(topology, 0.5).'
+      )
 
 
 def _answers(readable: Array, inverses: list, axis_name: str) -> Array:
@@ -150,12 +167,18 @@ class Share(NamedTuple):
     answered: the rule where edges are answered: (readable bool[E], topology,
       axis_name) -> (came bool[E], went bool[E]).
     read: (came, went) -> bool[E], what `Seen.readable` says of an edge.
+    check: schedule -> None; refuses graphs that cannot be answered.
   """
 
   moved: Callable
   answered: Callable
   read: Callable
+  check: Callable
 
 
-BY_RECEIVER = Share(by_receiver, acknowledged, lambda came, went: came)
-BY_SENDER = Share(by_sender, delivered, lambda came, went: came & went)
+BY_RECEIVER = Share(
+  by_receiver, acknowledged, lambda came, went: came, require_both_ways
+)
+BY_SENDER = Share(
+  by_sender, delivered, lambda came, went: came & went, require_kept
+)

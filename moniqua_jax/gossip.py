@@ -73,6 +73,8 @@ def neighbours(
   whether edges are answered.
   """
   quantizer = base.tuned(quantizer)
+  if quantizer.answered:
+    share.check(schedule)
   most = max_edges(schedule)
 
   def init():

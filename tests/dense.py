@@ -205,6 +205,25 @@ def every(inner: Gossip, steps: int) -> Gossip:
   return Gossip(inner.start, says, lands)
 
 
+def quasi_global(inner: Gossip, beta: float, mu: float, period: int) -> Gossip:
+  """The memory is the inner one, m, and x at the last turn; u is minus g."""
+
+  def start(x):
+    return inner.start(x), np.zeros_like(x), x
+
+  def says(w, x, u, memory, t):
+    return inner.says(w, x, beta * memory[1] + u, memory[0], t)
+
+  def lands(w, x, u, memory, heard, t):
+    own, m, last = memory
+    new, own = inner.lands(w, x, beta * m + u, own, heard, t)
+    if (t + 1) % period:
+      return new, (own, m, last)
+    return new, (own, mu * m + (1 - mu) * (new - last) / period, new)
+
+  return Gossip(start, says, lands)
+
+
 def stale(inner: Gossip) -> Gossip:
   """The update of the step before is what is sent; that of now is added."""
 

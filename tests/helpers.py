@@ -260,6 +260,7 @@ TOPOLOGIES = {
   'hypercube': mj.hypercube(N),
   'exponential': mj.exponential(N),
   'one_peer_exponential': mj.one_peer_exponential(N),
+  'one_peer_hypercube': mj.one_peer_hypercube(N),
   'random_matchings': mj.random_matchings(N, rounds=5, seed=0),
   'lazy ring': mj.lazy(mj.ring(N), 0.2),
 }

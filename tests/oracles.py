@@ -130,6 +130,26 @@ def every(x, grad, w, lr, steps, period):
   return x
 
 
+def quasi_global(
+  x, grad, ws, rate, steps, beta, mu, nesterov=False, period=1, warmup=0
+):
+  """QG-DSGDm: a W for each turn; rate(k) of a step. Also gives m."""
+  m, last = np.zeros_like(x), x
+  for k in range(steps):
+    g = grad(x)
+    d = beta * m + g
+    d = g + beta * d if nesterov else d
+    turn, ends = k // period, (k + 1) % period == 0
+    mix = ws[turn % len(ws)] if ends else np.eye(len(x))
+    x = mix @ x - rate(k) * d
+    total = sum(rate(k - j) for j in range(period))
+    if ends and total:
+      kept = mu * min(1, turn / warmup) if warmup else mu
+      m = kept * m + (1 - kept) * (last - x) / total
+    last = x if ends else last
+  return x, m
+
+
 def extra(x, grad, w, lr, steps, compress=identity):
   """EXTRA with the mixing matrix 2 W - I: its W~ is then W."""
   before = None

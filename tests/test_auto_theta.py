@@ -171,6 +171,43 @@ def test_answers_reach_the_sender_on_any_symmetric_graph(name):
         assert counts[i, k] == (pairs[i, other] and pairs[other, i])
 
 
+@pytest.mark.parametrize(
+  'n,k,far', helpers.tiered([(3, 1, [2]), (7, 2, [2, 6])], [(3, 1, [2])])
+)
+def test_answers_keep_the_mean_of_any_number_of_workers(n, k, far):
+  """Not all meet in each round, and some are too far away to be read."""
+  quantizer = mj.moniqua(theta=4.0, bits=8)
+  algorithm = mj.answered(mj.dpsgd(mj.base_graph(n, k), quantizer, **SLOTS))
+
+  def worker(x):
+    def step(carry, k):
+      x, state = carry
+      updates, state = algorithm.update(jnp.zeros(D), state, x, step=k)
+      return (x + updates, state), (x + updates, state.heard.seen.readable)
+
+    return jax.lax.scan(step, (x, algorithm.init(x)), jnp.arange(8))[1]
+
+  x = np.random.default_rng(0).uniform(size=(n, D)).astype(np.float32)
+  x[far] += 6
+  xs, readable = map(np.asarray, mj.simulated(worker, (0,))(x))
+  np.testing.assert_allclose(xs.mean(0), x.mean(0) + 0 * xs[0], atol=2e-6)
+  assert not readable[far].all(axis=(1, 2)).any() and readable[0].any()
+  assert np.ptp(np.delete(xs[:, -1], far, axis=0), axis=0).max() < 0.5
+  np.testing.assert_array_equal(xs[n - 1, -1], x[n - 1])
+
+
+def test_a_directed_graph_is_refused_with_one_that_is_not():
+  words = r'For answers.*one_peer_hypercube\(n\), or base_graph\(n\)'
+  with pytest.raises(ValueError, match=words):
+    mj.dpsgd(mj.one_peer_exponential(N), mj.auto_theta(4, 1.0), **SLOTS)
+  config = configured(quantizer=dict(limit=9.0))
+  config.topology.name = 'one_peer_exponential'
+  with pytest.raises(ValueError, match=f'config.gossip: answered.*{words}'):
+    resolve.resolve(config)
+  config.topology.name, config.gamma = 'base_graph', 1.0
+  assert resolve.resolve(config).schedule == mj.one_peer_hypercube(N)
+
+
 def test_a_theta_above_its_limit_says_nothing():
   quantizer = mj.auto_theta(4, start=1.0, limit=3.0)
   state = quantizer.init()

@@ -353,6 +353,7 @@ ALL = {
   'adpsgd': mj.adpsgd(PAIRS, MONIQUA, DELAYS, **SLOTS),
   'push_sum': mj.push_sum(UNEVEN, MONIQUA, **SLOTS),
   'every': mj.every(mj.d2(RING, MONIQUA, **SLOTS), 3),
+  'quasi-global': mj.quasi_global(mj.dpsgd(RING, MONIQUA, **SLOTS), -1.0),
   'answered': mj.answered(mj.d2(RING, MONIQUA, **SLOTS)),
   'choco smooth': mj.choco(RING, mj.smooth(BLOCKS, SHAPE), gamma=0.6, **SLOTS),
   'dcd smooth': mj.dcd(TORUS, mj.smooth(BLOCKS, SHAPE), **SLOTS),

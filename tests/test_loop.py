@@ -22,6 +22,7 @@ from tests.trained import (
 )
 
 SLOW = pytest.mark.slow
+QUASI_GLOBAL = dict(momentum_kind=dict(name='quasi_global'))
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -87,15 +88,16 @@ def test_resuming_gives_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'gossip,vectors',
+  'entries,vectors',
   [
-    pytest.param(dict(name='adpsgd', delays=0), 0, marks=SLOW),
-    (dict(name='adpsgd', delays=2), 3),
-    pytest.param(dict(name='choco', gamma=0.5), 2, marks=SLOW),
+    pytest.param(dict(gossip=dict(name='adpsgd', delays=0)), 0, marks=SLOW),
+    (dict(gossip=dict(name='adpsgd', delays=2)), 3),
+    pytest.param(dict(gossip=dict(name='choco', gamma=0.5)), 2, marks=SLOW),
+    pytest.param(QUASI_GLOBAL | dict(local_steps=4), 2, marks=SLOW),
   ],
 )
-def test_what_an_algorithm_keeps_is_saved(tmp_path, gossip, vectors):
-  loop.train_and_evaluate(small('dpsgd', gossip=gossip, epochs=0.5), tmp_path)
+def test_what_an_algorithm_keeps_is_saved(tmp_path, entries, vectors):
+  loop.train_and_evaluate(small('dpsgd', **entries, epochs=0.5), tmp_path)
   step, state = saved(tmp_path)
   leaves = jax.tree.leaves(state['opt_state'][-1])
   kept = [leaf for leaf in leaves if leaf.shape[-1] == 9610]

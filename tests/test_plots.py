@@ -173,6 +173,10 @@ def test_vs_first_compares_steps_not_lengths(tmp_path, baseline):
     ({**MONIQUA, 'scales_from': 'x'}, 'Moniqua 4 bits, theta per leaf'),
     ({**MONIQUA, 'gossip': {'name': 'd2'}}, 'D², Moniqua 4 bits'),
     ({'reduce': {'name': 'allreduce'}}, 'all-reduce, D-PSGD'),
+    (
+      {'momentum_kind': {'name': 'quasi_global'}},
+      'D-PSGD, quasi-global momentum',
+    ),
   ],
 )
 def test_method_is_named_by_its_config(changes, words):

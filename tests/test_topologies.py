@@ -77,6 +77,13 @@ TOPOLOGIES = {
   'one_peer_2': Row(lambda: tp.one_peer_exponential(2), 1, gap=1),
   'one_peer_6': Row(lambda: tp.one_peer_exponential(6), 1, symmetric=False),
   'one_peer_16': Row(lambda: tp.one_peer_exponential(16), 1, False, gap=1),
+  'pairs_1': Row(lambda: tp.one_peer_hypercube(1), 1, gap=1),
+  'pairs_8': Row(lambda: tp.one_peer_hypercube(8), 1, gap=1),
+  'base_1': Row(lambda: tp.base_graph(1), 1, gap=1),
+  'base_7': Row(lambda: tp.base_graph(7), 1, gap=1),
+  'base_12': Row(lambda: tp.base_graph(12), 1, gap=1),
+  'base_9_2': Row(lambda: tp.base_graph(9, 2), 2, gap=1),
+  'base_5_9': Row(lambda: tp.base_graph(5, 9), 4, gap=1),
   'matchings_1': Row(lambda: tp.random_matchings(1, 2, **MATCHINGS), 1, gap=1),
   'matchings_7': Row(lambda: tp.random_matchings(7, 6, **MATCHINGS), 1),
   'matchings_8': Row(lambda: tp.random_matchings(8, 6, **MATCHINGS), 1),
@@ -210,6 +217,33 @@ def test_one_peer_cycle_is_exactly_the_mean(n):
     product = tp.matrix(r) @ product
   np.testing.assert_array_equal(product, np.full((n, n), 1 / n))
   assert len(rounds) == np.log2(n)
+
+
+def test_pairs_are_those_of_one_bit():
+  for k, r in enumerate(tp.one_peer_hypercube(16)):
+    assert r.edges == ((0.5, tuple(i ^ 2**k for i in range(16))),)
+  assert tp.base_graph(16) == tp.one_peer_hypercube(16)
+
+
+# Rounds of the paper's Base-2 graph, by n from 2 on.
+ROUNDS = [1, 3, 2, 5, 4, 5, 3, 7, 6, 7, 5, 7, 6, 7, 4, 9]
+
+
+@pytest.mark.parametrize('k', [1, 2])
+@pytest.mark.parametrize('n', range(2, 34))
+def test_a_base_graph_is_exactly_the_mean(n, k):
+  rounds, product = tp.base_graph(n, k), np.eye(n)
+  for r in rounds:
+    w = tp.matrix(r)
+    into, out = degrees(w.copy())
+    assert len(r.edges) <= k and max(*into, *out) <= k
+    np.testing.assert_allclose(w, w.T, atol=1e-15)
+    np.testing.assert_allclose(w.sum(0), 1, atol=1e-14)
+    product = w @ product
+  np.testing.assert_allclose(product, 1 / n, rtol=0, atol=1e-14)
+  assert len(rounds) <= 2 * np.log(n) / np.log(k + 1) + 2
+  assert k > 1 or n > 17 or len(rounds) == ROUNDS[n - 2]
+  assert tp.spectral_gap(rounds) == 1
 
 
 @pytest.mark.parametrize('n', [2, 3, 8, 9])
@@ -545,6 +579,12 @@ ERRORS = {
   'star': (lambda: tp.star(0), 'star needs n >= 1'),
   'cube 0': (lambda: tp.hypercube(0), 'hypercube needs n >= 1'),
   'cube 6': (lambda: tp.hypercube(6), 'power of two; got n=6'),
+  'pairs 6': (
+    lambda: tp.one_peer_hypercube(6),
+    r'power of two; got n=6. base_graph\(6\) has pairs',
+  ),
+  'base 0': (lambda: tp.base_graph(0), 'base_graph needs n >= 1; got n=0'),
+  'no peers': (lambda: tp.base_graph(4, 0), 'base_graph needs k >= 1; got k=0'),
   'exponential': (lambda: tp.exponential(0), 'exponential needs n >= 1'),
   'one peer': (
     lambda: tp.one_peer_exponential(0),

@@ -100,6 +100,11 @@ def _check(config, n):
       f'config.order={config.order!r}; a worker answers while it computes, so '
       "the asynchronous form takes 'adapt_with_combine'."
     )
+  if config.momentum_kind.name != 'local':
+    raise ValueError(
+      f'config.momentum_kind.name={config.momentum_kind.name!r}; others ask '
+      "while a worker computes, so the asynchronous form takes 'local'."
+    )
   if config.smoothness.name != 'none':
     raise ValueError(
       f'config.smoothness.name={config.smoothness.name!r}; its estimates wait '

@@ -20,6 +20,7 @@ SPELLED = {
   'alq_n': 'ALQ-N',
   'amq': 'AMQ',
   'amq_n': 'AMQ-N',
+  'base_graph': 'base graph',
   'block': 'dithering by leaf',
   'auto_theta': 'Moniqua auto theta',
   'choco': 'CHOCO',
@@ -32,12 +33,15 @@ SPELLED = {
   'dpsgd': 'D-PSGD',
   'ecd': 'ECD',
   'full_precision': '',
+  'local': '',
   'moniqua': 'Moniqua',
   'none': '',
   'nuqsgd': 'NUQSGD',
   'one_peer_exponential': 'one-peer exponential',
+  'one_peer_hypercube': 'one-peer hypercube',
   'push_sum': 'push-sum',
   'qsgd': 'QSGD',
+  'quasi_global': 'quasi-global',
   'random_matchings': 'random matchings',
   'terngrad': 'TernGrad',
 }
@@ -87,6 +91,7 @@ def method(config: dict) -> str:
   topology = config.get('topology', {'name': 'ring'})
   gamma = config.get('gamma', 1.0)
   every = config.get('local_steps', 1)
+  kind = _spell(config.get('momentum_kind', {}))
   own = config['gossip'].get('gamma') or config['gossip'].get('eta')
   words = [
     reduce,
@@ -98,6 +103,7 @@ def method(config: dict) -> str:
     f'gamma {gamma:g}'.replace(' 0.', ' .') if gamma != 1 else '',
     f'own step {own:g}'.replace(' 0.', ' .') if own else '',
     f'every {every} steps' if every > 1 else '',
+    f'{kind} momentum' if kind else '',
     'overlapped' if config.get('overlap') else '',
     f'({config["variant"]} variant)' if config.get('variant') else '',
   ]

@@ -18,6 +18,8 @@ References, by first author below:
     Training", NeurIPS 2021.
   Assran et al., "Stochastic Gradient Push for Distributed Deep Learning", ICML
     2019.
+  Takezawa et al., "Beyond Exponential Graph: Communication-Efficient Topologies
+    for Decentralized Learning via Finite-time Convergence", NeurIPS 2023.
   Koenig, "Ueber Graphen und ihre Anwendung auf Determinantentheorie und
     Mengenlehre", 1916; Birkhoff, "Tres observaciones sobre el algebra lineal",
     1946.
@@ -40,6 +42,7 @@ from moniqua_jax.topologies.base import (
   schedule,
   sources,
 )
+from moniqua_jax.topologies.finite_time import base_graph
 from moniqua_jax.topologies.given import (
   from_graph,
   from_matrix,
@@ -49,6 +52,7 @@ from moniqua_jax.topologies.named import (
   exponential,
   hypercube,
   one_peer_exponential,
+  one_peer_hypercube,
   random_matchings,
   ring,
   star,
@@ -57,6 +61,7 @@ from moniqua_jax.topologies.named import (
 
 __all__ = [
   'Topology',
+  'base_graph',
   'complete',
   'exponential',
   'from_graph',
@@ -65,6 +70,7 @@ __all__ = [
   'lazy',
   'matrix',
   'one_peer_exponential',
+  'one_peer_hypercube',
   'one_symmetric',
   'push_matrix',
   'push_schedule',

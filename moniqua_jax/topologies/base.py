@@ -327,7 +327,12 @@ def require_doubly_stochastic(schedule, algorithm: str) -> None:
       )
 
 
-def require_symmetric(schedule, algorithm: str) -> None:
+MANY_PEERS = 'Use ring, torus, hypercube, complete or from_graph'
+
+
+def require_symmetric(
+  schedule, algorithm: str, instead: str = MANY_PEERS
+) -> None:
   """Refuses weights that differ between the two directions of an edge.
 
   W = W^T in each round.
@@ -335,6 +340,7 @@ def require_symmetric(schedule, algorithm: str) -> None:
   Args:
     schedule: a Topology, or a tuple of them.
     algorithm: the name that the error blames.
+    instead: the topologies that the error names.
 
   Raises:
     ValueError: naming the two entries that differ most.
@@ -350,8 +356,8 @@ def require_symmetric(schedule, algorithm: str) -> None:
     if abs(w[i, j] - w[j, i]) > TOLERANCE:
       raise ValueError(
         f'{algorithm} needs a symmetric W; in round {k} W[{i}, {j}] = '
-        f'{w[i, j]} but W[{j}, {i}] = {w[j, i]}. Use ring, torus, hypercube, '
-        'complete or from_graph, or give from_matrix (w + w.T) / 2.'
+        f'{w[i, j]} but W[{j}, {i}] = {w[j, i]}. {instead}, or give '
+        'from_matrix (w + w.T) / 2.'
       )
 
 

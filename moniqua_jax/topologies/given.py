@@ -49,7 +49,12 @@ def from_matrix(w: np.ndarray) -> Topology:
   w = _without_noise(w)
   _check_sums(w)
   check_connected(w, 'the graph of w')
-  np.fill_diagonal(w, 0)
+  return coloured(w)
+
+
+def coloured(w: np.ndarray) -> Topology:
+  """`from_matrix` of a W without noise, which need not join all workers."""
+  w = w * ~np.eye(len(w), dtype=bool)
   w /= max(1, w.sum(1).max())  # an off-diagonal sum of 1 + 1e-7 is float32's
   return Topology([_take(w, senders) for senders in _colour(w > 0)])
 

@@ -158,7 +158,11 @@ def hypercube(n: int) -> Topology:
   _check_at_least_one('hypercube', n=n)
   if n & (n - 1):
     raise ValueError(f'hypercube needs n to be a power of two; got n={n}.')
-  return _uniform(tuple(i ^ hop for i in range(n)) for hop in _hops(n))
+  return _uniform(_swap(n, hop) for hop in _hops(n))
+
+
+def _swap(n: int, hop: int) -> Perm:
+  return tuple(i ^ hop for i in range(n))
 
 
 def _hops(n: int) -> list[int]:
@@ -212,6 +216,35 @@ def one_peer_exponential(n: int) -> tuple[Topology, ...]:
   """
   _check_at_least_one('one_peer_exponential', n=n)
   return tuple(_uniform([_shift(n, hop)]) for hop in _hops(n))
+
+
+def one_peer_hypercube(n: int) -> tuple[Topology, ...]:
+  """Pairs of workers whose numbers differ in bit 0, then bit 1, ...
+
+  W_k = (I + P_k) / 2, P_k[i XOR 2^k, i] = 1;  W_{m-1} ... W_0 = 1 1^T / n.
+
+  Args:
+    n: number of workers, a power of two.
+
+  Returns:
+    A tuple of m = log2 n Topologies, cycled by step; each one symmetric, so
+    that `answered` and `auto_theta` work, as `one_peer_exponential` does not.
+
+  Raises:
+    ValueError: if n is not a power of two.
+
+  >>> [pairs.edges for pairs in one_peer_hypercube(4)]
+  [((0.5, (1, 0, 3, 2)),), ((0.5, (2, 3, 0, 1)),)]
+
+  Source: the hypercube, a dimension a round; Takezawa et al., arXiv:2305.11420.
+  """
+  _check_at_least_one('one_peer_hypercube', n=n)
+  if n & (n - 1):
+    raise ValueError(
+      f'one_peer_hypercube needs n to be a power of two; got n={n}. '
+      f'base_graph({n}) has pairs for any n.'
+    )
+  return tuple(_uniform([_swap(n, hop)]) for hop in _hops(n))
 
 
 def random_matchings(n: int, rounds: int, seed: int) -> tuple[Topology, ...]:

@@ -21,7 +21,8 @@ class Optimizer(NamedTuple):
     momentum: of each worker's own gradients.
     reduce: of gradients to their mean.
     local: weight decay, momentum and learning rate.
-    gossip: of updates to updates and the pull of the neighbours.
+    gossip: of updates to updates and the pull of the neighbours; with
+      quasi-global momentum from gradients, and momentum and rate are here.
   """
 
   momentum: optax.GradientTransformation
@@ -67,6 +68,7 @@ def make(
     reduce = pods.of_device(reduce, key, (workers.AXIS, pods.FSDP))
   else:
     gossip, reduce = gossip(key), reduce(key)
+  gossip = _with_momentum(config, gossip, learning_rate)
   momentum = optax.identity()
   if config.local_momentum:
     momentum = optax.trace(config.local_momentum, config.nesterov)
@@ -85,8 +87,11 @@ def only(local: optax.GradientTransformation) -> Optimizer:
 
 def local(config, learning_rate) -> optax.GradientTransformation:
   """Builds what a worker does by itself: weight decay, SGD with momentum."""
+  decay = optax.add_decayed_weights(config.weight_decay)
+  if config.momentum_kind.name != 'local':
+    return decay
   return optax.chain(
-    optax.add_decayed_weights(config.weight_decay),
+    decay,
     optax.sgd(learning_rate, config.momentum or None, config.nesterov),
   )
 
@@ -198,6 +203,19 @@ def _order(config):
       f'config.order={config.order!r}; choose from {sorted(registry.ORDERS)}.'
     )
   return registry.ORDERS[config.order]
+
+
+def _with_momentum(config, gossip, learning_rate):
+  return registry.build(
+    registry.MOMENTUM_KINDS,
+    'momentum_kind',
+    config.momentum_kind,
+    algorithm=gossip,
+    learning_rate=learning_rate,
+    momentum=config.momentum,
+    nesterov=config.nesterov,
+    period=config.local_steps,
+  )
 
 
 def _wrapped(entry, wrap, *args):

@@ -88,8 +88,8 @@ DATASETS = _from(data, 'cifar10 digits imagenet2012 synthetic')
 PARTITIONS = _from(data, 'dirichlet iid sorted_by_label')
 TOPOLOGIES = _from(
   topologies,
-  'complete exponential hypercube one_peer_exponential random_matchings ring '
-  'star torus',
+  'base_graph complete exponential hypercube one_peer_exponential '
+  'one_peer_hypercube random_matchings ring star torus',
 )
 QUANTIZERS = _from(
   quantizers,
@@ -107,6 +107,9 @@ GOSSIP = _from(
 ORDERS = {
   'adapt_with_combine': lambda gossip: gossip,
   'adapt_then_combine': algorithms.adapt_then_combine,
+}
+MOMENTUM_KINDS = _from(algorithms, 'quasi_global') | {
+  'local': lambda algorithm: algorithm
 }
 SMOOTHNESS = {'none': refresh.none} | {
   kind: functools.partial(refresh.estimated, kind) for kind in moments.KINDS

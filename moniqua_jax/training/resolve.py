@@ -75,8 +75,8 @@ def resolve(config) -> Setup:
   validation.slots(config, pod)
   if shape is not None:
     validation.smoothness(config, shape, schedule)
-  answered = _tried(setup).answered or config.answered
-  return setup._replace(patience=validation.patience(config, answered))
+  tried = _tried(setup)
+  return setup._replace(patience=validation.patience(config, tried.answered))
 
 
 def _factories(config) -> Factories:
@@ -104,6 +104,8 @@ def _tried(setup) -> base.Tuned:
   """Builds quantizer and chain for a net of one leaf: they refuse for us."""
   slices = large_leaves.slices([jnp.zeros((1, 1024))])
   tried = base.tuned(quantizer.build(setup.config, setup.spec, (1024,)))
+  if setup.config.answered:
+    tried = tried._replace(answered=True)
   means = optimizer.of_means(setup, tried, slices)
   if means is not None:
     validation.means(setup.config, setup.pod, means)

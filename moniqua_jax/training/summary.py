@@ -28,6 +28,7 @@ def describe(experiment: experiment_lib.Experiment) -> str:
     f'{config.batch_size} on each of {config.workers} workers, '
     f'{config.runner}',
     **_describe_pods(config, experiment),
+    **_describe_momentum(config),
     'reduce': _listed(config.reduce),
     'gossip': _listed(config.gossip),
     'topology': f'{config.topology.name}, gamma {config.gamma}, {gap}',
@@ -73,6 +74,13 @@ def _describe_pods(config, experiment) -> dict:
     f'other pods and at most {within:,.0f} within its own, whose gradients are '
     f'reduced {"exactly" if exact else "by " + _listed(quantizer)}',
   }
+
+
+def _describe_momentum(config) -> dict:
+  kind = config.momentum_kind
+  if kind.name == 'local':
+    return {}
+  return {'momentum': f'{config.momentum:g}, {_listed(kind)}'}
 
 
 def _bytes_per_step(config, traffic) -> float:

@@ -41,6 +41,21 @@ def slots(config, pod) -> None:
     )
   if name == 'adiana':
     _adiana(config, entry)
+  if config.momentum_kind.name != 'local':
+    _momentum(config)
+
+
+def _momentum(config) -> None:
+  for other, value in (
+    ('overlap', config.overlap),
+    ('local_momentum', config.local_momentum),
+  ):
+    if value:
+      raise ValueError(
+        f'config.momentum_kind.name={config.momentum_kind.name!r} follows what '
+        f'a worker moves in a step, messages and all; config.{other}={value!r} '
+        f"does not go with it: take momentum_kind.name='local'."
+      )
 
 
 def means(config, pod, quantizer) -> None:

@@ -25,6 +25,7 @@ _FIXED = (
   'partition',
   'batch_size',
   'momentum',
+  'momentum_kind',
   'reduce',
   'gossip',
   'smoothness',
