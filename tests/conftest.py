@@ -1,9 +1,10 @@
 """Every test runs near 8 CPU devices, with strict ranks and dtypes.
 
-Compiling is most of what the tests cost, so LLVM optimizes nothing here but in
-tests marked `optimized`: where bits, fusions or times are the subject. With
-JAX_DISABLE_MOST_OPTIMIZATIONS=0 it optimizes everywhere. Programs that took
-long to compile are kept for the next run.
+Compiling is most of what the tests cost. So XLA uses its quickest generator of
+code (see `programs`), and LLVM optimizes nothing but tests marked `optimized`:
+where bits, fusions or times are the subject. JAX_DISABLE_MOST_OPTIMIZATIONS=0
+compiles everything as users do. Programs that took long are kept for the next
+run.
 """
 
 import jax

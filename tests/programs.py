@@ -14,6 +14,8 @@ import sys
 import time
 from typing import NamedTuple
 
+import jax
+
 ROOT = pathlib.Path(__file__).parents[1]
 FORKED = multiprocessing.get_context('forkserver')
 # What training.__main__ imports; not itself, for other programs have its flags.
@@ -29,6 +31,11 @@ FORKED.set_forkserver_preload(
 )
 SECONDS = 300  # for a program
 QUICK = os.environ.get('JAX_DISABLE_MOST_OPTIMIZATIONS', '1') != '0'
+if QUICK and jax.__version_info__ < (0, 11):
+  # XLA's older code generator for CPUs, of this version at least, compiles in
+  # two thirds of the time. XLA looks when it compiles for the first time.
+  FLAGS = os.environ.get('XLA_FLAGS', ''), '--xla_cpu_use_fusion_emitters=false'
+  os.environ['XLA_FLAGS'] = ' '.join(FLAGS).strip()
 SETTINGS = {
   'jax_platforms': 'cpu',
   'jax_compilation_cache_dir': str(ROOT / '.pytest_cache' / 'jax'),
