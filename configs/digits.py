@@ -81,6 +81,8 @@ def default() -> ml_collections.ConfigDict:
     name='dpsgd', gamma=unset(float), eta=unset(float), delays=unset(int)
   )
   config.local_steps = 1  # gossip in one step of so many
+  # Messages of x_k, beside the gradient, or of x_k + u_k: adapt_then_combine.
+  config.order = 'adapt_with_combine'
   config.overlap = False  # messages do not wait for gradients: `stale`
   config.topology = dict(
     name='ring',
@@ -124,6 +126,7 @@ def default() -> ml_collections.ConfigDict:
     power=unset(float),
     per_worker=unset(bool),
   )
+  config.rotated = False  # quantize in coordinates that are all alike
   config.coded = unset(float)  # capacity in bits per value of coded messages
   # For the limit of auto_theta: what no coordinate of a gradient should exceed.
   config.largest_gradient = 1.0

@@ -4,6 +4,7 @@ This file is the table of contents: every public name, and the version.
 """
 
 from moniqua_jax.algorithms import (
+  adapt_then_combine,
   adiana,
   adpsgd,
   allreduce,
@@ -46,6 +47,7 @@ from moniqua_jax.quantizers import (
   qsgd,
   random_k,
   random_tau,
+  rotated,
   scaled,
   scheduled,
   sign,
@@ -82,6 +84,7 @@ __all__ = [
   'Seen',
   'Topology',
   'Tuned',
+  'adapt_then_combine',
   'adiana',
   'adpsgd',
   'allreduce',
@@ -131,6 +134,7 @@ __all__ = [
   'random_matchings',
   'random_tau',
   'ring',
+  'rotated',
   'scaled',
   'scheduled',
   'sharded',

@@ -168,10 +168,7 @@ def _send(each: Round, payload, size):
 
 def _inspect(quantizer, received, reference) -> base.Seen:
   """Inspects all messages; each field of the result is [E]."""
-  if quantizer.fast and quantizer.fast.inspect_all:
-    seen = quantizer.fast.inspect_all(received, reference)
-  else:
-    seen = [quantizer.inspect(message, reference) for message in received]
+  seen = base.inspect_all(quantizer, received, reference)
   seen = jax.tree.map(lambda *edges: jnp.stack(edges), *seen)
   single = lambda number: number.astype(jnp.float32)  # whatever x was
   return base.Seen(seen.readable, single(seen.distance), single(seen.theta))
@@ -190,19 +187,12 @@ def _pull(each: Round, went, x_hats, came):
 
 def _read(quantizer, payloads, reference, came, pull):
   """Returns what others believe of this worker, and the pull towards them."""
-  x_hats = [
-    quantizer.decode(payload, reference).astype(reference.dtype)
-    for payload in payloads
-  ]
+  x_hats = base.read(quantizer, payloads, reference)
   return x_hats[0], pull(x_hats, came)
 
 
 def _mix(quantizer, payloads, x, came, pull, onto):
-  """Adds the pull to a vector, or to x itself if that is None."""
-  if quantizer.fast and quantizer.fast.mix:
-    return quantizer.fast.mix(x, payloads, came, pull, onto)
-  _, pulls = _read(quantizer, payloads, x, came, pull)
-  return (x if onto is None else onto) + pulls
+  return base.mix(quantizer, x, payloads, came, pull, onto)
 
 
 def correction(

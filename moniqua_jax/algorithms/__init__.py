@@ -4,6 +4,7 @@ First in the chain stand those that take gradients to a mean gradient, last
 those that add gossip to the updates; each docstring's first line says which.
 """
 
+from moniqua_jax.algorithms.adapt_then_combine import adapt_then_combine
 from moniqua_jax.algorithms.adiana import adiana
 from moniqua_jax.algorithms.adpsgd import adpsgd
 from moniqua_jax.algorithms.allreduce import allreduce
@@ -23,6 +24,7 @@ from moniqua_jax.algorithms.quantize import quantize
 from moniqua_jax.algorithms.stale import stale
 
 __all__ = [
+  'adapt_then_combine',
   'adiana',
   'adpsgd',
   'allreduce',

@@ -104,6 +104,11 @@ def _check(config, n):
       f'config.reduce.name={config.reduce.name!r}; it waits for all workers, '
       "so the asynchronous form takes 'none'."
     )
+  if config.order != 'adapt_with_combine':
+    raise ValueError(
+      f'config.order={config.order!r}; a worker answers while it computes, so '
+      "the asynchronous form takes 'adapt_with_combine'."
+    )
   if config.smoothness.name != 'none':
     raise ValueError(
       f'config.smoothness.name={config.smoothness.name!r}; its estimates wait '

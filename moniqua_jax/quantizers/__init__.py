@@ -17,6 +17,7 @@ from moniqua_jax.quantizers.moniqua import moniqua
 from moniqua_jax.quantizers.nuqsgd import natural, nuqsgd
 from moniqua_jax.quantizers.per_worker import per_worker
 from moniqua_jax.quantizers.qsgd import qsgd, terngrad
+from moniqua_jax.quantizers.rotated import rotated
 from moniqua_jax.quantizers.sign import one_bit, sign
 from moniqua_jax.quantizers.sparse import random_k, random_tau, top_k
 from moniqua_jax.quantizers.transformed import scaled, smooth, within
@@ -45,6 +46,7 @@ __all__ = [
   'qsgd',
   'random_k',
   'random_tau',
+  'rotated',
   'scaled',
   'scheduled',
   'sign',

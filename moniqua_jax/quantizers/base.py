@@ -211,6 +211,29 @@ def select(first: Array, tree: Any, other: Any) -> Any:
   return jax.tree.map(one, tree, other)
 
 
+def inspect_all(quantizer: Quantizer, payloads: list, reference: Array) -> list:
+  """Returns `inspect` of each message, in one pass if there is a way."""
+  if quantizer.fast and quantizer.fast.inspect_all:
+    return quantizer.fast.inspect_all(payloads, reference)
+  return [quantizer.inspect(payload, reference) for payload in payloads]
+
+
+def read(quantizer: Quantizer, payloads: list, reference: Array) -> list:
+  """Returns what each message says, in the type of the reference."""
+  decoded = (quantizer.decode(payload, reference) for payload in payloads)
+  return [x_hat.astype(reference.dtype) for x_hat in decoded]
+
+
+def mix(
+  quantizer: Quantizer, x, payloads: list, came, pull, onto=None
+) -> Array:
+  """Adds the pull to a vector, or to x itself if that is None; see `Fast`."""
+  if quantizer.fast and quantizer.fast.mix:
+    return quantizer.fast.mix(x, payloads, came, pull, onto)
+  pulls = pull(read(quantizer, payloads, x), came)
+  return (x if onto is None else onto) + pulls
+
+
 def watched(decode: Callable[[Array, Array], Array]) -> Callable:
   """Builds `inspect` from `decode`: unreadable where it is not finite."""
 

@@ -60,12 +60,12 @@ def within(
     inspect=lambda payload, y: quantizer.inspect(payload, to(y)),
     shared=quantizer.shared,
     codes=quantizer.codes if same_size else None,
-    short=_within_short(quantizer.short, to) if quantizer.short else None,
+    short=quantizer.short and shortened(quantizer.short, to),
     near=quantizer.near,
   )
 
 
-def _within_short(short, to):
+def shortened(short: base.Short, to: Callable[[Array], Array]) -> base.Short:
   """Builds the short form for `to(x)`, which may be longer than x."""
 
   def size_of(size):

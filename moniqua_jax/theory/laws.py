@@ -4,6 +4,7 @@ A worker keeps x and at most one vector more. With update u (-alpha g, momentum
 and all), rounding errors noise, and pull = (W - I)(message + noise):
 
   dpsgd, adpsgd  message = x                x <- x + u + pull
+  atc_dpsgd,
   push_sum       message = x + u            x <- x + u + pull
   d2             message = x + u + drift    drift <- drift + pull
                                             x <- x + u + drift
@@ -132,6 +133,9 @@ LAWS = {
     _MODELS,
     lambda delay: delay + 1 if delay else 0,
     _nothing,
+  ),
+  'atc_dpsgd': Law(
+    _doubly_stochastic('atc_dpsgd'), _W, _HALF_STEPS, _nothing, _nothing
   ),
   'choco': Law(_symmetric('choco'), _W, None, lambda delay: 2, _per_edge),
   'd2': Law(

@@ -143,6 +143,13 @@ def _reduce(config, pod, means, slices, key):
 # ---------------------------------------------------------------------- gossip
 
 
+def law(config) -> str:
+  """Names the law of theory that the gossip follows."""
+  form = 'stale_' if waits(config) else ''
+  form = 'atc_' if config.order == 'adapt_then_combine' else form
+  return form + config.gossip.name
+
+
 def waits(config) -> bool:
   """Tells whether messages would wait for gradients; dpsgd's do not."""
   return config.overlap and config.gossip.name != 'dpsgd'
@@ -178,14 +185,23 @@ def _gossip(config, schedule, quantizer, key):
   if config.local_steps != 1:
     entry = f'local_steps={config.local_steps}'
     gossip = _wrapped(entry, algorithms.every, gossip, config.local_steps)
+  gossip = _wrapped(f'order={config.order!r}', _order(config), gossip)
   if waits(config):
     mixed = mixing(config, schedule)
     gossip = _wrapped('overlap', algorithms.stale, gossip, mixed)
   return gossip
 
 
-def _wrapped(entry, wrap, gossip, argument):
+def _order(config):
+  if config.order not in registry.ORDERS:
+    raise ValueError(
+      f'config.order={config.order!r}; choose from {sorted(registry.ORDERS)}.'
+    )
+  return registry.ORDERS[config.order]
+
+
+def _wrapped(entry, wrap, *args):
   try:
-    return wrap(gossip, argument)
+    return wrap(*args)
   except ValueError as error:
     raise ValueError(f'config.{entry}: {error}') from error

@@ -35,11 +35,10 @@ def with_limit(config, schedule) -> dict:
   if spec['bits'] is None:
     raise ValueError('config.quantizer: auto_theta needs quantizer.bits.')
   schedule = optimizer.mixing(config, schedule)
-  stale = 'stale_' if optimizer.waits(config) else ''
   try:
     limit = theory.auto_theta_limit(
       schedule,
-      stale + config.gossip.name,
+      optimizer.law(config),
       spec['bits'],
       update=_update(config),
       safety=spec['safety'] or auto.SAFETY,
@@ -64,15 +63,15 @@ def _update(config) -> float:
 
 
 def build(config, spec, leaf_sizes):
-  """Builds the quantizer that a spec names, coded if the config says so."""
+  """Builds the quantizer that a spec names, coded and rotated if wanted."""
   context = {'axis_name': workers.AXIS, 'leaf_sizes': leaf_sizes}
   quantizer = registry.build(registry.QUANTIZERS, 'quantizer', spec, **context)
-  if config.coded is None:
-    return quantizer
-  try:
-    return coding.coded(quantizer, config.coded)
-  except ValueError as error:
-    raise ValueError(f'config.coded: {error}') from error
+  if config.coded is not None:
+    try:
+      quantizer = coding.coded(quantizer, config.coded)
+    except ValueError as error:
+      raise ValueError(f'config.coded: {error}') from error
+  return quantizers.rotated(quantizer) if config.rotated else quantizer
 
 
 def make(setup, learning_rate, steps, part, leaves) -> Quantized:

@@ -104,6 +104,10 @@ REDUCE = _from(
 GOSSIP = _from(
   algorithms, 'adpsgd choco d2 dcd deepsqueeze dpsgd ecd push_sum'
 ) | {'none': transformation.no_gossip}
+ORDERS = {
+  'adapt_with_combine': lambda gossip: gossip,
+  'adapt_then_combine': algorithms.adapt_then_combine,
+}
 SMOOTHNESS = {'none': refresh.none} | {
   kind: functools.partial(refresh.estimated, kind) for kind in moments.KINDS
 }

@@ -28,6 +28,11 @@ def slots(config, pod) -> None:
     raise ValueError(
       "config.overlap=True needs gossip; config.gossip.name='none' has none."
     )
+  if config.overlap and config.order == 'adapt_then_combine':
+    raise ValueError(
+      "config.order='adapt_then_combine' sends what the gradient has moved, "
+      'and config.overlap=True does not wait for it; take one of them.'
+    )
   wants_one = name in ('adiana', 'dcgd', 'diana')
   if wants_one and not optimizer.quantizes_gradients(config, pod):
     raise ValueError(

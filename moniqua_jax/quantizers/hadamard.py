@@ -1,0 +1,65 @@
+"""The randomized Hadamard transform, in blocks that stride over a vector.
+
+  y = H D x / sqrt(B)        x = D H y / sqrt(B)
+
+H is Hadamard's matrix of B rows, D has signs from the counter hash. B is a
+power of four, so sqrt(B) is one of two, and all is additions: the bits are the
+same under every runner. Coordinate i is in block i mod m, so that each of the m
+blocks holds its share of every parameter leaf.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from moniqua_jax import dither
+
+Array = jax.Array
+
+_BLOCKS = [4**k for k in range(6, -1, -1)]  # 4096 down to 1
+
+
+def block(d: int) -> int:
+  """Returns B, the largest up to 4096 whose blocks fill d up by d/16 at most.
+
+  So a short vector is turned in shorter blocks and travels with little more
+  than it has; a very short one may be left alone.
+  """
+  return next(b for b in _BLOCKS if -d % b <= d / 16)
+
+
+def size(d: int) -> int:
+  """Returns d', the length of a vector of d values once it is turned."""
+  return d + -d % block(d)
+
+
+def to(x: Array, seed: Array) -> Array:
+  """Turns f32[d] to f32[size(d)], by the signs of a seed, u32[]."""
+  rows = block(x.size)
+  z = jnp.pad(x, (0, -x.size % rows)).reshape(rows, -1)
+  return _transform(_signed(z, seed)).reshape(-1)
+
+
+def back(y: Array, seed: Array, d: int) -> Array:
+  """Returns the f32[d] that `to` has turned to y."""
+  rows = block(d)
+  return _signed(_transform(y.reshape(rows, -1)), seed).reshape(-1)[:d]
+
+
+def _signed(z, seed):
+  """Applies D, the same to all columns."""
+  minus = dither.bits(seed, len(z)) >> 31 > 0
+  return jnp.where(minus[:, None], -z, z)
+
+
+def _transform(z):
+  """Applies H / sqrt(B) to the columns, two of its butterflies at a time."""
+  rows, columns = z.shape
+  steps = (rows.bit_length() - 1) // 2
+  for _ in range(steps):
+    a, b, c, d = z.reshape(4, rows // 4, columns)
+    sums, gaps, others, rest = a + b, a - b, c + d, c - d
+    quarter = [sums + others, gaps + rest, sums - others, gaps - rest]
+    z = jnp.stack(quarter, axis=1).reshape(rows, columns)
+    z = lax.optimization_barrier(z)  # else XLA adds up the same again and again
+  return z * 2.0**-steps
