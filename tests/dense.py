@@ -70,6 +70,15 @@ def dpsgd() -> Gossip:
   return Gossip(nothing, lambda w, x, u, memory, t: x, lands)
 
 
+def adapt_then_combine() -> Gossip:
+  says = lambda w, x, u, memory, t: x + u
+
+  def lands(w, x, u, memory, heard, t):
+    return x + u + mix(w, heard.replicas()), memory
+
+  return Gossip(nothing, says, lands)
+
+
 def d2() -> Gossip:
   """The memory is x and u of the step before."""
 

@@ -72,6 +72,7 @@ GOSSIP = {
     lambda q: mj.every(mj.answered(gossip(mj.push_sum, UNEVEN)(q)), 2),
     UNEVEN,
   ),
+  'atc': (lambda q: mj.adapt_then_combine(gossip(mj.dpsgd)(q)), RING),
   'stale': (lambda q: mj.stale(gossip(mj.choco)(q), RING), RING),
   'answered stale every': (
     lambda q: mj.answered(mj.stale(mj.every(gossip(mj.d2)(q), 2), RING)),
@@ -89,6 +90,7 @@ CODED = mj.coded(mj.nuqsgd(4, bucket_size=64), 2.0, coding.dense())
 QUANTIZERS = {
   'auto_theta': mj.auto_theta(4, start=1.0),
   'scheduled': mj.scheduled(lambda t: mj.moniqua(t, 3), lambda step: 1.0),
+  'rotated': mj.rotated(mj.auto_theta(4, start=1.0)),
   'scaled': mj.scaled(mj.moniqua(1.0, 8), ((13, 2.0), (D - 13, 1.5))),
   'smooth': mj.smooth(mj.dithering(3), jnp.ones(D)),
   'per_worker': PER_WORKER,

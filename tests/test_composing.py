@@ -36,6 +36,7 @@ GOSSIP = {
   'adpsgd': lambda q: mj.adpsgd(MATES, q, 2, **SLOTS),
   'every': lambda q: mj.every(mj.d2(RING, q, **SLOTS), 2),
   'answered': lambda q: mj.answered(mj.dpsgd(MATES, q, **SLOTS)),
+  'atc': lambda q: mj.adapt_then_combine(mj.dpsgd(PAIRS, q, **SLOTS)),
   'stale': lambda q: mj.stale(mj.choco(RING, q, gamma=0.5, **SLOTS), RING),
 }
 nearest = {name: make(NEAREST) for name, make in GOSSIP.items()}

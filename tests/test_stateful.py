@@ -155,6 +155,11 @@ def stale(given: Row, model: dense.Gossip) -> Row:
   return given._replace(make=make, dense=model)
 
 
+def adapt_then_combine(given: Row) -> Row:
+  make = lambda watched: mj.adapt_then_combine(given.make(watched))
+  return given._replace(make=make, dense=dense.adapt_then_combine())
+
+
 CHOCO = row(mj.choco, dense.choco(0.5), uniform, LAZY, 0.5)
 SQUEEZE = row(mj.deepsqueeze, dense.deepsqueeze(0.5), uniform, LAZY, 0.5)
 GOSSIP = {
@@ -164,6 +169,7 @@ GOSSIP = {
   'dpsgd, full precision': dpsgd(exact, RING),
   'dpsgd, answered': answered(dpsgd(moniqua, UNEVEN)),
   'dpsgd, every third': every(dpsgd(moniqua, PEERS), 3),
+  'dpsgd, adapt then combine': adapt_then_combine(dpsgd(moniqua, PEERS)),
   'd2': row(mj.d2, dense.d2(), moniqua, mj.lazy(RING, 0.75)),
   'd2, answered': answered(
     row(mj.d2, dense.d2(), moniqua, mj.lazy(UNEVEN, 0.5))

@@ -266,7 +266,8 @@ def _conclude(grid, about, payload, seen):
   largest = jnp.max(functools.reduce(lax.max, largest))
   gap = wire.floats(largest)
   if grid.digest:
-    gap = digest.unpack(largest)[1] * grid.levels * about.step
+    part = digest.unpack(largest)[1] * (grid.levels * about.step)
+    gap = base.rounded(part, jnp.minimum(about.step, 0))
   # Who is not finite itself reads nothing.
   readable = jnp.isfinite(about.bound) & jnp.isfinite(gap)
   if grid.digest:
