@@ -31,6 +31,7 @@ SPELLED = {
   'double_squeeze': 'DoubleSqueeze',
   'dpsgd': 'D-PSGD',
   'ecd': 'ECD',
+  'eden': 'EDEN',
   'full_precision': '',
   'moniqua': 'Moniqua',
   'none': '',
