@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import moniqua_jax as mj
+from moniqua_jax.quantizers import hadamard
 
 N = 8  # workers, one for each of the 8 CPU devices
 
@@ -79,6 +80,25 @@ def _sign(scale, numbers, most):
 
 def _levels(quantizer, bits, most):
   return quantizer, bits, lambda d: 4 * -(-d // 64), most
+
+
+def _eden(bits, scale):
+  quantizer = mj.eden(bits, scale)
+
+  def payload(d):
+    size = d
+    while hadamard.size(size) != size:
+      size = hadamard.size(size)
+    packed = sum(-(-size * w // 8) for w in (4, 2, 1) if bits & w)
+    return packed + 4 * (size // hadamard.block(size)) + 4
+
+  omega = {1: 0.571, 2: 0.133, 3: 0.036, 4: 0.0096}[bits]
+  return (
+    quantizer,
+    0,
+    payload,
+    lambda x: 8 * np.sqrt(omega * np.mean(x**2)),
+  )
 
 
 def _norm(x):
@@ -170,6 +190,8 @@ QUANTIZERS = {
     )
   },
   'natural': (mj.natural(), 9, lambda d: 0, np.abs),
+  **{f'eden {bits}': _eden(bits, 'unbiased') for bits in range(1, 5)},
+  'eden 1 least_error': _eden(1, 'least_error'),
   'top_k': (
     mj.top_k(0.25),
     0,
@@ -199,6 +221,7 @@ A_KIND_EACH = [
   'terngrad',
   'dithering 5 norms 8',
   'natural',
+  'eden 3',
   'top_k',
   'random_k',
 ]
@@ -237,8 +260,9 @@ UNBIASED = [
   name
   for name in QUANTIZERS
   if name.startswith(
-    ('nuqsgd', 'qsgd', 'leveled', 'natural', 'random_k', 'dithering')
+    ('nuqsgd', 'qsgd', 'leveled', 'natural', 'random_k', 'dithering', 'eden')
   )
+  and 'least_error' not in name
 ]
 
 # One of each kind, where a test compiles a whole round.

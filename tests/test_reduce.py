@@ -29,6 +29,7 @@ QUANTIZERS = {
   'nuqsgd 4': mj.nuqsgd(4, bucket_size=128),
   'qsgdinf 3': mj.qsgd(3, bucket_size=64, norm='linf'),
   'natural': mj.natural(),
+  'eden 2': mj.eden(2),
   'alq': mj.alq(3, bucket_size=64, sweeps=3, axis_name=AXIS),
   'coded': mj.coded(mj.nuqsgd(4, bucket_size=512), 3.0, coding.dense()),
 }
@@ -36,6 +37,7 @@ BIASED = {
   'sign': mj.sign(bucket_size=64),
   'one_bit': mj.one_bit(bucket_size=64),
   'top_k': mj.top_k(0.1),
+  'eden 1': mj.eden(1, 'least_error'),
 }
 REDUCING = {
   **{

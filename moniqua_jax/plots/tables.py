@@ -32,6 +32,7 @@ SPELLED = {
   'double_squeeze': 'DoubleSqueeze',
   'dpsgd': 'D-PSGD',
   'ecd': 'ECD',
+  'eden': 'EDEN',
   'full_precision': '',
   'local': '',
   'moniqua': 'Moniqua',

@@ -12,6 +12,7 @@ from moniqua_jax.quantizers.base import (
   scheduled,
 )
 from moniqua_jax.quantizers.dithered import block, dithering, varying_steps
+from moniqua_jax.quantizers.eden import eden
 from moniqua_jax.quantizers.leveled import leveled
 from moniqua_jax.quantizers.moniqua import moniqua
 from moniqua_jax.quantizers.nuqsgd import natural, nuqsgd
@@ -36,6 +37,7 @@ __all__ = [
   'auto_theta',
   'block',
   'dithering',
+  'eden',
   'full_precision',
   'leveled',
   'moniqua',

@@ -45,6 +45,7 @@ from moniqua_jax.theory.summary import Report, Row, report
 from moniqua_jax.theory.text import table
 from moniqua_jax.theory.theorems import Paper, paper
 from moniqua_jax.theory.variance import (
+  eden_variance,
   exact_nonzeros,
   exact_variance,
   expected_nonzeros,
@@ -62,6 +63,7 @@ __all__ = [
   'Sums',
   'auto_theta_limit',
   'block_steps',
+  'eden_variance',
   'eigenvalues',
   'everyone',
   'exact_nonzeros',

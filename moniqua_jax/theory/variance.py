@@ -8,7 +8,10 @@ R^d, with |.| the l2 norm and d the bucket size. Q errs by
 
 for N the norm and l_j, l_{j+1} the levels around r_i.
 
-Papers: NUQSGD, arXiv:1908.06077; QSGD, arXiv:1610.02132; ALQ, arXiv:2010.12460.
+`eden` rounds to the nearest level where all vectors are alike.
+
+Papers: NUQSGD, arXiv:1908.06077; QSGD, arXiv:1610.02132; ALQ, arXiv:2010.12460;
+EDEN, arXiv:2108.08842.
 What is ours is derived here and checked in tests/test_variance.py.
 
 d: values that share a norm. l_1: the least level above 0. rho: the largest
@@ -20,6 +23,9 @@ from collections.abc import Sequence
 import math
 
 import numpy as np
+
+# Of the levels of Lloyd and Max for N(0, 1), by bits.
+_DISTORTION = {1: 0.363380228, 2: 0.117481848, 3: 0.034547761, 4: 0.009501008}
 
 
 def nuqsgd_variance(s: int, d: int) -> float:
@@ -95,6 +101,31 @@ def leveled_variance(
   if norm == 'linf':
     return max(between, (math.sqrt(1 + square) - 1) / 2)
   return between + (square / 4 if square <= 4 else math.sqrt(square) - 1)
+
+
+def eden_variance(bits: int) -> float:
+  """EDEN's error, that of every vector: omega = D / (1 - D).
+
+  D = E (z - q)^2 is the distortion of the 2^b levels of Lloyd and Max, q, for z
+  of N(0, 1). It is what scale='least_error' has.
+
+  Args:
+    bits: b, 1 to 4.
+
+  Returns:
+    omega: E|Q(v) - v|^2 = omega |v|^2.
+
+  Raises:
+    ValueError: bits outside 1 to 4.
+
+  >>> [round(eden_variance(bits), 4) for bits in (1, 2, 3, 4)]
+  [0.5708, 0.1331, 0.0358, 0.0096]
+
+  Source: Section 3 of arXiv:2108.08842, in the limit of many values.
+  """
+  if bits not in _DISTORTION:
+    raise ValueError(f'bits={bits!r}; eden has levels for 1 to 4.')
+  return _DISTORTION[bits] / (1 - _DISTORTION[bits])
 
 
 def expected_nonzeros(l_1: float, d: int) -> float:
