@@ -81,6 +81,7 @@ def default() -> ml_collections.ConfigDict:
     name='dpsgd', gamma=unset(float), eta=unset(float), delays=unset(int)
   )
   config.local_steps = 1  # gossip in one step of so many
+  config.fragments = 1  # of the model, one of which gossips at a time
   config.overlap = False  # messages do not wait for gradients: `stale`
   config.topology = dict(
     name='ring',

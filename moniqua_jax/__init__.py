@@ -22,6 +22,7 @@ from moniqua_jax.algorithms import (
   push_sum,
   quantize,
   stale,
+  streaming,
 )
 from moniqua_jax.coding import coded
 from moniqua_jax.gossip import correction
@@ -140,6 +141,7 @@ __all__ = [
   'spectral_gap',
   'stale',
   'star',
+  'streaming',
   'terngrad',
   'top_k',
   'torus',

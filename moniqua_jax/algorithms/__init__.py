@@ -21,6 +21,7 @@ from moniqua_jax.algorithms.every import every
 from moniqua_jax.algorithms.push_sum import push_sum
 from moniqua_jax.algorithms.quantize import quantize
 from moniqua_jax.algorithms.stale import stale
+from moniqua_jax.algorithms.streaming import streaming
 
 __all__ = [
   'adiana',
@@ -41,4 +42,5 @@ __all__ = [
   'push_sum',
   'quantize',
   'stale',
+  'streaming',
 ]

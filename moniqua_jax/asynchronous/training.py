@@ -104,6 +104,11 @@ def _check(config, n):
       f'config.reduce.name={config.reduce.name!r}; it waits for all workers, '
       "so the asynchronous form takes 'none'."
     )
+  if config.fragments != 1:
+    raise ValueError(
+      f'config.fragments={config.fragments}: the asynchronous form sends the '
+      'whole model; take 1, and local_steps for fewer bytes.'
+    )
   if config.smoothness.name != 'none':
     raise ValueError(
       f'config.smoothness.name={config.smoothness.name!r}; its estimates wait '

@@ -86,7 +86,7 @@ def method(config: dict) -> str:
     return ', '.join(filter(None, [reduce, quantizer, shape])) or DASH
   topology = config.get('topology', {'name': 'ring'})
   gamma = config.get('gamma', 1.0)
-  every = config.get('local_steps', 1)
+  every, fragments = config.get('local_steps', 1), config.get('fragments', 1)
   own = config['gossip'].get('gamma') or config['gossip'].get('eta')
   words = [
     reduce,
@@ -98,6 +98,7 @@ def method(config: dict) -> str:
     f'gamma {gamma:g}'.replace(' 0.', ' .') if gamma != 1 else '',
     f'own step {own:g}'.replace(' 0.', ' .') if own else '',
     f'every {every} steps' if every > 1 else '',
+    f'{fragments} fragments' if fragments > 1 else '',
     'overlapped' if config.get('overlap') else '',
     f'({config["variant"]} variant)' if config.get('variant') else '',
   ]

@@ -171,10 +171,13 @@ def _gossip(config, schedule, quantizer, key):
     'gossip',
     config.gossip,
     topology=schedule,
-    quantizer=quantizer,
+    quantizer=_by_steps(quantizer, config.local_steps * config.fragments),
     axis_name=workers.AXIS,
     key=key,
   )
+  if config.fragments != 1:
+    entry = f'fragments={config.fragments}'
+    gossip = _wrapped(entry, algorithms.streaming, gossip, config.fragments)
   if config.local_steps != 1:
     entry = f'local_steps={config.local_steps}'
     gossip = _wrapped(entry, algorithms.every, gossip, config.local_steps)
@@ -182,6 +185,14 @@ def _gossip(config, schedule, quantizer, key):
     mixed = mixing(config, schedule)
     gossip = _wrapped('overlap', algorithms.stale, gossip, mixed)
   return gossip
+
+
+def _by_steps(quantizer: base.Tuned, period) -> base.Tuned:
+  """Lets a quantizer follow the steps where algorithms count their turns."""
+  if period == 1:
+    return quantizer
+  at = lambda state, turn: quantizer.quantizer(state, turn * period)
+  return quantizer._replace(quantizer=at)
 
 
 def _wrapped(entry, wrap, gossip, argument):
