@@ -85,6 +85,7 @@ def default() -> ml_collections.ConfigDict:
   config.local_steps = 1  # gossip in one step of so many
   # Messages of x_k, beside the gradient, or of x_k + u_k: adapt_then_combine.
   config.order = 'adapt_with_combine'
+  config.fragments = 1  # of the model, one of which gossips at a time
   config.overlap = False  # messages do not wait for gradients: `stale`
   config.topology = dict(
     name='ring',

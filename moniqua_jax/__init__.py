@@ -24,6 +24,7 @@ from moniqua_jax.algorithms import (
   quantize,
   quasi_global,
   stale,
+  streaming,
 )
 from moniqua_jax.coding import coded
 from moniqua_jax.gossip import correction
@@ -152,6 +153,7 @@ __all__ = [
   'spectral_gap',
   'stale',
   'star',
+  'streaming',
   'terngrad',
   'top_k',
   'torus',

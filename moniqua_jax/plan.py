@@ -262,7 +262,8 @@ def text(config, where: Pod, utilisation: float = UTILISATION) -> str:
     f'{"bits":>4}{"MB a link":>12}{"MB a worker":>13}{"codec, ms":>12}'
     f'{"pays below, Gbit/s":>20}{"longer than the gradient below":>32}',
   ]
-  for row in rows(rounds, d, compute, memory, config.local_steps):
+  sent = -(-d // config.fragments)
+  for row in rows(rounds, sent, compute, memory, config.local_steps):
     pays = f'{row.pays_below / 1e9:,.1f}' if row.codec else '-'
     lines.append(
       f'{row.bits:>4}{row.per_link / 1e6:>12,.3f}{row.per_worker / 1e6:>13,.3f}'

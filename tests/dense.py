@@ -224,6 +224,32 @@ def quasi_global(inner: Gossip, beta: float, mu: float, period: int) -> Gossip:
   return Gossip(start, says, lands)
 
 
+def streaming(inner: Gossip, fragments: int) -> Gossip:
+  """Each fragment by itself, with a memory of its own."""
+
+  def cut(x, f):
+    begin, end = (k * x.shape[1] // fragments for k in (f, f + 1))
+    return np.arange(begin, end)
+
+  def start(x):
+    return tuple(inner.start(x[:, cut(x, f)]) for f in range(fragments))
+
+  def says(w, x, u, memory, t):
+    t, f = divmod(t, fragments)
+    own = cut(x, f)
+    return inner.says(w, x[:, own], u[:, own], memory[f], t)
+
+  def lands(w, x, u, memory, heard, t):
+    t, f = divmod(t, fragments)
+    own, moved, memory = cut(x, f), x + u, list(memory)
+    moved[:, own], memory[f] = inner.lands(
+      w, x[:, own], u[:, own], memory[f], heard, t
+    )
+    return moved, tuple(memory)
+
+  return Gossip(start, says, lands)
+
+
 def stale(inner: Gossip) -> Gossip:
   """The update of the step before is what is sent; that of now is added."""
 

@@ -275,6 +275,8 @@ SAME = {  # entries, others, and how many times larger the limit is
     1,
   ),
   'local steps': (dict(local_steps=4), {}, 4),
+  'fragments': (dict(fragments=8), {}, 8),
+  'fragments, local steps': (dict(fragments=8, local_steps=2), {}, 16),
   'local momentum': (dict(local_momentum=0.8), {}, 5),
   'both momenta': (
     dict(local_momentum=0.5, momentum=0.5),

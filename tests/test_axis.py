@@ -79,6 +79,7 @@ OF_N = {
   'a schedule': gossips(mj.dpsgd, mj.one_peer_exponential),
   'answered': wrapped(mj.answered),
   'every': wrapped(mj.every, 2),
+  'streaming': wrapped(mj.streaming, 2),
   'stale': wrapped(mj.stale, SLOW),
   'per_worker': reduces(
     lambda n, axis: mj.per_worker(scaled_by, jnp.ones(n), axis)

@@ -68,6 +68,13 @@ GOSSIP = {
     TURNS,
   ),
   'every': (lambda q: mj.every(gossip(mj.dpsgd)(q), 3), RING),
+  'streaming': (lambda q: mj.streaming(gossip(mj.dpsgd, TURNS)(q), 3), TURNS),
+  'streaming answered every push_sum': (
+    lambda q: mj.streaming(
+      mj.answered(mj.every(gossip(mj.push_sum, UNEVEN)(q), 2)), 3
+    ),
+    UNEVEN,
+  ),
   'every answered push_sum': (
     lambda q: mj.every(mj.answered(gossip(mj.push_sum, UNEVEN)(q)), 2),
     UNEVEN,
@@ -101,6 +108,7 @@ CASES = [
   *((name, 'moniqua 3 nearest') for name in GOSSIP),
   *((name, 'full_precision') for name in ('star push_sum', 'one way', 'd2')),
   *(('ring dpsgd', quantizer) for quantizer in QUANTIZERS),
+  *(('streaming', quantizer) for quantizer in ('auto_theta', 'coded', 'top_k')),
   *(
     (name, quantizer)
     for name in ('turns', 'answered push_sum')
@@ -132,6 +140,8 @@ FAST = [
   ('answered', 'moniqua 3 nearest'),
   ('answered push_sum', 'coded'),
   ('every answered push_sum', 'moniqua 3 nearest'),
+  ('streaming', 'moniqua 3 nearest'),
+  ('streaming answered every push_sum', 'moniqua 3 nearest'),
   ('answered stale every', 'moniqua 3 nearest'),
   ('ring dpsgd', 'per_worker'),
   ('ring dpsgd', 'coded'),

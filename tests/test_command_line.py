@@ -66,6 +66,27 @@ MISTAKES = {
     dict(local_steps=2, gossip=dict(name='dcd')),
     'config.local_steps=2: every: dcd must see each step',
   ),
+  'fragments of what must see each step': (
+    dict(fragments=2, gossip=dict(name='dcd')),
+    'config.fragments=2: streaming: dcd must see each step',
+  ),
+  'no fragments': (dict(fragments=0), 'config.fragments=0: .* >= 1'),
+  'fragments of nothing': (
+    dict(fragments=2, gossip=dict(name='none'), reduce=dict(name='allreduce')),
+    'config.fragments=2 needs gossip',
+  ),
+  'fragments and scales of leaves': (
+    dict(fragments=2, scales_from='runs/a'),
+    "config.fragments=2 cuts .* config.scales_from='runs/a'",
+  ),
+  'fragments and blocks of leaves': (
+    dict(fragments=2, quantizer=dict(name='block', theta=None)),
+    "config.fragments=2 cuts .* config.quantizer.name='block'",
+  ),
+  'fragments in the shape of the loss': (
+    dict(fragments=2, smoothness=dict(name='layer')),
+    "config.fragments=2 cuts .* config.smoothness.name='layer'",
+  ),
   'no local steps': (dict(local_steps=0), 'config.local_steps=0: .* >= 1'),
   'patience without answers': (
     dict(patience=3),

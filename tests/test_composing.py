@@ -35,6 +35,7 @@ GOSSIP = {
   'push_sum': lambda q: mj.push_sum(PAIRS, q, **SLOTS),
   'adpsgd': lambda q: mj.adpsgd(MATES, q, 2, **SLOTS),
   'every': lambda q: mj.every(mj.d2(RING, q, **SLOTS), 2),
+  'streaming': lambda q: mj.streaming(mj.d2(RING, q, **SLOTS), 3),
   'answered': lambda q: mj.answered(mj.dpsgd(MATES, q, **SLOTS)),
   'atc': lambda q: mj.adapt_then_combine(mj.dpsgd(PAIRS, q, **SLOTS)),
   'quasi_global': lambda q: mj.quasi_global(mj.dpsgd(PAIRS, q, **SLOTS), -1.0),

@@ -42,6 +42,10 @@ GOSSIP = {
   'stale d2': mj.stale(mj.d2(RING, U4, **SLOTS), RING),
   'stale choco': mj.stale(mj.choco(RING, U8, **SLOTS), RING),
   'every second choco': mj.every(mj.choco(RING, U8, **SLOTS), 2),
+  'streaming choco': mj.streaming(mj.choco(RING, U8, **SLOTS), 3),
+  'streaming every choco': mj.streaming(
+    mj.every(mj.choco(RING, U8, **SLOTS), 2), 3
+  ),
   'every third choco': mj.every(mj.choco(RING, U8, **SLOTS), 3),
   'quasi-global': mj.quasi_global(
     mj.every(mj.dpsgd(RING, U4, **SLOTS), 2), -1.0, period=2

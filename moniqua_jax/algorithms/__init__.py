@@ -23,6 +23,7 @@ from moniqua_jax.algorithms.push_sum import push_sum
 from moniqua_jax.algorithms.quantize import quantize
 from moniqua_jax.algorithms.quasi_global import quasi_global
 from moniqua_jax.algorithms.stale import stale
+from moniqua_jax.algorithms.streaming import streaming
 
 __all__ = [
   'adapt_then_combine',
@@ -45,4 +46,5 @@ __all__ = [
   'quantize',
   'quasi_global',
   'stale',
+  'streaming',
 ]

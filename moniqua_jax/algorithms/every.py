@@ -40,11 +40,7 @@ def every(
   """
   if not isinstance(steps, int) or steps < 1:
     raise ValueError(f'steps={steps!r}; every needs a whole number >= 1.')
-  if not getattr(algorithm, 'may_rest', True):
-    raise ValueError(
-      f'every: {algorithm.name} must see each step; use dpsgd, d2, choco, '
-      'deepsqueeze or push_sum.'
-    )
+  require_rest('every', algorithm)
 
   # What would stay in the state is lost in a local step as well.
   taken = getattr(algorithm, 'taken', lambda *both: both)
@@ -62,3 +58,12 @@ def every(
     return lax.cond(turn, talk, rest, updates, state, params)
 
   return Gossip(algorithm.init, update, **vars(algorithm))
+
+
+def require_rest(wrapper: str, algorithm) -> None:
+  """Refuses what must see each step, where a wrapper leaves some out."""
+  if not getattr(algorithm, 'may_rest', True):
+    raise ValueError(
+      f'{wrapper}: {algorithm.name} must see each step; use dpsgd, d2, choco, '
+      'deepsqueeze or push_sum, with stale around it.'
+    )

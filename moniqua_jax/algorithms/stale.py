@@ -68,7 +68,7 @@ def stale(
   EXTRA asks for lambda_n(W) > 0 as well.
 
   Args:
-    algorithm: d2, choco or deepsqueeze, or `every` of one.
+    algorithm: d2, choco or deepsqueeze, or `every` or `streaming` of one.
     topology: that of the algorithm, symmetric, with lambda_n(W) > 0; lazy(W,
       eta) or lazy(W, gamma) where deepsqueeze or choco have a consensus step.
 
@@ -106,7 +106,9 @@ def stale(
 
   told = lambda state, updates: state._replace(before=updates)
   name, message = f'stale_{algorithm.name}', algorithm.message
-  return remembering(init, update, name, taken, told=told, message=message)
+  # u_{k-1} is that of the step before, so it must see each.
+  says = dict(told=told, message=message, may_rest=False)
+  return remembering(init, update, name, taken, **says)
 
 
 def _check(algorithm, topology):

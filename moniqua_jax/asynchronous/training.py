@@ -105,6 +105,11 @@ def _check(config, n):
       f'config.momentum_kind.name={config.momentum_kind.name!r}; others ask '
       "while a worker computes, so the asynchronous form takes 'local'."
     )
+  if config.fragments != 1:
+    raise ValueError(
+      f'config.fragments={config.fragments}: the asynchronous form sends the '
+      'whole model; take 1, and local_steps for fewer bytes.'
+    )
   if config.smoothness.name != 'none':
     raise ValueError(
       f'config.smoothness.name={config.smoothness.name!r}; its estimates wait '

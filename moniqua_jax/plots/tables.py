@@ -91,8 +91,8 @@ def method(config: dict) -> str:
     return ', '.join(filter(None, [reduce, quantizer, shape])) or DASH
   topology = config.get('topology', {'name': 'ring'})
   gamma = config.get('gamma', 1.0)
-  every = config.get('local_steps', 1)
   kind = _spell(config.get('momentum_kind', {}))
+  every, fragments = config.get('local_steps', 1), config.get('fragments', 1)
   own = config['gossip'].get('gamma') or config['gossip'].get('eta')
   words = [
     reduce,
@@ -105,6 +105,7 @@ def method(config: dict) -> str:
     f'own step {own:g}'.replace(' 0.', ' .') if own else '',
     f'every {every} steps' if every > 1 else '',
     f'{kind} momentum' if kind else '',
+    f'{fragments} fragments' if fragments > 1 else '',
     'overlapped' if config.get('overlap') else '',
     f'({config["variant"]} variant)' if config.get('variant') else '',
   ]

@@ -12,8 +12,9 @@ and all), rounding errors noise, and pull = (W - I)(message + noise):
                                             error <- -noise
 
 eta of deepsqueeze and gamma of choco stand before W - I: their W here is that
-of `lazy` with this number. Under `every` with k steps u is the sum of the k
-updates between two messages, of bound k alpha G.
+of `lazy` with this number. Under `every` with k steps, and for each fragment of
+`streaming` with k fragments, u is the sum of the k updates between two
+messages, of bound k alpha G; with both it is the product.
 
 In the stale form of d2, choco and deepsqueeze the u in the message and in what
 is kept is that of the step before.

@@ -70,7 +70,10 @@ def _by_worker(
   message = algorithm.message(quantizer, size)
   gossip = bytes_sent.of_gossip(setup.schedule, *message)
   gossip = pods.of_links(gossip, pod)
-  return sent._replace(gossip=gossip.gossip, gossip_short=gossip.gossip_short)
+  # Each fragment goes through a round before the next one comes.
+  rounds = (gossip.gossip, gossip.gossip_short)
+  rounds = [np.repeat(sizes, setup.config.fragments) for sizes in rounds]
+  return sent._replace(gossip=rounds[0], gossip_short=rounds[1])
 
 
 def _of_means(config, quantizer, gradient, n) -> bytes_sent.Traffic:

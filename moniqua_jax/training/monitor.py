@@ -125,8 +125,10 @@ def of(
 
   `saved` gives the step of the last checkpoint, None if there is none.
   """
-  period = setup.config.local_steps
-  return Guard(setup.schedule, setup.patience, period, workdir, own, saved)
+  period, fragments = setup.config.local_steps, setup.config.fragments
+  # Each fragment goes through a round before the next one comes.
+  schedule = tuple(r for r in setup.schedule for _ in range(fragments))
+  return Guard(schedule, setup.patience, period, workdir, own, saved)
 
 
 def way_on(workdir: pathlib.Path, saved: int | None) -> str:

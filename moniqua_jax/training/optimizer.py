@@ -183,10 +183,13 @@ def _gossip(config, schedule, quantizer, key):
     'gossip',
     config.gossip,
     topology=schedule,
-    quantizer=quantizer,
+    quantizer=_by_steps(quantizer, config.local_steps * config.fragments),
     axis_name=workers.AXIS,
     key=key,
   )
+  if config.fragments != 1:
+    entry = f'fragments={config.fragments}'
+    gossip = _wrapped(entry, algorithms.streaming, gossip, config.fragments)
   if config.local_steps != 1:
     entry = f'local_steps={config.local_steps}'
     gossip = _wrapped(entry, algorithms.every, gossip, config.local_steps)
@@ -216,6 +219,14 @@ def _with_momentum(config, gossip, learning_rate):
     nesterov=config.nesterov,
     period=config.local_steps,
   )
+
+
+def _by_steps(quantizer: base.Tuned, period) -> base.Tuned:
+  """Lets a quantizer follow the steps where algorithms count their turns."""
+  if period == 1:
+    return quantizer
+  at = lambda state, turn: quantizer.quantizer(state, turn * period)
+  return quantizer._replace(quantizer=at)
 
 
 def _wrapped(entry, wrap, *args):

@@ -52,13 +52,13 @@ def with_limit(config, schedule) -> dict:
 def _update(config) -> float:
   """Bounds what a coordinate moves by itself from one message to the next.
 
-    steps alpha G / ((1 - momentum) (1 - local momentum))
+    steps fragments alpha G / ((1 - momentum) (1 - local momentum))
 
   Weight decay is left out: it moves all workers alike, but for the part of it
   that pulls them together.
   """
   kept = (1 - config.momentum) * (1 - config.local_momentum)
-  steps = config.local_steps
+  steps = config.local_steps * config.fragments
   return steps * config.learning_rate.peak * config.largest_gradient / kept
 
 

@@ -73,6 +73,7 @@ def resolve(config) -> Setup:
   setup = Setup(config, pod, run, schedule, spec, shape, 0, _factories(config))
   validation.pods(config, pod)
   validation.slots(config, pod)
+  validation.fragments(config)
   if shape is not None:
     validation.smoothness(config, shape, schedule)
   tried = _tried(setup)

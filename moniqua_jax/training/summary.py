@@ -30,7 +30,7 @@ def describe(experiment: experiment_lib.Experiment) -> str:
     **_describe_pods(config, experiment),
     **_describe_momentum(config),
     'reduce': _listed(config.reduce),
-    'gossip': _listed(config.gossip),
+    'gossip': _describe_gossip(config),
     'topology': f'{config.topology.name}, gamma {config.gamma}, {gap}',
     'quantizer': _listed(config.quantizer),
     'smoothness': _describe_smoothness(config, experiment),
@@ -94,6 +94,17 @@ def _listed(spec) -> str:
   """A spec in words: its name, and the arguments that are set."""
   set_ = [f'{k} {v}' for k, v in spec.items() if v and k != 'name']
   return ', '.join([spec.name, *set_])
+
+
+def _describe_gossip(config) -> str:
+  steps, fragments = config.local_steps, config.fragments
+  when = 'each step' if steps == 1 else f'one step of {steps}'
+  turns = f', a theta for {steps * fragments} updates'
+  return (
+    _listed(config.gossip)
+    + (f'; one of {fragments} fragments' if fragments > 1 else '')
+    + (f' in {when}{turns}' if steps * fragments > 1 else '')
+  )
 
 
 def _describe_smoothness(config, experiment) -> str:

@@ -58,6 +58,31 @@ def _momentum(config) -> None:
       )
 
 
+def fragments(config) -> None:
+  """Refuses what is made for the leaves of the whole model."""
+  if config.fragments == 1:
+    return
+  entry = f'config.fragments={config.fragments}'
+  if config.gossip.name == 'none':
+    raise ValueError(
+      f"{entry} needs gossip; config.gossip.name='none' is none."
+    )
+  for other, value, wanted in (
+    ('scales_from', config.scales_from, ''),
+    ('smoothness.name', config.smoothness.name, 'none'),
+  ):
+    if value != wanted:
+      raise ValueError(
+        f'{entry} cuts the model anywhere, and config.{other}={value!r} is of '
+        f'its leaves; take {wanted!r}, or fragments 1.'
+      )
+  if config.quantizer.name == 'block':
+    raise ValueError(
+      f"{entry} cuts the model anywhere, and config.quantizer.name='block' is "
+      "of its leaves; take 'qsgd', or fragments 1."
+    )
+
+
 def means(config, pod, quantizer) -> None:
   """Refuses a quantizer of gradients that does not suit their reduction."""
   entry = 'reduce_quantizer' if pod.size > 1 else 'quantizer'
