@@ -31,6 +31,7 @@ SPELLED = {
   'double_squeeze': 'DoubleSqueeze',
   'dpsgd': 'D-PSGD',
   'ecd': 'ECD',
+  'fitted_theta': 'Moniqua fitted theta',
   'full_precision': '',
   'moniqua': 'Moniqua',
   'none': '',

@@ -12,6 +12,7 @@ from moniqua_jax.quantizers.base import (
   scheduled,
 )
 from moniqua_jax.quantizers.dithered import block, dithering, varying_steps
+from moniqua_jax.quantizers.fitted import fitted_theta
 from moniqua_jax.quantizers.leveled import leveled
 from moniqua_jax.quantizers.moniqua import moniqua
 from moniqua_jax.quantizers.nuqsgd import natural, nuqsgd
@@ -35,6 +36,7 @@ __all__ = [
   'auto_theta',
   'block',
   'dithering',
+  'fitted_theta',
   'full_precision',
   'leveled',
   'moniqua',

@@ -10,6 +10,13 @@ weight apart. With a slack matrix that is linear in gamma for dpsgd, where S'
 hardly falls; d2 and deepsqueeze keep what they rounded away, and their floor
 stays.
 
+A pair that averages by shared dither, at a distance D of rms r, is left at one
+of E (D - s B)^2 = s E|D| - r^2 (B is 0 or 1), and by gamma of it
+r^2 (1 - 2 gamma) + gamma^2 s E|D|. With D normal that stands still at
+r = gamma s / sqrt(2 pi), so kappa of the rms is sqrt(2 / pi) gamma on pairs,
+and a theta of c r has a loop gain of .8 c gamma / (2^b - 1). No estimate of r
+changes that: these distances are real. The pair gets closest at half the gain.
+
 kappa: the noise floor. b: bits.
 """
 
@@ -20,6 +27,7 @@ import itertools
 import numpy as np
 
 from moniqua_jax import topologies
+from moniqua_jax.quantizers import fitted
 from moniqua_jax.theory import bounds, laws, responses, spectrum
 
 Topology = topologies.Topology
@@ -31,15 +39,26 @@ GAMMAS = (1.0, 0.7, 0.5, 0.25, 0.1, 0.05)
 LONGEST = 2000  # steps; ends too high, not too low, where gamma is below .01
 STEP = 2  # of the grid, in units of the error bound delta B_theta
 
+SPREAD = fitted.spread(10**6)  # of `fitted_theta`, for a million values
+
+# How the distance of two workers is measured: the one that `auto_theta` follows
+# and the one that `fitted_theta` does.
+DISTANCES = {
+  'largest': lambda apart: abs(apart).max(),
+  'rms': lambda apart: np.sqrt(np.mean(apart**2)),
+}
+
 
 def noise_floor(
-  topology: Topology | Sequence[Topology], algorithm: str
+  topology: Topology | Sequence[Topology],
+  algorithm: str,
+  distance: str = 'largest',
 ) -> float:
   """kappa: how far apart rounding alone keeps neighbours.
 
-  max_ij |m_i - m_j| / (delta B_theta) over the pairs that speak and all
-  coordinates, without gradients, with delta B_theta = theta / (2^b - 1);
-  at most S'.
+  max_ij |m_i - m_j| / (delta B_theta) over the pairs that speak, without
+  gradients, with delta B_theta = theta / (2^b - 1); at most S'. |.| is the
+  largest coordinate or the root mean square of all.
 
   A short run in NumPy with shared subtractive dither, from workers spread over
   about one grid step times their weights, mean over its second half; the seed
@@ -49,25 +68,28 @@ def noise_floor(
     topology: a Topology, or a tuple of them; `lazy` with its gamma, and with
       eta of deepsqueeze, if any.
     algorithm: a key of `LAWS` with a recursion.
+    distance: 'largest' or 'rms'.
 
   Returns:
     kappa.
 
   Raises:
-    ValueError: as `sums`.
+    ValueError: an unknown distance; and as `sums`.
 
   >>> 1.2 < noise_floor(topologies.lazy(topologies.ring(8), 0.5), 'dpsgd') < 1.4
   True
 
   Source: ours.
   """
+  if distance not in DISTANCES:
+    raise ValueError(f'distance={distance!r}; choose from {sorted(DISTANCES)}.')
   responses.require_recursion(algorithm)
   rounds, _ = laws.checked(topology, algorithm)
-  return _noise_floor(rounds, algorithm)
+  return _noise_floor(rounds, algorithm, distance)
 
 
 @functools.cache
-def _noise_floor(rounds, algorithm) -> float:
+def _noise_floor(rounds, algorithm, distance) -> float:
   weights = [laws.law(algorithm).weights(r).astype(np.float32) for r in rounds]
   n = len(weights[0])
   rng = np.random.default_rng(0)
@@ -84,8 +106,9 @@ def _noise_floor(rounds, algorithm) -> float:
   )
   steps = min(int(30 / given.min()), LONGEST) + 2 * len(rounds)
   pairs = itertools.cycle(responses.neighbours(rounds))
+  measure = DISTANCES[distance]
   apart = [
-    max((abs(message[i] - message[j]).max() for i, j in where), default=0)
+    max((measure(message[i] - message[j]) for i, j in where), default=0)
     for message, where in zip(itertools.islice(run, steps), pairs, strict=False)
   ]
   return float(np.mean(apart[steps // 2 :]))
@@ -96,6 +119,7 @@ def loop_gain(
   algorithm: str,
   bits: int,
   safety: float,
+  distance: str = 'largest',
 ) -> float:
   """What a theta that follows the distances seen makes of its own noise.
 
@@ -108,7 +132,9 @@ def loop_gain(
       eta of deepsqueeze, if any.
     algorithm: a key of `LAWS` with a recursion.
     bits: b, of dithered rounding.
-    safety: theta over the distance seen, >= 1.
+    safety: theta over the distance seen, >= 1; of the rms that is c, 6.5 for a
+      million values.
+    distance: 'largest' for `auto_theta`, 'rms' for `fitted_theta`.
 
   Returns:
     The gain.
@@ -124,7 +150,7 @@ def loop_gain(
   """
   bounds.require_bits(bits)
   require_safety(safety)
-  return safety * noise_floor(topology, algorithm) / (2**bits - 1)
+  return safety * noise_floor(topology, algorithm, distance) / (2**bits - 1)
 
 
 def require_safety(safety: float) -> None:
@@ -141,6 +167,7 @@ def largest_gamma(
   bits: int,
   safety: float,
   gain: float,
+  distance: str = 'largest',
 ) -> float | None:
   """The largest gamma of `lazy` at which the loop gain is no more than `gain`.
 
@@ -153,6 +180,7 @@ def largest_gamma(
     bits: b, of dithered rounding.
     safety: theta over the distance seen, >= 1.
     gain: of the loop; 1 is the brink, 1/2 is safe.
+    distance: as for `loop_gain`.
 
   Returns:
     gamma, or None where even the smallest leaves the gain larger.
@@ -170,7 +198,7 @@ def largest_gamma(
   allowed = gain * (2**bits - 1) / safety
   above = None
   for gamma in _stable(topology, algorithm):
-    kappa = noise_floor(topologies.lazy(topology, gamma), algorithm)
+    kappa = noise_floor(topologies.lazy(topology, gamma), algorithm, distance)
     if kappa <= allowed:
       here = np.log([kappa, gamma])
       if above is None:
@@ -196,6 +224,7 @@ def auto_theta_limit(
   bits: int,
   update: float,
   safety: float,
+  distance: str = 'largest',
 ) -> float:
   """The theta that one that follows the distances seen has no reason to pass.
 
@@ -217,6 +246,7 @@ def auto_theta_limit(
     update: bound on what a coordinate moves from one message to the next, in
       units of x: alpha G, over 1 - momentum, times the steps of `every`.
     safety: theta over the distance seen, >= 1.
+    distance: as for `loop_gain`; no rms is above the largest.
 
   Returns:
     theta, in units of x.
@@ -233,9 +263,9 @@ def auto_theta_limit(
   """
   if not 0 < update < np.inf:
     raise ValueError(f'update={update!r}; it must be positive and finite.')
-  gain = loop_gain(topology, algorithm, bits, safety)
+  gain = loop_gain(topology, algorithm, bits, safety, distance)
   if gain >= 1:
-    gamma = largest_gamma(topology, algorithm, bits, safety, 0.5)
+    gamma = largest_gamma(topology, algorithm, bits, safety, 0.5, distance)
     fix = f'lazy(topology, {gamma:.2g}) or ' if gamma else ''
     raise ValueError(
       f'bits={bits}, safety={safety:g}: the loop gain of {algorithm} is '

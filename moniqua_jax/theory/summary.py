@@ -26,6 +26,7 @@ class Row(NamedTuple):
     delta: 2^-(b+1), of nearest and dithered rounding.
     theta: in units of alpha G, ours.
     gain: loop gain of a theta that follows what is seen, at the gamma given.
+    fitted: the same of `fitted_theta`, for a million values.
     brink: largest gamma with a loop gain of at most 1.
     safe: largest gamma with a loop gain of at most 1/2.
 
@@ -37,6 +38,7 @@ class Row(NamedTuple):
   delta: float
   theta: float | None
   gain: float
+  fitted: float
   brink: float | None
   safe: float | None
 
@@ -186,6 +188,7 @@ def _rows(topology, slow, algorithm, bits, safety) -> tuple[Row, ...]:
       delta=2.0 ** -(b + 1),
       theta=gradient / room if room > 0 else None,
       gain=noise.loop_gain(slow, algorithm, b, safety),
+      fitted=noise.loop_gain(slow, algorithm, b, noise.SPREAD, 'rms'),
       brink=gamma(1.0),
       safe=gamma(0.5),
     )
