@@ -107,6 +107,7 @@ def default() -> ml_collections.ConfigDict:
     scale=unset(str),
     start=unset(float),
     safety=unset(float),
+    chance=unset(float),
     shrink=unset(float),
     limit=unset(float),
     norm=unset(str),
@@ -132,7 +133,8 @@ def default() -> ml_collections.ConfigDict:
   )
   config.rotated = False  # quantize in coordinates that are all alike
   config.coded = unset(float)  # capacity in bits per value of coded messages
-  # For the limit of auto_theta: what no coordinate of a gradient should exceed.
+  # For the limit of a theta that finds itself: what no coordinate of a gradient
+  # should exceed.
   config.largest_gradient = 1.0
   config.answered = False  # both ends leave out what one could not read
   config.patience = unset(int)  # times in a row that an edge may be of no use

@@ -173,7 +173,7 @@ def _inspect(quantizer, received, reference) -> base.Seen:
   seen = base.inspect_all(quantizer, received, reference)
   seen = jax.tree.map(lambda *edges: jnp.stack(edges), *seen)
   single = lambda number: number.astype(jnp.float32)  # whatever x was
-  return base.Seen(seen.readable, single(seen.distance), single(seen.theta))
+  return base.Seen(seen.readable, *map(single, seen[1:]))
 
 
 def _pull(each: Round, went, x_hats, came):
@@ -269,6 +269,7 @@ def no_news(edges: int) -> base.Seen:
     jnp.ones(edges, jnp.bool),
     jnp.zeros(edges, jnp.float32),
     jnp.full(edges, jnp.inf, jnp.float32),
+    jnp.zeros(edges, jnp.float32),
   )
 
 

@@ -33,6 +33,7 @@ SPELLED = {
   'dpsgd': 'D-PSGD',
   'ecd': 'ECD',
   'eden': 'EDEN',
+  'fitted_theta': 'Moniqua fitted theta',
   'full_precision': '',
   'local': '',
   'moniqua': 'Moniqua',

@@ -13,6 +13,7 @@ from moniqua_jax.quantizers.base import (
 )
 from moniqua_jax.quantizers.dithered import block, dithering, varying_steps
 from moniqua_jax.quantizers.eden import eden
+from moniqua_jax.quantizers.fitted import fitted_theta
 from moniqua_jax.quantizers.leveled import leveled
 from moniqua_jax.quantizers.moniqua import moniqua
 from moniqua_jax.quantizers.nuqsgd import natural, nuqsgd
@@ -38,6 +39,7 @@ __all__ = [
   'block',
   'dithering',
   'eden',
+  'fitted_theta',
   'full_precision',
   'leveled',
   'moniqua',

@@ -27,6 +27,8 @@ class Seen(NamedTuple):
     distance: f32[]; max|x_hat_j - reference| less the sender's own error bound.
     theta: f32[]; the bound on that distance under which the message was made,
       infinite for a quantizer that needs none.
+    square: f32[]; the mean of (x_j - reference)^2, free of the error of the
+      code; 0 unless the quantizer was built to measure it.
 
   >>> full_precision().inspect(jnp.ones(2), jnp.zeros(2)).distance
   Array(1., dtype=float32)
@@ -35,6 +37,7 @@ class Seen(NamedTuple):
   readable: Array
   distance: Array
   theta: Array
+  square: Array | float = 0.0
 
 
 def plain(payload: Array, reference: Array) -> Seen:

@@ -134,13 +134,24 @@ def moniqua(
   _check(theta, bits, rounding)
   rule = ROUNDINGS[rounding]
   grid = Grid(bits, rule.delta(bits), rule.sent, rule.received, digest)
-  inspect_all = functools.partial(_inspect_all, grid)
+  return _quantizer(grid, theta, rule.shared, _inspect_all)
+
+
+def measured(theta: Array, bits: int) -> base.Quantizer:
+  """Builds `moniqua` that also reports `Seen.square`; the same bits travel."""
+  rule = ROUNDINGS['dithered']
+  grid = Grid(bits, rule.delta(bits), rule.sent, rule.received, digest=True)
+  return _quantizer(grid, theta, rule.shared, _measure_all)
+
+
+def _quantizer(grid, theta, shared, inspect_all):
+  inspect_all = functools.partial(inspect_all, grid)
   return base.Quantizer(
     functools.partial(_encode, grid, theta),
     functools.partial(_decode, grid),
     lambda payload, reference: inspect_all([payload], reference)[0],
-    rule.shared,
-    base.Codes(bits, grid.levels, None, _CODED_TOGETHER),
+    shared,
+    base.Codes(grid.bits, grid.levels, None, _CODED_TOGETHER),
     fast=base.Fast(inspect_all=inspect_all, mix=functools.partial(_mix, grid)),
     near=True,
   )
@@ -279,6 +290,48 @@ def _conclude(grid, about, payload, seen):
 
 def _inspect_all(grid, payloads, reference):
   """Inspects all messages in one pass over the reference."""
+  messages = _look_at_all(grid, _look, payloads, reference)
+  return [_conclude(grid, *message) for message in messages]
+
+
+def _measure_all(grid, payloads, reference):
+  """Inspects all messages, and measures the squares, in the same pass."""
+  size = reference.size
+  scale = _square_scale(grid, size)
+  look = lambda *args: (_look(*args), _squares(scale, *args))
+  measured = []
+  for about, payload, each in _look_at_all(grid, look, payloads, reference):
+    seen, squares = zip(*each, strict=True)
+    lanes = functools.reduce(lax.add, squares).astype(jnp.float32)
+    square = base.sum_rows(lanes[None])[0] * (1 / (scale * size))
+    conclusion = _conclude(grid, about, payload, seen)
+    measured.append(conclusion._replace(square=square * about.step**2))
+  return measured
+
+
+def _square_scale(grid, size):
+  """Returns the units in a square of a step, with which no lane overflows."""
+  return 2.0 ** (32 - 2 * grid.bits) / (-(-size // 128) + 8)
+
+
+def _squares(scale, grid, about, codes, y, start):
+  """Sums (x_hat_j - y)^2 - (x_hat - y)^2 in lanes, in units of a step.
+
+  x_hat is y on the sender's grid, m steps away, with an error like that of
+  x_hat_j: the difference has the mean (x_j - y)^2 whatever the values are, and
+  is 0 where y = x_j. Integers have the same sum in any order.
+  """
+  place = _place(grid, about, y, start)
+  own, codes = jnp.rint(place), codes.astype(jnp.float32)
+  turns = jnp.rint((place - codes) / grid.levels)
+  m = codes + grid.levels * turns - own
+  square = m * (m + 2 * (own - place))
+  units = jnp.rint(square * scale).astype(jnp.uint32)
+  return digest.reduce_rows(lax.add, [digest.lanes(units)])
+
+
+def _look_at_all(grid, look, payloads, reference):
+  """Returns of each message its header, itself, and a look at each part."""
   size, y = reference.size, reference.astype(jnp.float32)
   headers, each = (
     [_read_header(grid, payload, size) for payload in payloads],
@@ -288,11 +341,10 @@ def _inspect_all(grid, payloads, reference):
     seen = []
     for about, payload in zip(headers, payloads, strict=True):
       codes = wire.unpack_part(payload, grid.bits, size, start, stop)
-      seen.append(_look(grid, about, codes, y[start:stop], start))
+      seen.append(look(grid, about, codes, y[start:stop], start))
     y, seen = lax.optimization_barrier((y, seen))
     each.append(seen)
-  messages = zip(headers, payloads, zip(*each, strict=True), strict=True)
-  return [_conclude(grid, *message) for message in messages]
+  return zip(headers, payloads, zip(*each, strict=True), strict=True)
 
 
 def _mix(grid, x, payloads, came, pull, onto=None):

@@ -25,6 +25,7 @@ class Row(NamedTuple):
   delta: float  # 2^-(bits + 1), of nearest and dithered rounding
   theta: float | None  # in units of alpha G, ours
   gain: float  # of a theta that follows what is seen, at the gamma given
+  fitted: float  # the same of `fitted_theta`, for a million values
   brink: float | None  # largest gamma with a loop gain of at most 1
   safe: float | None  # largest gamma with a loop gain of at most 1/2
 
@@ -134,6 +135,7 @@ def _rows(topology, slow, algorithm, bits, safety) -> tuple[Row, ...]:
       delta=2.0 ** -(b + 1),
       theta=gradient / room if room > 0 else None,
       gain=noise.loop_gain(slow, algorithm, b, safety),
+      fitted=noise.loop_gain(slow, algorithm, b, noise.SPREAD, 'rms'),
       brink=gamma(1.0),
       safe=gamma(0.5),
     )

@@ -23,8 +23,9 @@ def table(found: summary.Report) -> str:
 _LEGEND = (
   'theta: in units of alpha G, the bound on every coordinate of an update; it',
   'holds for certain. gain: of the loop of a theta that is `safety` times the',
-  'distance seen; from 1 on it runs away. Last two columns: the largest gamma',
-  'of lazy(topology, gamma) with such a gain. All of the table is ours.',
+  'distance seen; from 1 on it runs away. fitted: that of fitted_theta. Last',
+  'two columns: the largest gamma of lazy(topology, gamma) with such a `gain`.',
+  'All of the table is ours.',
 )
 
 
@@ -70,7 +71,8 @@ def _spectrum(found: summary.Report) -> str:
 
 
 def _grid(rows: Sequence[summary.Row]) -> list[str]:
-  head = ['bits', 'delta', 'theta', 'gain', 'gamma, gain 1', 'gamma, gain 1/2']
+  head = ['bits', 'delta', 'theta', 'gain', 'fitted']
+  head += ['gamma, gain 1', 'gamma, gain 1/2']
   show = lambda value, spec: DASH if value is None else format(value, spec)
   cells = [
     [
@@ -78,6 +80,7 @@ def _grid(rows: Sequence[summary.Row]) -> list[str]:
       f'{row.delta:.4g}',
       'none' if row.theta is None else f'{row.theta:.1f}',
       f'{row.gain:.2f}',
+      f'{row.fitted:.2f}',
       show(row.brink, '.2f'),
       show(row.safe, '.2f'),
     ]

@@ -160,7 +160,7 @@ def cure(theta: float, distance: float) -> str:
   if not np.isfinite(theta):
     return (
       'Its parameters were not finite, or so large that float32 cannot hold '
-      'them in steps of theta, or its theta passed the limit of auto_theta: '
+      'them in steps of theta, or its theta passed its limit: '
       'try a smaller learning rate, a larger theta, or a smaller gamma.'
     )
   return (

@@ -9,7 +9,7 @@ import jax
 
 from moniqua_jax import coding, quantizers, theory, workers
 from moniqua_jax.curvature import refresh
-from moniqua_jax.quantizers import auto, base
+from moniqua_jax.quantizers import auto, base, fitted
 from moniqua_jax.training import optimizer, registry
 
 
@@ -27,13 +27,27 @@ class Quantized(NamedTuple):
   limit: float | None
 
 
+# What each theta that finds itself follows, and how far above it is. The net is
+# not built yet: a million values are within a tenth for any.
+_FOLLOWING = {
+  'auto_theta': lambda spec: dict(
+    distance='largest', safety=spec['safety'] or auto.SAFETY
+  ),
+  'fitted_theta': lambda spec: dict(
+    distance='rms',
+    safety=fitted.spread(10**6, spec.get('chance') or fitted.CHANCE),
+  ),
+}
+
+
 def with_limit(config, schedule) -> dict:
-  """Returns the spec of the quantizer; auto_theta gets a limit from theory."""
+  """Returns the spec of the quantizer, with a limit of theta from theory."""
   spec = dict(config.quantizer)
-  if spec['name'] != 'auto_theta' or spec['limit'] or not schedule:
+  following = _FOLLOWING.get(spec['name'])
+  if not following or spec['limit'] or not schedule:
     return spec
   if spec['bits'] is None:
-    raise ValueError('config.quantizer: auto_theta needs quantizer.bits.')
+    raise ValueError(f'config.quantizer: {spec["name"]} needs quantizer.bits.')
   schedule = optimizer.mixing(config, schedule)
   try:
     limit = theory.auto_theta_limit(
@@ -41,7 +55,7 @@ def with_limit(config, schedule) -> dict:
       optimizer.law(config),
       spec['bits'],
       update=_update(config),
-      safety=spec['safety'] or auto.SAFETY,
+      **following(spec),
     )
   except ValueError as error:
     raise ValueError(f'config.quantizer: {error}') from error

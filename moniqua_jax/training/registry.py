@@ -93,7 +93,8 @@ TOPOLOGIES = _from(
 )
 QUANTIZERS = _from(
   quantizers,
-  'alq alq_n amq amq_n auto_theta eden full_precision leveled moniqua '
+  'alq alq_n amq amq_n auto_theta eden fitted_theta full_precision leveled '
+  'moniqua '
   'natural nuqsgd one_bit qsgd random_k sign terngrad top_k uniform',
 ) | {'block': _block}
 LEARNING_RATES = _from(schedules, 'constant cosine step')

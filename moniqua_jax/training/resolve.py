@@ -31,7 +31,7 @@ class Setup(NamedTuple):
     pod: the devices of a worker.
     run: the runner, (fn, in_axes, **jit_options) -> mapped fn.
     schedule: the topologies, cycled by step; () without gossip.
-    spec: of the quantizer; auto_theta has its limit.
+    spec: of the quantizer; a theta that finds itself has its limit.
     smoothness: how estimates shape the quantizer; None without.
     patience: consecutive unreadable messages on an edge before the run stops.
     make: the factories that wait for data.

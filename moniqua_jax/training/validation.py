@@ -129,7 +129,7 @@ def smoothness(config, shape, schedule) -> None:
     raise ValueError(
       f'{entry}.per_worker=True: in gossip all share one D; set it False.'
     )
-  if shape.per_worker and name in ('auto_theta', 'moniqua'):
+  if shape.per_worker and name in ('auto_theta', 'fitted_theta', 'moniqua'):
     raise ValueError(
       f'{entry}.per_worker=True: {name} reads a message by the values of who '
       'reads it, so all share one D; set it False.'
