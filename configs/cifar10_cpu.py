@@ -41,6 +41,17 @@ def _moniqua(bits, theta, gamma=1.0, power=1.0):
   )
 
 
+def _pairs(bits=4, **more):
+  """One message to one partner, in rotated coordinates and mixed last."""
+  return dict(
+    topology=dict(name='one_peer_hypercube'),
+    quantizer=dict(name='fitted_theta', bits=bits),
+    rotated=True,
+    order='adapt_then_combine',
+    **more,
+  )
+
+
 METHODS = {
   'allreduce': dict(reduce=dict(name='allreduce'), gossip=dict(name='none')),
   'dpsgd': {},
@@ -57,4 +68,9 @@ METHODS = {
   # to which the gradients add (theta=2.5 wrapped at step 81).
   'moniqua2': _moniqua(bits=2, theta=2.5, gamma=0.2, power=0.5),
   'moniqua1': _moniqua(bits=1, theta=4.5, gamma=0.1, power=0.5),
+  # By the bits that a worker sends for each parameter in each step.
+  'sent4': _pairs(),
+  'sent2': _pairs(fragments=2),
+  'sent1': _pairs(fragments=4),
+  'sent0.5': _pairs(fragments=8),
 }
