@@ -102,11 +102,13 @@ def method(config: dict) -> str:
     shape,
     _spell(topology) if topology['name'] != 'ring' else '',
     'theta per leaf' if config.get('scales_from') else '',
+    'rotated' if config.get('rotated') else '',
     f'gamma {gamma:g}'.replace(' 0.', ' .') if gamma != 1 else '',
     f'own step {own:g}'.replace(' 0.', ' .') if own else '',
     f'every {every} steps' if every > 1 else '',
     f'{kind} momentum' if kind else '',
     f'{fragments} fragments' if fragments > 1 else '',
+    'adapt then combine' if 'then' in config.get('order', '') else '',
     'overlapped' if config.get('overlap') else '',
     f'({config["variant"]} variant)' if config.get('variant') else '',
   ]

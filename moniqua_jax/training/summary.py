@@ -32,7 +32,8 @@ def describe(experiment: experiment_lib.Experiment) -> str:
     'reduce': _listed(config.reduce),
     'gossip': _describe_gossip(config),
     'topology': f'{config.topology.name}, gamma {config.gamma}, {gap}',
-    'quantizer': _listed(config.quantizer),
+    'quantizer': _listed(config.quantizer)
+    + (', rotated' if config.rotated else ''),
     'smoothness': _describe_smoothness(config, experiment),
     'theta': _describe_theta(config, experiment),
     'wire': _describe_wire(config, experiment, size),
@@ -102,6 +103,7 @@ def _describe_gossip(config) -> str:
   turns = f', a theta for {steps * fragments} updates'
   return (
     _listed(config.gossip)
+    + f', {config.order.replace("_", " ")}'
     + (f'; one of {fragments} fragments' if fragments > 1 else '')
     + (f' in {when}{turns}' if steps * fragments > 1 else '')
   )
@@ -122,5 +124,6 @@ def _describe_theta(config, experiment) -> str:
     ends = theta(0), theta(experiment.pace.steps - 1)
     return f'{float(ends[0]):.4g} at the start, {float(ends[1]):.4g} at the end'
   if limit is not None:
-    return f'{config.quantizer.start} at the start, at most {limit:.4g}'
+    start = config.quantizer.start or 'to be found'
+    return f'{start} at the start, at most {limit:.4g}'
   return 'none'
