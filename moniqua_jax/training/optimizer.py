@@ -198,7 +198,6 @@ def _with_momentum(config, gossip, learning_rate):
     learning_rate=learning_rate,
     momentum=config.momentum,
     nesterov=config.nesterov,
-    period=config.local_steps,
   )
 
 
