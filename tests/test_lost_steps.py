@@ -48,7 +48,7 @@ GOSSIP = {
   ),
   'every third choco': mj.every(mj.choco(RING, U8, **SLOTS), 3),
   'quasi-global': mj.quasi_global(
-    mj.every(mj.dpsgd(RING, U4, **SLOTS), 2), -1.0, period=2
+    mj.every(mj.dpsgd(RING, U4, **SLOTS), 2), -1.0
   ),
   'answered d2': mj.answered(mj.d2(RING, U4, **SLOTS)),
 }

@@ -39,7 +39,7 @@ CASES = {
 def trained(quantizer, rate, steps, period=1, **numbers):
   """x and the momentum of all workers, on |x - b_i|^2 / 2."""
   algorithm = mj.every(mj.dpsgd(PAIRS, quantizer, **SLOTS), period)
-  tx = mj.quasi_global(algorithm, rate, period=period, **numbers)
+  tx = mj.quasi_global(algorithm, rate, **numbers)
 
   def worker(x, b):
     def step(k, carry):
@@ -110,7 +110,6 @@ def test_what_it_is_not_defined_for_is_named(name):
     ('momentum', 1.0),
     ('mu', 1.0),
     ('mu', -0.1),
-    ('period', 0),
     ('warmup', 0.5),
   ],
 )
@@ -122,7 +121,8 @@ def test_numbers_out_of_range_are_named(name, value):
 def test_it_stands_around_every_not_within():
   with pytest.raises(ValueError, match='quasi_global_dpsgd must see each step'):
     mj.every(mj.quasi_global(DPSGD, 0.1), 2)
-  around = mj.quasi_global(mj.answered(mj.every(DPSGD, 2)), 0.1, period=2)
+  around = mj.quasi_global(mj.answered(mj.every(DPSGD, 2)), 0.1)
+  assert around.period == 2
   assert around.heard(around.init(jnp.zeros(3))).lost == 0
 
 

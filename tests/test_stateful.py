@@ -152,7 +152,7 @@ def every(given: Row, steps: int) -> Row:
 
 def quasi_global(given: Row) -> Row:
   """Of rate -1: what comes in is an update, and so is its momentum."""
-  numbers = dict(learning_rate=-1.0, momentum=0.9, mu=0.5, period=given.period)
+  numbers = dict(learning_rate=-1.0, momentum=0.9, mu=0.5)
   make = lambda watched: mj.quasi_global(given.make(watched), **numbers)
   model = dense.quasi_global(given.dense, 0.9, 0.5, given.period)
   return given._replace(make=make, dense=model, remembers=True)

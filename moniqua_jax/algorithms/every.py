@@ -57,7 +57,9 @@ def every(
     turn = jnp.equal((step + 1) % steps, 0)
     return lax.cond(turn, talk, rest, updates, state, params)
 
-  return Gossip(algorithm.init, update, **vars(algorithm))
+  says = vars(algorithm)
+  says = {**says, 'period': steps * says.get('period', 1)}
+  return Gossip(algorithm.init, update, **says)
 
 
 def require_rest(wrapper: str, algorithm) -> None:

@@ -52,7 +52,6 @@ def quasi_global(
   momentum: float = 0.9,
   mu: float = 0.9,
   nesterov: bool = False,
-  period: int = 1,
   warmup: int = 0,
 ) -> optax.GradientTransformationExtraArgs:
   """Last in the chain, in place of `optax.sgd`: gradients, momentum, gossip.
@@ -61,8 +60,9 @@ def quasi_global(
     x_{k+1} = algorithm(x_k, -alpha_k d_k)
     m <- mu m + (1 - mu) (x_{k+1-K} - x_{k+1}) / (alpha_{k+1-K} + ... + alpha_k)
 
-  the last in one step of K = `period`, a turn: m averages what a worker really
-  moved, the pull of its neighbours included, so it forgets whose data it was.
+  the last in one step of K, a turn: the K of `every(algorithm, K)`, else 1. m
+  averages what a worker really moved, the pull of its neighbours included, so
+  it forgets whose data it was.
   Nothing more is sent. m is 0 at first, and comes up over K / ((1 - mu)(1 -
   momentum)) steps, 100 K with .9 and .9: until then a step is shorter than with
   momentum of optax; and it lags by as much when the rate falls. `warmup`
@@ -75,7 +75,6 @@ def quasi_global(
     momentum: beta of the paper, above 0 and below 1.
     mu: part of m that stays in a turn, at least 0 and below 1.
     nesterov: whether the gradient is ahead of its momentum.
-    period: steps of a turn, >= 1: the K of `every(algorithm, K)`.
     warmup: turns over which mu rises linearly from 0.
 
   Returns:
@@ -94,7 +93,8 @@ def quasi_global(
   Source: Algorithm 1 (QG-DSGDm) of arXiv:2102.04761; turns of K steps are ours.
   """
   name = algorithm.name
-  _check(name, momentum, mu, period, warmup)
+  period = algorithm.period
+  _check(name, momentum, mu, warmup)
   rate = learning_rate if callable(learning_rate) else lambda _: learning_rate
   follow = _follow(rate, mu, period, warmup)
 
@@ -121,7 +121,7 @@ def quasi_global(
     m, moved = follow(state.momentum, state.moved, updates, step)
     return updates, QuasiGlobalState(own, m, moved, state.lost)
 
-  says = {'may_rest': False, 'message': algorithm.message}
+  says = dict(may_rest=False, message=algorithm.message, period=period)
   return remembering(init, update, f'quasi_global_{name}', taken, **says)
 
 
@@ -160,7 +160,7 @@ def _follow(rate: Callable, mu: float, period: int, warmup: int) -> Callable:
   return follow
 
 
-def _check(name, momentum, mu, period, warmup):
+def _check(name, momentum, mu, warmup):
   late = 'its messages hold the update of the step before'
   reason = late if name.startswith('stale_') else _REFUSED.get(name)
   if reason:
@@ -171,7 +171,6 @@ def _check(name, momentum, mu, period, warmup):
   for entry, value, valid, range_ in (
     ('momentum', momentum, 0 < momentum < 1, 'above 0 and below 1'),
     ('mu', mu, 0 <= mu < 1, 'at least 0 and below 1'),
-    ('period', period, type(period) is int and period >= 1, 'a number >= 1'),
     ('warmup', warmup, type(warmup) is int and warmup >= 0, 'a number >= 0'),
   ):
     if not valid:

@@ -119,7 +119,8 @@ def streaming(
     return algorithm.message(quantizer, _windows(d, fragments).size)
 
   says = {**vars(algorithm), 'heard': lambda state: state.heard}
-  return Gossip(init, update, **says | {'message': message})
+  says |= {'message': message, 'period': fragments * says.get('period', 1)}
+  return Gossip(init, update, **says)
 
 
 def _row(tree, f):

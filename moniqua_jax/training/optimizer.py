@@ -217,7 +217,6 @@ def _with_momentum(config, gossip, learning_rate):
     learning_rate=learning_rate,
     momentum=config.momentum,
     nesterov=config.nesterov,
-    period=config.local_steps,
   )
 
 
