@@ -21,6 +21,7 @@ from moniqua_jax.algorithms import (
   every,
   push_sum,
   quantize,
+  rounds,
   stale,
 )
 from moniqua_jax.coding import coded
@@ -131,6 +132,7 @@ __all__ = [
   'random_matchings',
   'random_tau',
   'ring',
+  'rounds',
   'scaled',
   'scheduled',
   'sharded',

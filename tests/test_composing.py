@@ -35,6 +35,9 @@ GOSSIP = {
   'push_sum': lambda q: mj.push_sum(PAIRS, q, **SLOTS),
   'adpsgd': lambda q: mj.adpsgd(MATES, q, 2, **SLOTS),
   'every': lambda q: mj.every(mj.d2(RING, q, **SLOTS), 2),
+  'rounds': lambda q: mj.rounds(
+    mj.push_sum(PAIRS, q, **SLOTS), ((0, 2), (1, 1))
+  ),
   'answered': lambda q: mj.answered(mj.dpsgd(MATES, q, **SLOTS)),
   'stale': lambda q: mj.stale(mj.choco(RING, q, gamma=0.5, **SLOTS), RING),
 }

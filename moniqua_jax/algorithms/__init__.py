@@ -20,6 +20,7 @@ from moniqua_jax.algorithms.error_feedback import double_squeeze, error_feedback
 from moniqua_jax.algorithms.every import every
 from moniqua_jax.algorithms.push_sum import push_sum
 from moniqua_jax.algorithms.quantize import quantize
+from moniqua_jax.algorithms.rounds import rounds
 from moniqua_jax.algorithms.stale import stale
 
 __all__ = [
@@ -40,5 +41,6 @@ __all__ = [
   'every',
   'push_sum',
   'quantize',
+  'rounds',
   'stale',
 ]

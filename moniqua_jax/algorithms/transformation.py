@@ -23,6 +23,7 @@ class Gossip(optax.GradientTransformationExtraArgs):
     name: of the algorithm, as in `theory.LAWS`.
     heard: state -> `gossip.Heard`; None where no messages are sent.
     may_rest: whether `every` may leave steps out.
+    rests: whether it does leave out some: `every` of another.
     told: (state, u_k) -> state, for who adds the updates after the messages.
     message: (`Tuned`, d) -> (`Tuned`, values): what of a quantizer travels, and
       how many values there are in a message of d parameters.
@@ -39,9 +40,11 @@ class Gossip(optax.GradientTransformationExtraArgs):
     told: Callable = lambda state, updates: state,
     message: Callable = lambda quantizer, d: (quantizer, d),
     taken: Callable = lambda updates, state: (updates, state),
+    rests: bool = False,
   ):
     self = super().__new__(cls, init, update)
     self.name, self.heard, self.may_rest = name, heard, may_rest
+    self.rests = rests
     self.told, self.message, self.taken = told, message, taken
     return self
 

@@ -86,7 +86,12 @@ def method(config: dict) -> str:
     return ', '.join(filter(None, [reduce, quantizer, shape])) or DASH
   topology = config.get('topology', {'name': 'ring'})
   gamma = config.get('gamma', 1.0)
-  every = config.get('local_steps', 1)
+  every, rounds = config.get('local_steps', 1), config.get('rounds', 1)
+  later = [
+    f'from step {start} on {number} {of}'
+    for entry, of in (('rounds_from', 'rounds'), ('local_steps_from', 'steps'))
+    for start, number in config.get(entry, ())
+  ]
   own = config['gossip'].get('gamma') or config['gossip'].get('eta')
   words = [
     reduce,
@@ -97,7 +102,9 @@ def method(config: dict) -> str:
     'theta per leaf' if config.get('scales_from') else '',
     f'gamma {gamma:g}'.replace(' 0.', ' .') if gamma != 1 else '',
     f'own step {own:g}'.replace(' 0.', ' .') if own else '',
+    f'{rounds} rounds' if rounds > 1 else '',
     f'every {every} steps' if every > 1 else '',
+    *later,
     'overlapped' if config.get('overlap') else '',
     f'({config["variant"]} variant)' if config.get('variant') else '',
   ]

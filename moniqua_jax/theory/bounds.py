@@ -20,6 +20,7 @@ def theta(
   algorithm: str,
   bits: int,
   update: float,
+  rounds: int = 1,
 ) -> float:
   """A theta that holds whatever the gradients and the rounding errors are.
 
@@ -33,6 +34,7 @@ def theta(
     bits: b, of nearest or dithered rounding.
     update: bound on what a coordinate moves from one message to the next, in
       units of x: alpha G, over 1 - momentum, times the steps of `every`.
+    rounds: in each step that talks.
 
   Returns:
     theta, in units of x.
@@ -50,10 +52,10 @@ def theta(
   require_bits(bits)
   if not 0 < update < math.inf:
     raise ValueError(f'update={update!r}; it must be positive and finite.')
-  gradient, noise = responses.sums(topology, algorithm)
+  gradient, noise = responses.sums(topology, algorithm, rounds=rounds)
   room = 1 - noise / (2**bits - 1)
   if room <= 0:
-    fewest = least_bits(topology, algorithm) or 'more than 8'
+    fewest = least_bits(topology, algorithm, rounds) or 'more than 8'
     raise ValueError(
       f'bits={bits}: no theta of {algorithm} holds against the worst rounding '
       f"errors, as S' = {noise:.3g} is not below 2^bits - 1 = {2**bits - 1}; "
@@ -64,7 +66,7 @@ def theta(
 
 
 def least_bits(
-  topology: Topology | Sequence[Topology], algorithm: str
+  topology: Topology | Sequence[Topology], algorithm: str, rounds: int = 1
 ) -> int | None:
   """The fewest bits with which a theta holds for certain.
 
@@ -73,6 +75,7 @@ def least_bits(
   Args:
     topology: a Topology, or a tuple of them.
     algorithm: a key of `LAWS` with a recursion.
+    rounds: in each step that talks.
 
   Returns:
     1 to 8, or None.
@@ -85,7 +88,7 @@ def least_bits(
 
   Source: ours, delta < 1 / (2 (S' + 1)).
   """
-  noise = responses.sums(topology, algorithm).noise
+  noise = responses.sums(topology, algorithm, rounds=rounds).noise
   return next((b for b in BITS if 2**b - 1 > noise), None)
 
 

@@ -12,7 +12,13 @@ and all), rounding errors noise, and pull = (W - I)(message + noise):
 
 eta of deepsqueeze and gamma of choco stand before W - I: their W here is that
 of `lazy` with this number. Under `every` with k steps u is the sum of the k
-updates between two messages, of bound k alpha G.
+updates between two messages, of bound k alpha G; where k changes, its largest.
+
+Under `rounds` u is given in one round of a step, the last of dpsgd and else the
+first, and is 0 in the others. In these d2 sends where the pulls have led:
+
+  d2             message = x                x <- x + pull
+                                            drift <- drift + pull
 
 In the stale form of d2, choco and deepsqueeze the u in the message and in what
 is kept is that of the step before.
@@ -61,6 +67,8 @@ class Law(NamedTuple):
     replicas: (n, m) -> the same in the papers' form, over the whole graph of m
       directed edges; beyond the algorithm in full precision. None: not counted.
     least: what all eigenvalues of W must be above; None if they need not.
+    again: of the further rounds of a step; None if it has none.
+    given: the round of a step in which it is given u, 0 or -1.
   """
 
   check: Callable
@@ -69,6 +77,8 @@ class Law(NamedTuple):
   memory: Callable[[int], int]
   replicas: Callable[[int, int], int] | None
   least: Fraction | None = None
+  again: Recursion | None = None
+  given: int = 0
 
 
 def _doubly_stochastic(algorithm):
@@ -115,6 +125,10 @@ _DRIFTING = Recursion(
   lambda x, drift, u: x + u + drift,
   lambda x, drift, u, noise, pull: (x + u + drift + pull, drift + pull),
 )
+_DRIFTED = Recursion(
+  lambda x, drift, u: x,
+  lambda x, drift, u, noise, pull: (x + pull, drift + pull),
+)
 _COMPENSATED = Recursion(
   lambda x, error, u: x + u + error,
   lambda x, error, u, noise, pull: (x + u + pull, -noise),
@@ -141,6 +155,7 @@ LAWS = {
     lambda delay: 1,
     _nothing,
     spectrum.D2_LEAST,
+    again=_DRIFTED,
   ),
   'dcd': Law(_symmetric('dcd'), _W, None, lambda delay: 1, _per_edge),
   'deepsqueeze': Law(
@@ -149,10 +164,21 @@ LAWS = {
     _COMPENSATED,
     lambda delay: 1,
     _per_worker,
+    again=_COMPENSATED,
   ),
-  'dpsgd': Law(_doubly_stochastic('dpsgd'), _W, _MODELS, _nothing, _nothing),
+  'dpsgd': Law(
+    _doubly_stochastic('dpsgd'),
+    _W,
+    _MODELS,
+    _nothing,
+    _nothing,
+    again=_MODELS,
+    given=-1,
+  ),
   'ecd': Law(_symmetric('ecd'), _W, None, lambda delay: 2, _per_edge),
-  'push_sum': Law(_equal_masses, _A, _HALF_STEPS, _nothing, None),
+  'push_sum': Law(
+    _equal_masses, _A, _HALF_STEPS, _nothing, None, again=_HALF_STEPS
+  ),
 }
 """The law of each algorithm by its name, and of the stale forms."""
 
@@ -165,6 +191,7 @@ def _stale(algorithm: str) -> Law:
     recursion=law.recursion and _late(law.recursion),
     memory=lambda delay: law.memory(delay) + 1,
     least=least,
+    again=None,
   )
 
 

@@ -196,6 +196,7 @@ def auto_theta_limit(
   bits: int,
   update: float,
   safety: float,
+  rounds: int = 1,
 ) -> float:
   """The theta that one that follows the distances seen has no reason to pass.
 
@@ -217,6 +218,7 @@ def auto_theta_limit(
     update: bound on what a coordinate moves from one message to the next, in
       units of x: alpha G, over 1 - momentum, times the steps of `every`.
     safety: theta over the distance seen, >= 1.
+    rounds: in each step that talks.
 
   Returns:
     theta, in units of x.
@@ -242,5 +244,5 @@ def auto_theta_limit(
       f'{gain:.2f}, and a theta that follows what is seen runs away from 1 on; '
       f'use {fix}more bits.'
     )
-  gradient = responses.sums(topology, algorithm).gradient
+  gradient = responses.sums(topology, algorithm, rounds=rounds).gradient
   return safety * gradient * update / (1 - gain)

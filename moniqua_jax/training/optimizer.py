@@ -11,7 +11,7 @@ import optax
 from moniqua_jax import algorithms, pods, topologies, workers
 from moniqua_jax.algorithms import large_leaves, transformation
 from moniqua_jax.quantizers import base
-from moniqua_jax.training import registry
+from moniqua_jax.training import registry, talk
 
 
 class Optimizer(NamedTuple):
@@ -175,9 +175,12 @@ def _gossip(config, schedule, quantizer, key):
     axis_name=workers.AXIS,
     key=key,
   )
-  if config.local_steps != 1:
-    entry = f'local_steps={config.local_steps}'
-    gossip = _wrapped(entry, algorithms.every, gossip, config.local_steps)
+  for entry, wrap, numbers in (
+    ('rounds', algorithms.rounds, talk.rounds(config)),
+    ('local_steps', algorithms.every, talk.local_steps(config)),
+  ):
+    if max(number for _, number in numbers) > 1:
+      gossip = _wrapped(f'{entry}={config[entry]}', wrap, gossip, numbers)
   if waits(config):
     mixed = mixing(config, schedule)
     gossip = _wrapped('overlap', algorithms.stale, gossip, mixed)
