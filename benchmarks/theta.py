@@ -23,6 +23,7 @@ import numpy as np
 from configs import digits_sorted
 import moniqua_jax as mj
 from moniqua_jax import data
+from moniqua_jax.algorithms import turns
 from moniqua_jax.plots import kept, tables
 from moniqua_jax.training import evaluation, experiment, monitor
 from moniqua_jax.training import step as step_lib
@@ -101,7 +102,7 @@ class Watched:
 
   def __init__(self, schedule, patience):
     self._guard = monitor.Guard(
-      schedule, patience, 1, 'DIR', range(schedule[0].n)
+      schedule, patience, turns.every(1), 'DIR', range(schedule[0].n)
     )
     self._thetas, self._wraps = [], 0
 

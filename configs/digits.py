@@ -83,6 +83,9 @@ def default() -> ml_collections.ConfigDict:
     name='dpsgd', gamma=unset(float), eta=unset(float), delays=unset(int)
   )
   config.local_steps = 1  # gossip in one step of so many
+  config.local_steps_from = ()  # later: ((200, 4), ...), one of 4 from step 200
+  config.rounds = 1  # of gossip, in a step that has some
+  config.rounds_from = ()  # later, as well
   # Messages of x_k, beside the gradient, or of x_k + u_k: adapt_then_combine.
   config.order = 'adapt_with_combine'
   config.fragments = 1  # of the model, one of which gossips at a time

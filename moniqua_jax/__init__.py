@@ -23,6 +23,7 @@ from moniqua_jax.algorithms import (
   push_sum,
   quantize,
   quasi_global,
+  rounds,
   stale,
   streaming,
 )
@@ -146,6 +147,7 @@ __all__ = [
   'random_tau',
   'ring',
   'rotated',
+  'rounds',
   'scaled',
   'scheduled',
   'sharded',

@@ -128,7 +128,7 @@ def total(
 ) -> float:
   """Sums up what a worker sent so far.
 
-  `rounds` of gossip were done, fewer than `steps` with local steps; `short` and
+  `rounds` of gossip were done, in more or fewer `steps`; `short` and
   `gossip_short` count, for each round of messages in a step and of the
   schedule, how often it went in short form; `estimates` are of smoothness.
 

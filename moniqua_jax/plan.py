@@ -28,7 +28,7 @@ from moniqua_jax import (
   wire,
 )
 from moniqua_jax.quantizers import base
-from moniqua_jax.training import registry
+from moniqua_jax.training import registry, talk
 
 with extras.needed('train'):
   from absl import app, flags
@@ -208,13 +208,13 @@ def rows(
   d: int,
   compute: float,
   chip: Chip,
-  local_steps: int = 1,
+  often: float = 1.0,
 ) -> list[Row]:
   """Computes a `Row` for each of `BITS`.
 
   The codec of b bits writes a payload from x, and checks what came in on E
-  edges next to x: 4 d (2 + (1 + E) b / 32) bytes of memory, once in so many
-  local steps. `compute` is the seconds of a gradient.
+  edges next to x: 4 d (2 + (1 + E) b / 32) bytes of memory, as `often` as a
+  step has a round. `compute` is the seconds of a gradient.
   """
   edges = np.mean([len(topology.edges) for topology in rounds])
   x, sent = jax.ShapeDtypeStruct((d,), jnp.float32), {}
@@ -222,9 +222,9 @@ def rows(
     full = bits == max(BITS)
     q = quantizers.full_precision() if full else quantizers.moniqua(1.0, bits)
     per_worker = bytes_sent.of_gossip(rounds, base.tuned(q), d).gossip.mean()
-    per_worker /= local_steps
+    per_worker *= often
     codec = 0 if full else 4 * d * (2 + (1 + edges) * bits / 32) / chip.memory
-    codec /= local_steps
+    codec *= often
     message = jax.eval_shape(q.encode, x, jax.random.key(0))
     sent[bits] = wire.nbytes(message), float(per_worker), codec
   most = sent[max(BITS)][1]
@@ -248,7 +248,10 @@ def text(config, where: Pod, utilisation: float = UTILISATION) -> str:
   rounds, (d, flops) = schedule(config, where.workers), work(config)
   chip, each = CHIPS[where.chip], max(1, where.chips // where.workers)
   compute = flops / each / (utilisation * chip.flops)
-  messages = bytes_sent.receivers(rounds).mean() / config.local_steps
+  # A link must carry the steps that talk most.
+  pieces = talk.of(config).pieces
+  often = max(count / steps for _, count, steps in pieces)
+  messages = bytes_sent.receivers(rounds).mean() * often
   memory = chip._replace(memory=each * chip.memory)
   lines = [
     f'{where.workers} workers of {each} {where.chip}, in pods of {where.chips}:'
@@ -263,7 +266,7 @@ def text(config, where: Pod, utilisation: float = UTILISATION) -> str:
     f'{"pays below, Gbit/s":>20}{"longer than the gradient below":>32}',
   ]
   sent = -(-d // config.fragments)
-  for row in rows(rounds, sent, compute, memory, config.local_steps):
+  for row in rows(rounds, sent, compute, memory, often):
     pays = f'{row.pays_below / 1e9:,.1f}' if row.codec else '-'
     lines.append(
       f'{row.bits:>4}{row.per_link / 1e6:>12,.3f}{row.per_worker / 1e6:>13,.3f}'

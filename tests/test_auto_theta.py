@@ -9,6 +9,7 @@ import pytest
 from configs import digits
 import moniqua_jax as mj
 from moniqua_jax import collectives, edge, gossip, theory, topologies
+from moniqua_jax.algorithms import turns
 from moniqua_jax.quantizers import base
 from moniqua_jax.training import monitor, resolve
 from moniqua_jax.training import quantizer as quantizer_lib
@@ -339,7 +340,7 @@ def test_the_guard_waits_for_patience_and_names_the_edge():
     ),
   }
   watch = monitor.Guard(
-    (mj.ring(N),), patience=2, period=1, workdir='there', own=range(N)
+    (mj.ring(N),), 2, turns.every(1), workdir='there', own=range(N)
   )
   for step, ok in enumerate([False, False, True, False, False]):
     watch.check(step, report(ok))

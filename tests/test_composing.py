@@ -36,6 +36,9 @@ GOSSIP = {
   'adpsgd': lambda q: mj.adpsgd(MATES, q, 2, **SLOTS),
   'every': lambda q: mj.every(mj.d2(RING, q, **SLOTS), 2),
   'streaming': lambda q: mj.streaming(mj.d2(RING, q, **SLOTS), 3),
+  'rounds': lambda q: mj.rounds(
+    mj.push_sum(PAIRS, q, **SLOTS), ((0, 2), (1, 1))
+  ),
   'answered': lambda q: mj.answered(mj.dpsgd(MATES, q, **SLOTS)),
   'atc': lambda q: mj.adapt_then_combine(mj.dpsgd(PAIRS, q, **SLOTS)),
   'quasi_global': lambda q: mj.quasi_global(mj.dpsgd(PAIRS, q, **SLOTS), -1.0),

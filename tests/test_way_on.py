@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import moniqua_jax as mj
+from moniqua_jax.algorithms import turns
 from moniqua_jax.asynchronous import worker
 from moniqua_jax.curvature import shaped
 from moniqua_jax.quantizers import base
@@ -46,7 +47,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path, leaf, name):
 
 
 def watch(saved):
-  return monitor.Guard((), 0, 1, 'there', range(10, 14), saved)
+  return monitor.Guard((), 0, turns.every(1), 'there', range(10, 14), saved)
 
 
 def report(lost, loss=0.5):

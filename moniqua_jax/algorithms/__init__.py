@@ -22,6 +22,7 @@ from moniqua_jax.algorithms.every import every
 from moniqua_jax.algorithms.push_sum import push_sum
 from moniqua_jax.algorithms.quantize import quantize
 from moniqua_jax.algorithms.quasi_global import quasi_global
+from moniqua_jax.algorithms.rounds import rounds
 from moniqua_jax.algorithms.stale import stale
 from moniqua_jax.algorithms.streaming import streaming
 
@@ -45,6 +46,7 @@ __all__ = [
   'push_sum',
   'quantize',
   'quasi_global',
+  'rounds',
   'stale',
   'streaming',
 ]

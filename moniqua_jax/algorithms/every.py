@@ -5,15 +5,15 @@ and local updates", ICML 2020, arXiv:2003.10422.
 """
 
 from jax import lax
-import jax.numpy as jnp
 import optax
 
-from moniqua_jax.algorithms import vectors
+from moniqua_jax.algorithms import turns, vectors
 from moniqua_jax.algorithms.transformation import Gossip
 
 
 def every(
-  algorithm: optax.GradientTransformationExtraArgs, steps: int
+  algorithm: optax.GradientTransformationExtraArgs,
+  steps: int | tuple[tuple[int, int], ...],
 ) -> optax.GradientTransformationExtraArgs:
   """Last in the chain: the algorithm in one step of so many, else local steps.
 
@@ -22,13 +22,15 @@ def every(
   Args:
     algorithm: dpsgd, d2, choco, deepsqueeze or push_sum; it counts only the
       steps in which it takes part.
-    steps: of a period, >= 1.
+    steps: of a period, >= 1; or pairs such as ((0, 1), (500, 4)): each step up
+      to step 500, then one of four. A number begins with a period.
 
   Returns:
     A transformation whose state is that of the algorithm.
 
   Raises:
-    ValueError: steps < 1; an algorithm that must see each step.
+    ValueError: steps < 1, pairs that are not in order, one that changes within
+      a period; an algorithm that must see each step.
 
   >>> import jax
   >>> from moniqua_jax import dpsgd, moniqua, ring
@@ -38,8 +40,7 @@ def every(
 
   Source: Algorithm 1 of arXiv:2003.10422.
   """
-  if not isinstance(steps, int) or steps < 1:
-    raise ValueError(f'steps={steps!r}; every needs a whole number >= 1.')
+  clock, within = turns.every(steps), getattr(algorithm, 'period', 1)
   require_rest('every', algorithm)
 
   # What would stay in the state is lost in a local step as well.
@@ -48,18 +49,17 @@ def every(
   def update(updates, state, params=None, *, step, **extra_args):
     def talk(updates, state, params):
       return algorithm.update(
-        updates, state, params, step=step // steps, **extra_args
+        updates, state, params, step=clock.before(step), **extra_args
       )
 
     def rest(updates, state, params):
       return taken(vectors.complete(updates, params), state)
 
-    turn = jnp.equal((step + 1) % steps, 0)
+    turn = clock.at(step) > 0
     return lax.cond(turn, talk, rest, updates, state, params)
 
-  says = vars(algorithm)
-  says = {**says, 'period': steps * says.get('period', 1)}
-  return Gossip(algorithm.init, update, **says)
+  period = within and clock.period and clock.period * within
+  return Gossip(algorithm.init, update, **vars(algorithm) | {'period': period})
 
 
 def require_rest(wrapper: str, algorithm) -> None:

@@ -94,6 +94,11 @@ def quasi_global(
   """
   name = algorithm.name
   period = algorithm.period
+  if period is None:
+    raise ValueError(
+      f'quasi_global: the steps between messages of {name} change during '
+      'training, and m needs one number; give every(...) one.'
+    )
   _check(name, momentum, mu, warmup)
   rate = learning_rate if callable(learning_rate) else lambda _: learning_rate
   follow = _follow(rate, mu, period, warmup)

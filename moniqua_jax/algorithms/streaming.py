@@ -119,7 +119,8 @@ def streaming(
     return algorithm.message(quantizer, _windows(d, fragments).size)
 
   says = {**vars(algorithm), 'heard': lambda state: state.heard}
-  says |= {'message': message, 'period': fragments * says.get('period', 1)}
+  within = says.get('period', 1)
+  says |= {'message': message, 'period': within and fragments * within}
   return Gossip(init, update, **says)
 
 

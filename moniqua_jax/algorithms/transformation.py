@@ -27,7 +27,7 @@ class Gossip(optax.GradientTransformationExtraArgs):
     message: (`Tuned`, d) -> (`Tuned`, values): what of a quantizer travels, and
       how many values there are in a message of d parameters.
     taken: (u_k, state) -> (what counts of u_k, state), see `remembering`.
-    period: steps in which each parameter is in one message.
+    period: steps in which each parameter is in one message; None if it changes.
   """
 
   def __new__(
@@ -40,7 +40,7 @@ class Gossip(optax.GradientTransformationExtraArgs):
     told: Callable = lambda state, updates: state,
     message: Callable = lambda quantizer, d: (quantizer, d),
     taken: Callable = lambda updates, state: (updates, state),
-    period: int = 1,
+    period: int | None = 1,
   ):
     self = super().__new__(cls, init, update)
     self.name, self.heard, self.may_rest = name, heard, may_rest

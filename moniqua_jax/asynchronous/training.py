@@ -90,6 +90,11 @@ def _check(config, n):
       f'config.gossip.name={config.gossip.name!r}; the asynchronous form is '
       "that of 'adpsgd' ('dpsgd' names the same here)."
     )
+  if (config.rounds, config.rounds_from) != (1, ()):
+    raise ValueError(
+      f'config.rounds={config.rounds}: one averaging goes on beside each '
+      'gradient, so the asynchronous form takes 1.'
+    )
   if config.reduce.name != 'none':
     raise ValueError(
       f'config.reduce.name={config.reduce.name!r}; it waits for all workers, '
@@ -225,7 +230,7 @@ def train(process: Process, pace: worker_lib.Pace) -> None:
   batches = _batches(built, network.rank, worker.steps)
   while (clock := network.clock()) < steps:
     began = network.step_began = time.monotonic()
-    if (worker.steps + 1) % config.local_steps == 0:
+    if built.experiment.turns.at(worker.steps):
       averaging.ask()
     update, opt_state, model_state, report = built.descend(
       worker.begin(), next(batches), clock

@@ -94,6 +94,12 @@ def method(config: dict) -> str:
   gamma = config.get('gamma', 1.0)
   kind = _spell(config.get('momentum_kind', {}))
   every, fragments = config.get('local_steps', 1), config.get('fragments', 1)
+  rounds = config.get('rounds', 1)
+  later = [
+    f'from step {start} on {number} {of}'
+    for entry, of in (('rounds_from', 'rounds'), ('local_steps_from', 'steps'))
+    for start, number in config.get(entry, ())
+  ]
   own = config['gossip'].get('gamma') or config['gossip'].get('eta')
   words = [
     reduce,
@@ -105,10 +111,12 @@ def method(config: dict) -> str:
     'rotated' if config.get('rotated') else '',
     f'gamma {gamma:g}'.replace(' 0.', ' .') if gamma != 1 else '',
     f'own step {own:g}'.replace(' 0.', ' .') if own else '',
+    f'{rounds} rounds' if rounds > 1 else '',
     f'every {every} steps' if every > 1 else '',
     f'{kind} momentum' if kind else '',
     f'{fragments} fragments' if fragments > 1 else '',
     'adapt then combine' if 'then' in config.get('order', '') else '',
+    *later,
     'overlapped' if config.get('overlap') else '',
     f'({config["variant"]} variant)' if config.get('variant') else '',
   ]

@@ -79,6 +79,8 @@ def main(argv=None):
   add('--safety', type=float, default=1.5, help='theta over the distance seen')
   add('--size', type=int, help='parameters, for the memory in MiB')
   add('--delay', type=int, default=1, help='of adpsgd, in ticks')
+  add('--rounds', type=int, default=1, dest='several', help='in one step')
+  add('--local_steps', type=int, default=1, help='one of so many talks')
   with command_line.one_line_errors():
     flags = vars(parser.parse_args(argv))
     found = report(topology(flags.pop('topology')), **flags)

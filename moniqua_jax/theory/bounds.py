@@ -20,13 +20,14 @@ def theta(
   algorithm: str,
   bits: int,
   update: float,
+  rounds: int = 1,
 ) -> float:
   """A theta that holds whatever the gradients and the rounding errors are.
 
   theta = S update / (1 - S' / (2^b - 1)), in exact arithmetic; float32 wants
   the few eps more of `moniqua`. In units of x, as is `update`, the bound on
   what a coordinate moves from one message to the next: alpha G, over
-  1 - momentum, times the steps of `every`.
+  1 - momentum, times the steps of `every`. `rounds`: in a step that talks.
 
   Source: ours; it replaces the theta of the theorem on D-PSGD, and of that on
   D^2, of arXiv:2002.11787.
@@ -34,10 +35,10 @@ def theta(
   require_bits(bits)
   if not 0 < update < math.inf:
     raise ValueError(f'update={update!r}; it must be positive and finite.')
-  gradient, noise = responses.sums(topology, algorithm)
+  gradient, noise = responses.sums(topology, algorithm, rounds=rounds)
   room = 1 - noise / (2**bits - 1)
   if room <= 0:
-    fewest = least_bits(topology, algorithm) or 'more than 8'
+    fewest = least_bits(topology, algorithm, rounds) or 'more than 8'
     raise ValueError(
       f'bits={bits}: no theta of {algorithm} holds against the worst rounding '
       f"errors, as S' = {noise:.3g} is not below 2^bits - 1 = {2**bits - 1}; "
@@ -48,10 +49,10 @@ def theta(
 
 
 def least_bits(
-  topology: Topology | Sequence[Topology], algorithm: str
+  topology: Topology | Sequence[Topology], algorithm: str, rounds: int = 1
 ) -> int | None:
   """The fewest bits with which a theta holds for certain: 2^b - 1 > S'."""
-  noise = responses.sums(topology, algorithm).noise
+  noise = responses.sums(topology, algorithm, rounds=rounds).noise
   return next((b for b in BITS if 2**b - 1 > noise), None)
 
 

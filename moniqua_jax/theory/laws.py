@@ -14,7 +14,14 @@ and all), rounding errors noise, and pull = (W - I)(message + noise):
 eta of deepsqueeze and gamma of choco stand before W - I: their W here is that
 of `lazy` with this number. Under `every` with k steps, and for each fragment of
 `streaming` with k fragments, u is the sum of the k updates between two
-messages, of bound k alpha G; with both it is the product.
+messages, of bound k alpha G; with both it is the product; where k changes, its
+largest.
+
+Under `rounds` u is given in one round of a step, the last of dpsgd and else the
+first, and is 0 in the others. In these d2 sends where the pulls have led:
+
+  d2             message = x                x <- x + pull
+                                            drift <- drift + pull
 
 In the stale form of d2, choco and deepsqueeze the u in the message and in what
 is kept is that of the step before.
@@ -57,6 +64,8 @@ class Law(NamedTuple):
   # edges; beyond the algorithm in full precision. None: not counted.
   replicas: Callable | None
   least: Fraction | None = None  # all eigenvalues of W must be above it
+  again: Recursion | None = None  # of the further rounds of a step
+  given: int = 0  # the round of a step in which it is given u, 0 or -1
 
 
 def _doubly_stochastic(algorithm):
@@ -103,6 +112,10 @@ _DRIFTING = Recursion(
   lambda x, drift, u: x + u + drift,
   lambda x, drift, u, noise, pull: (x + u + drift + pull, drift + pull),
 )
+_DRIFTED = Recursion(
+  lambda x, drift, u: x,
+  lambda x, drift, u, noise, pull: (x + pull, drift + pull),
+)
 _COMPENSATED = Recursion(
   lambda x, error, u: x + u + error,
   lambda x, error, u, noise, pull: (x + u + pull, -noise),
@@ -122,7 +135,12 @@ LAWS = {
     _nothing,
   ),
   'atc_dpsgd': Law(
-    _doubly_stochastic('atc_dpsgd'), _W, _HALF_STEPS, _nothing, _nothing
+    _doubly_stochastic('atc_dpsgd'),
+    _W,
+    _HALF_STEPS,
+    _nothing,
+    _nothing,
+    again=_MODELS,
   ),
   'choco': Law(_symmetric('choco'), _W, None, lambda delay: 2, _per_edge),
   'd2': Law(
@@ -132,6 +150,7 @@ LAWS = {
     lambda delay: 1,
     _nothing,
     spectrum.D2_LEAST,
+    again=_DRIFTED,
   ),
   'dcd': Law(_symmetric('dcd'), _W, None, lambda delay: 1, _per_edge),
   'deepsqueeze': Law(
@@ -140,10 +159,21 @@ LAWS = {
     _COMPENSATED,
     lambda delay: 1,
     _per_worker,
+    again=_COMPENSATED,
   ),
-  'dpsgd': Law(_doubly_stochastic('dpsgd'), _W, _MODELS, _nothing, _nothing),
+  'dpsgd': Law(
+    _doubly_stochastic('dpsgd'),
+    _W,
+    _MODELS,
+    _nothing,
+    _nothing,
+    again=_MODELS,
+    given=-1,
+  ),
   'ecd': Law(_symmetric('ecd'), _W, None, lambda delay: 2, _per_edge),
-  'push_sum': Law(_equal_masses, _A, _HALF_STEPS, _nothing, None),
+  'push_sum': Law(
+    _equal_masses, _A, _HALF_STEPS, _nothing, None, again=_HALF_STEPS
+  ),
 }
 """The law of each algorithm by its name, and of the stale forms."""
 
@@ -156,6 +186,7 @@ def _stale(algorithm: str) -> Law:
     recursion=law.recursion and _late(law.recursion),
     memory=lambda delay: law.memory(delay) + 1,
     least=least,
+    again=None,
   )
 
 

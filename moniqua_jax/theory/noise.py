@@ -171,6 +171,7 @@ def auto_theta_limit(
   update: float,
   safety: float,
   distance: str = 'largest',
+  rounds: int = 1,
 ) -> float:
   """The theta that one that follows the distances seen has no reason to pass.
 
@@ -196,5 +197,5 @@ def auto_theta_limit(
       f'{gain:.2f}, and a theta that follows what is seen runs away from 1 on; '
       f'use {fix}more bits.'
     )
-  gradient = responses.sums(topology, algorithm).gradient
+  gradient = responses.sums(topology, algorithm, rounds=rounds).gradient
   return safety * gradient * update / (1 - gain)

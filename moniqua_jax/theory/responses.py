@@ -10,6 +10,7 @@ n: workers.
 from collections.abc import Callable, Iterator, Sequence
 import functools
 import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -56,11 +57,17 @@ def messages(
   x: np.ndarray,
   update: Callable,
   rounding: Callable,
+  rounds: int = 1,
+  first: int = 0,
 ) -> Iterator[np.ndarray]:
-  """Runs an algorithm, all workers stacked, and gives what they send."""
-  recursion = laws.law(algorithm).recursion
-  kept = recursion.start(x)
+  """Runs an algorithm, all workers stacked, and gives what they send.
+
+  So many rounds are a step; `first` says with which of them it begins.
+  """
+  law = laws.law(algorithm)
+  kept = law.recursion.start(x)
   for step, w in enumerate(itertools.cycle(weights)):
+    recursion = law.again if (first + step) % rounds else law.recursion
     u = update(step)
     message = recursion.message(x, kept, u)
     yield message
@@ -74,6 +81,7 @@ def sums(
   topology: Topology | Sequence[Topology],
   algorithm: str,
   pairs: Callable = neighbours,
+  rounds: int = 1,
 ) -> Sums:
   """S and S', the worst over pairs and, of several rounds, over the start.
 
@@ -82,13 +90,15 @@ def sums(
 
   and the same sums over the impulse responses of the other `LAWS`; for d2 those
   of the half step, which is what it sends. `pairs` is `neighbours` or
-  `everyone`; the error is about 1e-7.
+  `everyone`; the error is about 1e-7. With several rounds in a step the updates
+  come in one of them, and all messages count.
 
   Source: ours; the paper bounds S of W alone by log(16 n) / (1 - rho).
   """
   require_recursion(algorithm)
-  rounds, _ = laws.checked(topology, algorithm)
-  return _sums(rounds, algorithm, pairs)
+  require_rounds(algorithm, rounds)
+  schedule, _ = laws.checked(topology, algorithm)
+  return _sums(schedule, algorithm, pairs, rounds)
 
 
 def require_recursion(algorithm: str) -> None:
@@ -100,25 +110,48 @@ def require_recursion(algorithm: str) -> None:
     )
 
 
+def require_rounds(algorithm: str, rounds: int) -> None:
+  """Refuses several rounds in a step of an algorithm that has one."""
+  if not isinstance(rounds, int) or rounds < 1:
+    raise ValueError(f'rounds={rounds!r}; a step has 1 or more.')
+  if rounds > 1 and laws.law(algorithm).again is None:
+    known = sorted(name for name, law in laws.LAWS.items() if law.again)
+    raise ValueError(
+      f'rounds={rounds}: there is no law of {algorithm} with several rounds in '
+      f'a step; there is of {known}.'
+    )
+
+
 @functools.cache
-def _sums(rounds, algorithm, pairs) -> Sums:
-  weights = [laws.law(algorithm).weights(r) for r in rounds]
-  where, n = pairs(rounds), rounds[0].n
+def _sums(schedule, algorithm, pairs, rounds) -> Sums:
+  # What comes back after a period, of the schedule and of steps.
+  times = math.lcm(len(schedule), rounds) // len(schedule)
+  law = laws.law(algorithm)
+  weights = [law.weights(r) for r in schedule] * times
+  where, n = pairs(schedule) * times, schedule[0].n
   once = lambda step: np.eye(n) if step == 0 else np.zeros((n, n))
   kicks = [
     (once, lambda step, message: np.zeros((n, n))),
     (lambda step: np.zeros((n, n)), lambda step, message: once(step)),
   ]
-  return Sums(*(_sum(algorithm, weights, where, *kick) for kick in kicks))
+  # All rounds round, and one of a step is given u.
+  starts = range(law.given % rounds, len(weights), rounds), range(len(weights))
+  return Sums(
+    *(
+      _sum(algorithm, weights, where, each, rounds, *kick)
+      for each, kick in zip(starts, kicks, strict=True)
+    )
+  )
 
 
-def _sum(algorithm, weights, where, update, rounding) -> float:
-  """The largest sum of one kind of impulses, sent off in each of the rounds."""
+def _sum(algorithm, weights, where, starts, rounds, *kick) -> float:
+  """The largest sum of one kind of impulses, sent off in each of `starts`."""
   n, m = len(weights[0]), len(weights)
   totals = [np.zeros(len(pairs)) for pairs in where]
-  for start in range(m):
+  for start in starts:
     cycle = weights[start:] + weights[:start]
-    run = messages(algorithm, cycle, np.zeros((n, n)), update, rounding)
+    at_first = np.zeros((n, n))
+    run = messages(algorithm, cycle, at_first, *kick, rounds, start)
     largest, quiet = 0.0, 0
     for step, message in enumerate(run):
       i, j = where[(start + step) % m].T

@@ -37,6 +37,7 @@ class Report(NamedTuple):
   """
 
   algorithm: str
+  often: tuple[int, int]  # rounds in a step that talks, one of how many steps
   n: int  # workers
   messages: float  # that all workers together send in a round, on average
   rounds: int  # in a period of the schedule
@@ -64,6 +65,8 @@ def report(
   safety: float = 1.5,
   size: int | None = None,
   delay: int = 1,
+  several: int = 1,
+  local_steps: int = 1,
 ) -> Report:
   """Everything at once, of a topology before `lazy`.
 
@@ -71,7 +74,8 @@ def report(
   >>> ring.least_bits, ring.rows[0].safe, ring.memory
   (3, 1.0, 0)
   """
-  _check(bits, size, delay)
+  _check(bits, size, delay, local_steps)
+  responses.require_rounds(algorithm, several)
   noise.require_safety(safety)
   least = laws.law(algorithm).least
   if least is not None:  # names a gamma of this topology, not of the lazy one
@@ -82,8 +86,10 @@ def report(
   arcs = [responses.arcs(r) for r in rounds]
   lambda_2, lambda_n = _eigenvalues(weights)
   theta = law.recursion is not None
+  sums = _sums(slow, algorithm, several, local_steps) if theta else None
   return Report(
     algorithm=algorithm,
+    often=(several, local_steps),
     n=n,
     messages=sum(map(len, arcs)) / len(rounds),
     rounds=len(rounds),
@@ -94,17 +100,19 @@ def report(
     lambda_n=lambda_n,
     t_mix=spectrum.mixing_time(weights),
     paper=theorems.paper(topology, algorithm, gamma),
-    sums=responses.sums(slow, algorithm) if theta else None,
-    least_bits=bounds.least_bits(slow, algorithm) if theta else None,
+    sums=sums,
+    least_bits=bounds.least_bits(slow, algorithm, several) if theta else None,
     noise_floor=noise.noise_floor(slow, algorithm) if theta else None,
-    rows=_rows(topology, slow, algorithm, bits, safety) if theta else (),
+    rows=_rows(topology, slow, algorithm, sums, bits, safety) if theta else (),
     memory=law.memory(delay),
     replicas=law.replicas and law.replicas(n, len(set().union(*arcs))),
     size=size,
   )
 
 
-def _check(bits, size, delay):
+def _check(bits, size, delay, local_steps):
+  if local_steps < 1:
+    raise ValueError(f'local_steps={local_steps!r}; 1 or more make a period.')
   if bits is not None:
     bounds.require_bits(bits)
   if size is not None and size < 1:
@@ -122,8 +130,13 @@ def _eigenvalues(weights):
   return float(values[-2]), float(values[0])
 
 
-def _rows(topology, slow, algorithm, bits, safety) -> tuple[Row, ...]:
-  gradient, rounded = responses.sums(slow, algorithm)
+def _sums(slow, algorithm, several, local_steps) -> responses.Sums:
+  found = responses.sums(slow, algorithm, rounds=several)
+  return found._replace(gradient=local_steps * found.gradient)
+
+
+def _rows(topology, slow, algorithm, sums, bits, safety) -> tuple[Row, ...]:
+  gradient, rounded = sums
 
   def row(b):
     gamma = lambda gain: noise.largest_gamma(

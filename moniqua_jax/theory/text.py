@@ -35,6 +35,7 @@ def _facts(found: summary.Report):
   sent = f'{found.messages:g} messages a step'
   yield 'algorithm', f'{found.algorithm}, gamma {found.gamma:g}'
   yield 'topology', f'{rounds}{found.n} workers, {sent}'
+  yield 'sent', _sent(found)
   yield 'W', _spectrum(found)
   yield 't_mix', f'{found.t_mix} rounds'
   yield 'paper', found.paper.note
@@ -52,6 +53,16 @@ def _facts(found: summary.Report):
   floor = f'{found.noise_floor:.2f} delta B'
   yield 'noise floor', f'{floor}, simulated with shared dither'
   yield 'safety', f'{found.safety:g}'
+
+
+def _sent(found: summary.Report) -> str:
+  several, steps = found.often
+  times = found.messages / found.n * several / steps
+  text = f'{times:.4g} b bits a parameter and step by a worker, on average'
+  if found.often == (1, 1):
+    return text
+  rounds = f'{several} rounds' if several > 1 else '1 round'
+  return f'{text}; {rounds} in ' + (f'one of {steps}' if steps > 1 else 'each')
 
 
 def _theorem(p: theorems.Paper) -> str:

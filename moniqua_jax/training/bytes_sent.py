@@ -112,7 +112,7 @@ def so_far(experiment, done: int, opt_state) -> dict:
   sent = bytes_sent.total(
     experiment.sent.by_worker,
     done,
-    done // setup.config.local_steps,
+    experiment.turns.before(done),
     short,
     _of_one(heard.short) if heard else 0,
     refresh.estimates(shape, done) if shape else 0,

@@ -12,9 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from moniqua_jax import data, pods
-from moniqua_jax.algorithms import large_leaves
+from moniqua_jax.algorithms import large_leaves, turns
 from moniqua_jax.curvature import refresh
-from moniqua_jax.training import bytes_sent, optimizer, quantizer, validation
+from moniqua_jax.training import (
+  bytes_sent,
+  optimizer,
+  quantizer,
+  talk,
+  validation,
+)
 from moniqua_jax.training.resolve import Setup, resolve
 
 
@@ -79,6 +85,11 @@ class Experiment(NamedTuple):
   quantizer: quantizer.Quantized
   optimizer: optimizer.Optimizer
   sent: bytes_sent.Sent
+
+  @property
+  def turns(self) -> turns.Turns:
+    """Counts the rounds of gossip by step."""
+    return talk.of(self.setup.config)
 
   @property
   def run(self) -> Callable:

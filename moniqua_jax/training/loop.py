@@ -19,6 +19,7 @@ from moniqua_jax.training import (
   gradient_noise,
   monitor,
   summary,
+  talk,
 )
 from moniqua_jax.training import experiment as experiment_lib
 from moniqua_jax.training import metrics as metrics_lib
@@ -127,12 +128,18 @@ def _due(config, pace, done: int) -> _Due:
 def _row(experiment, step, state, reports) -> dict:
   """One row of the metrics, of the steps since the last row."""
   done, pace = step + 1, experiment.pace
+  clock, reports = experiment.turns, metrics_lib.of_all(reports)
+  seen = [
+    each
+    for at, report in enumerate(reports, done - len(reports))
+    for each in talk.told(clock, at, report['seen'])
+  ]
   return {
     'step': done,
     'epoch': done / pace.steps_per_epoch,
     **bytes_sent.so_far(experiment, done, state.opt_state),
     'train/learning_rate': pace.learning_rate(step),
-    **metrics_lib.summarise(metrics_lib.of_all(reports)),
+    **metrics_lib.summarise(reports, seen),
   }
 
 

@@ -69,11 +69,12 @@ def of_all(steps: list[dict]) -> list[dict]:
   return [at(step) for step in range(len(steps))]
 
 
-def summarise(steps: list[dict]) -> dict:
+def summarise(steps: list[dict], seen: list | None = None) -> dict:
   """Makes one row of several steps: means, the extremes of edges, counts.
 
   A step has `loss` and `accuracy` f32[n], `seen`, a `Seen` of [n, E], and, if
-  that is counted, `lost` i32[n], the updates that were lost so far.
+  that is counted, `lost` i32[n], the updates that were lost so far. `seen` has
+  those of all rounds of these steps, if not one each.
   """
   row = {
     'train/loss': np.mean([s['loss'] for s in steps]),
@@ -81,7 +82,8 @@ def summarise(steps: list[dict]) -> dict:
   }
   if 'lost' in steps[-1]:
     row['train/lost'] = int(np.sum(steps[-1]['lost']))
-  seen = [s['seen'] for s in steps if s['seen'].readable.size]
+  seen = [s['seen'] for s in steps] if seen is None else seen
+  seen = [s for s in seen if s.readable.size]
   if seen:
     shares = [s.distance / s.theta for s in seen]
     thetas = [

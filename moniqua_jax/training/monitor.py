@@ -6,7 +6,9 @@ import pathlib
 import numpy as np
 
 from moniqua_jax import topologies
+from moniqua_jax.algorithms import turns
 from moniqua_jax.launch import multihost
+from moniqua_jax.training import talk
 
 PATIENCE = 20  # unreadable messages in a row, where edges are acknowledged
 
@@ -27,13 +29,13 @@ class Guard:
     self,
     schedule: tuple[topologies.Topology, ...],
     patience: int,
-    period: int,
+    clock: turns.Turns,
     workdir: pathlib.Path,
     own: Sequence[int],
     saved: Callable[[], int | None] = lambda: None,
   ):
     self._schedule, self._patience = schedule, patience
-    self._period, self._own = period, own  # steps from round to round
+    self._turns, self._own = clock, own
     self._in_a_row = [0] * len(schedule)  # of each round, i64[n, E]
     self._late, self._taken = None, []
     self._lost, self._lost_in_a_row = None, 0  # of each worker
@@ -58,13 +60,15 @@ class Guard:
   def check(self, step: int, report: dict) -> dict:
     """Returns the metrics of a step on the host; raises `Stopped` if need be.
 
-    Of `report` it looks at `loss` f32[n], `seen`, a `Seen` of [n, E], and at
-    `lost` i32[n], how many updates were lost so far.
+    Of `report` it looks at `loss` f32[n], `seen`, a `Seen` of [n, R E] for the
+    rounds of the step, and at `lost` i32[n], how many updates were lost so far.
     """
     report = multihost.to_host(report)
     self._check_loss(step, report['loss'])
-    if self._schedule and (step + 1) % self._period == 0:
-      self._check_messages(step, report['seen'])
+    if self._schedule:
+      told = talk.told(self._turns, step, report['seen'])
+      for number, seen in enumerate(told, self._turns.before(step)):
+        self._check_messages(step, number % len(self._schedule), seen)
     if 'lost' in report:
       self._check_lost(step, report['lost'])
     return report
@@ -91,8 +95,7 @@ class Guard:
         f'{self._way_on()}'
       )
 
-  def _check_messages(self, step, seen):
-    turn = step // self._period % len(self._schedule)
+  def _check_messages(self, step, turn, seen):
     in_a_row = np.where(seen.readable, 0, self._in_a_row[turn] + 1)
     self._in_a_row[turn] = in_a_row
     lost = in_a_row > self._patience
@@ -125,10 +128,11 @@ def of(
 
   `saved` gives the step of the last checkpoint, None if there is none.
   """
-  period, fragments = setup.config.local_steps, setup.config.fragments
   # Each fragment goes through a round before the next one comes.
-  schedule = tuple(r for r in setup.schedule for _ in range(fragments))
-  return Guard(schedule, setup.patience, period, workdir, own, saved)
+  fragments = range(setup.config.fragments)
+  schedule = tuple(r for r in setup.schedule for _ in fragments)
+  clock = talk.of(setup.config)
+  return Guard(schedule, setup.patience, clock, workdir, own, saved)
 
 
 def way_on(workdir: pathlib.Path, saved: int | None) -> str:

@@ -11,7 +11,7 @@ import optax
 from moniqua_jax import algorithms, pods, topologies, workers
 from moniqua_jax.algorithms import large_leaves, transformation
 from moniqua_jax.quantizers import base
-from moniqua_jax.training import registry
+from moniqua_jax.training import registry, talk
 
 
 class Optimizer(NamedTuple):
@@ -183,16 +183,17 @@ def _gossip(config, schedule, quantizer, key):
     'gossip',
     config.gossip,
     topology=schedule,
-    quantizer=_by_steps(quantizer, config.local_steps * config.fragments),
+    quantizer=_by_steps(quantizer, config.fragments),
     axis_name=workers.AXIS,
     key=key,
   )
-  if config.fragments != 1:
-    entry = f'fragments={config.fragments}'
-    gossip = _wrapped(entry, algorithms.streaming, gossip, config.fragments)
-  if config.local_steps != 1:
-    entry = f'local_steps={config.local_steps}'
-    gossip = _wrapped(entry, algorithms.every, gossip, config.local_steps)
+  for entry, wrap, numbers in (
+    ('rounds', algorithms.rounds, talk.rounds(config)),
+    ('fragments', algorithms.streaming, config.fragments),
+    ('local_steps', algorithms.every, talk.local_steps(config)),
+  ):
+    if numbers not in (1, ((0, 1),)):
+      gossip = _wrapped(f'{entry}={config[entry]}', wrap, gossip, numbers)
   gossip = _wrapped(f'order={config.order!r}', _order(config), gossip)
   if waits(config):
     mixed = mixing(config, schedule)
@@ -221,7 +222,7 @@ def _with_momentum(config, gossip, learning_rate):
 
 
 def _by_steps(quantizer: base.Tuned, period) -> base.Tuned:
-  """Lets a quantizer follow the steps where algorithms count their turns."""
+  """Lets a quantizer follow all rounds where fragments count their own."""
   if period == 1:
     return quantizer
   at = lambda state, turn: quantizer.quantizer(state, turn * period)

@@ -10,7 +10,7 @@ import jax
 from moniqua_jax import coding, quantizers, theory, workers
 from moniqua_jax.curvature import refresh
 from moniqua_jax.quantizers import auto, base, fitted
-from moniqua_jax.training import optimizer, registry
+from moniqua_jax.training import optimizer, registry, talk
 
 
 class Quantized(NamedTuple):
@@ -18,7 +18,8 @@ class Quantized(NamedTuple):
 
   Attributes:
     tuned: of the gossip, or without gossip of the gradients.
-    theta: by step; None for quantizers without, or that find it themselves.
+    theta: by round of gossip; None for quantizers without, or that find it
+      themselves.
     limit: of a theta that finds itself; None for others.
   """
 
@@ -55,6 +56,8 @@ def with_limit(config, schedule) -> dict:
       optimizer.law(config),
       spec['bits'],
       update=_update(config),
+      # Fewer only widen it, and of a stale form there is no law of more.
+      rounds=1 if optimizer.waits(config) else talk.of(config).rounds[0],
       **following(spec),
     )
   except ValueError as error:
@@ -72,7 +75,7 @@ def _update(config) -> float:
   that pulls them together.
   """
   kept = (1 - config.momentum) * (1 - config.local_momentum)
-  steps = config.local_steps * config.fragments
+  steps = talk.of(config).longest * config.fragments
   return steps * config.learning_rate.peak * config.largest_gradient / kept
 
 
@@ -100,8 +103,12 @@ def make(setup, learning_rate, steps, part, leaves) -> Quantized:
   if spec.get('theta') is None:
     quantizer = base.tuned(build(config, spec, sizes))
   else:
-    relative = setup.make.theta(learning_rate=learning_rate, steps=steps)
-    theta = lambda step: spec['theta'] * relative(step)
+    turns = talk.of(config)
+    relative = setup.make.theta(
+      learning_rate=lambda number: learning_rate(turns.step(number)),
+      steps=max(1, turns.before(steps)),
+    )
+    theta = lambda number: spec['theta'] * relative(number)
     quantizer = base.scheduled(
       lambda now: build(config, {**spec, 'theta': now}, sizes), theta
     )

@@ -5,6 +5,7 @@ import jax
 from moniqua_jax import bytes_sent as traffic_lib
 from moniqua_jax import topologies
 from moniqua_jax.training import experiment as experiment_lib
+from moniqua_jax.training import talk
 
 
 def describe(experiment: experiment_lib.Experiment) -> str:
@@ -31,6 +32,7 @@ def describe(experiment: experiment_lib.Experiment) -> str:
     **_describe_momentum(config),
     'reduce': _listed(config.reduce),
     'gossip': _describe_gossip(config),
+    'rounds': talk.described(config),
     'topology': f'{config.topology.name}, gamma {config.gamma}, {gap}',
     'quantizer': _listed(config.quantizer)
     + (', rotated' if config.rotated else ''),
@@ -51,8 +53,8 @@ def _describe_data(config, read) -> str:
 
 
 def _describe_wire(config, experiment, size) -> str:
-  sent = _bytes_per_step(config, experiment.sent.by_worker)
-  full = _bytes_per_step(config, experiment.sent.in_full_precision)
+  sent = _bytes_per_step(experiment, experiment.sent.by_worker)
+  full = _bytes_per_step(experiment, experiment.sent.in_full_precision)
   return (
     f'{sent:,.0f} bytes per worker and step, {8 * sent / size:.3f} bits per '
     f'parameter; full precision sends {full / max(sent, 1):.1f} times as much'
@@ -63,7 +65,7 @@ def _describe_pods(config, experiment) -> dict:
   pod, sent_by = experiment.setup.pod, experiment.sent
   if pod.size == 1:
     return {}
-  sent = _bytes_per_step(config, sent_by.by_worker) / pod.size
+  sent = _bytes_per_step(experiment, sent_by.by_worker) / pod.size
   within = traffic_lib.total(sent_by.within_pod, 1, 0)
   leaves = jax.tree.leaves(experiment.model.held.part)
   held = 4 * pod.data * sum(leaf.size for leaf in leaves)
@@ -84,11 +86,12 @@ def _describe_momentum(config) -> dict:
   return {'momentum': f'{config.momentum:g}, {_listed(kind)}'}
 
 
-def _bytes_per_step(config, traffic) -> float:
-  """The mean over many steps, were no message short."""
-  rounds = max(1, len(traffic.gossip))
-  steps = rounds * config.local_steps
-  return traffic_lib.total(traffic, steps, rounds) / steps
+def _bytes_per_step(experiment, traffic) -> float:
+  """The mean over many steps, or over a run that changes; none is short."""
+  clock, steps = experiment.turns, experiment.pace.steps
+  if len(clock.pieces) == 1:
+    steps = max(1, len(traffic.gossip)) * clock.longest
+  return traffic_lib.total(traffic, steps, clock.before(steps)) / steps
 
 
 def _listed(spec) -> str:
@@ -98,14 +101,12 @@ def _listed(spec) -> str:
 
 
 def _describe_gossip(config) -> str:
-  steps, fragments = config.local_steps, config.fragments
-  when = 'each step' if steps == 1 else f'one step of {steps}'
-  turns = f', a theta for {steps * fragments} updates'
+  fragments, steps = config.fragments, talk.of(config).longest
+  updates = fragments * steps
   return (
-    _listed(config.gossip)
-    + f', {config.order.replace("_", " ")}'
-    + (f'; one of {fragments} fragments' if fragments > 1 else '')
-    + (f' in {when}{turns}' if steps * fragments > 1 else '')
+    f'{_listed(config.gossip)}, {config.order.replace("_", " ")}'
+    + (f', one of {fragments} fragments at a time' if fragments > 1 else '')
+    + (f', a theta for {updates} updates' if updates > 1 else '')
   )
 
 
@@ -121,7 +122,8 @@ def _describe_smoothness(config, experiment) -> str:
 def _describe_theta(config, experiment) -> str:
   theta, limit = experiment.quantizer.theta, experiment.quantizer.limit
   if theta is not None:
-    ends = theta(0), theta(experiment.pace.steps - 1)
+    last = max(1, experiment.turns.before(experiment.pace.steps)) - 1
+    ends = theta(0), theta(last)
     return f'{float(ends[0]):.4g} at the start, {float(ends[1]):.4g} at the end'
   if limit is not None:
     start = config.quantizer.start or 'to be found'

@@ -67,6 +67,11 @@ def fragments(config) -> None:
     raise ValueError(
       f"{entry} needs gossip; config.gossip.name='none' is none."
     )
+  if config.rounds != 1 or config.rounds_from:
+    raise ValueError(
+      f'{entry} sends less in a step, and config.rounds={config.rounds} more; '
+      'take one of them.'
+    )
   for other, value, wanted in (
     ('scales_from', config.scales_from, ''),
     ('smoothness.name', config.smoothness.name, 'none'),
