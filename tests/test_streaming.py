@@ -318,7 +318,9 @@ def test_the_program_counts_fragments():
   d = 9610
   each = wire.packed_size(windows_of(d, 4).size, 4) + 12
   assert built.sent.by_worker.gossip.tolist() == [each] * 12
-  assert 'one of 4 fragments in one step of 2' in summary.describe(built)
+  said = summary.describe(built)
+  assert 'one of 4 fragments at a time, a theta for 8 updates' in said
+  assert '1 round in one of 2' in said
   init = jax.vmap(built.optimizer.chain.init, axis_name=AXIS)
   state = jax.eval_shape(init, jax.ShapeDtypeStruct((N, d), jnp.float32))
   state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)

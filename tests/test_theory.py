@@ -610,7 +610,7 @@ def test_paper_has_no_bits_for_the_slack_matrix():
 @pytest.mark.parametrize('name', theory.LAWS)
 def test_memory_is_what_the_algorithm_keeps(name):
   topology, size = tp.lazy(RING, 0.5), 1000
-  algorithm = getattr(mj, name.removeprefix('stale_'))(
+  algorithm = getattr(mj, name.removeprefix('stale_').removeprefix('atc_'))(
     topology,
     mj.moniqua(1.0, 4),
     axis_name='workers',
@@ -618,6 +618,9 @@ def test_memory_is_what_the_algorithm_keeps(name):
   )
   if name.startswith('stale_'):
     algorithm = mj.stale(algorithm, topology)
+  if name.startswith('atc_'):
+    algorithm = mj.adapt_then_combine(algorithm)
+    assert algorithm.name == name
   state = jax.eval_shape(algorithm.init, {'w': jnp.zeros(size)})
   floats = sum(leaf.size for leaf in jax.tree.leaves(state))
   found = theory.report(RING, name, gamma=0.5, bits=8)
