@@ -3,12 +3,12 @@
 python -m moniqua_jax.asynchronous.report runs/* --out=report
 """
 
-import argparse
 from collections.abc import Sequence
 import pathlib
 import sys
 
 from moniqua_jax.plots import kept, tables
+from moniqua_jax.plots import runs as runs_lib
 
 # Column -> name in the last row of a worker's metrics, factor, format.
 COLUMNS = {
@@ -57,20 +57,9 @@ def write(runs: Sequence, out) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line: prints the tables and writes them."""
-  parser = argparse.ArgumentParser(
-    prog='python -m moniqua_jax.asynchronous.report',
-    description='Prints tables of asynchronous runs, and writes them.',
-  )
-  parser.add_argument(
-    'runs',
-    nargs='+',
-    metavar='RUN',
-    help='work directory, or folder of kept runs',
-  )
+  about = 'Prints tables of asynchronous runs, and writes them.'
+  parser = runs_lib.of_runs('asynchronous.report', about)
   parser.add_argument('--out', required=True, help='folder to write into')
-  parser.add_argument(
-    '--keep', action='store_true', help='keep the runs in --out, too'
-  )
   args = parser.parse_args(argv)
   try:
     if args.keep:

@@ -28,14 +28,6 @@ class Worker:
   Both threads *add* to x: the main thread an averaging, the training thread the
   update of a gradient of a slightly older x. Arrays are immutable, so that a
   reference to one is a snapshot.
-
-  >>> worker = Worker(WorkerState(jnp.zeros(2), (), {}, ()))
-  >>> x = worker.begin().x  # a gradient is computed at this x, meanwhile:
-  >>> worker.average(jnp.ones(2), tuned=())
-  >>> worker.descend(x - 0.5, (), {})  # late by one averaging
-  1
-  >>> worker.state.x
-  Array([0.5, 0.5], dtype=float32)
   """
 
   def __init__(self, state: WorkerState, steps: int = 0):

@@ -27,11 +27,6 @@ def huffman(probabilities: Sequence[float]) -> message.Code:
   is one of the prefix codes it is the best of (and what arXiv:2010.12460 does).
   There is a probability for each code, in their order; grids of another number
   of codes are refused.
-
-  >>> from moniqua_jax.quantizers.base import Codes
-  >>> code = huffman([0.25, 0.5, 0.25])
-  >>> code.length(np.uint8([1, 1, 0, 2]), Codes(2, 3, 1, 8192))
-  Array([6], dtype=int32)
   """
   tables = prefix.prefix(codewords(probabilities))
   count = tables.values.size

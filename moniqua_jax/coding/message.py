@@ -45,11 +45,6 @@ def recursive() -> Code:
   with j = |code - zero|, 1 for a negative sign, and the first distance counted
   from before the bucket, so that it is at least 1. For grids with a zero and
   buckets below 2^21 values. Algorithm 2 of arXiv:1908.06077.
-
-  >>> codes = jnp.uint8([5, 3, 0, 3, 3, 3, 3, 3])  # 3, 0, -4 by their norm 5
-  >>> about = base.Codes(bits=3, count=7, zero=3, bucket_size=8)
-  >>> recursive().length(codes, about)
-  Array([12], dtype=int32)
   """
   return _of_items(_sparse_items, _sparse_decode)
 

@@ -116,9 +116,6 @@ def positive(moments: list, sizes: Sequence[int], floor: float) -> list:
 
   A leaf that no sample felt counts as if its mean were `floor` times that of
   all values. `sizes` are d_l of each leaf.
-
-  >>> positive([jnp.array([0.0, 2.0])], [2], floor=0.5)
-  [Array([0.5, 2.5], dtype=float32)]
   """
   means = [_mean(moment) for moment in moments]
   whole = sum(s * m for s, m in zip(sizes, means, strict=True)) / sum(sizes)

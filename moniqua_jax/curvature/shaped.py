@@ -117,9 +117,6 @@ def powers(matrices: list, power: float = 1.0) -> roots.Root:
 
   A quantizer that sends norms does not see the scale. The theta of `moniqua` is
   then that of the coarsest coordinate, and all others are finer.
-
-  >>> powers([jnp.array([4.0, 1.0])]).half
-  [Array([1. , 0.5], dtype=float32)]
   """
   halves, inverses, norms = zip(
     *(_power(matrix, power / 2) for matrix in matrices), strict=True

@@ -105,26 +105,25 @@ def chosen(runs: Sequence, pairs: Sequence[tuple[str, str]], out) -> None:
   look.save(panels.compare(rows, pairs), out / 'panels')
 
 
+def of_runs(module: str, description: str) -> argparse.ArgumentParser:
+  """A command line of runs, and whether to keep them."""
+  prog = f'python -m moniqua_jax.{module}'
+  parser = argparse.ArgumentParser(prog=prog, description=description)
+  text = 'work directory, or folder of kept runs'
+  parser.add_argument('runs', nargs='+', metavar='RUN', help=text)
+  text = 'keep the runs in --out, too'
+  parser.add_argument('--keep', action='store_true', help=text)
+  return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """The command line: prints the table and writes the report; the status."""
-  parser = argparse.ArgumentParser(
-    prog='python -m moniqua_jax.plots',
-    description='Prints a table of runs; writes it and a figure.',
-  )
-  parser.add_argument(
-    'runs',
-    nargs='+',
-    metavar='RUN',
-    help='work directory, or folder of kept runs',
-  )
+  parser = of_runs('plots', 'Prints a table of runs; writes it and a figure.')
   parser.add_argument(
     '--out', help="folder to write into; the only run's own, or ./report"
   )
   parser.add_argument(
     '--panels', metavar='X:Y,...', help='only a figure, with these panels'
-  )
-  parser.add_argument(
-    '--keep', action='store_true', help='keep the runs in --out, too'
   )
   args = parser.parse_args(argv)
   if args.keep and (args.panels or not args.out):

@@ -7,8 +7,7 @@ in the updates u (every coordinate within alpha G) and in the rounding errors
   S alpha G + S' delta B_theta,     B_theta = 2 theta / (1 - 2 delta)
 
 with sums S and S' over the impulse responses of the algorithm. A theta that
-covers this is a promise. What rounding does in fact, and with it the gain of a
-theta that follows what is seen, is simulated: the noise floor.
+covers this is a promise; what rounding does in fact is simulated.
 
   python -m moniqua_jax.theory --topology=ring:8 --algorithm=dpsgd
 

@@ -10,9 +10,9 @@ DIANA+. In the paper's names sum_l sqrt(d_l) N_l is d T_{i,B}, and
 sum_l N_l^2 is d T_{i,1}^2. The h are [..., B], a step for each block of
 `sizes`; the functions of `smoothness` take `np.repeat(h, sizes, axis=-1)`.
 
-Section 4 of arXiv:2106.03524, as its authors' code has it; their budget is
-d / n + n, for n blocks. `diagonal` is [..., d]; leading axes are workers. f is
-mu-strongly convex.
+Section 4 of arXiv:2106.03524, as its authors' code has it, but for the root,
+which is ours; their budget is d / n + n, for n blocks. `diagonal` is [..., d];
+leading axes are workers. f is mu-strongly convex.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,7 @@ from moniqua_jax.theory.smoothness import norms
 
 
 def equal_blocks(d: int, B: int) -> tuple[int, ...]:
-  """The sizes of B blocks: floor(d / B) each, and the last has what remains.
-
-  Source: Section 4 of arXiv:2106.03524.
-  """
+  """The sizes of B blocks: floor(d / B) each, and the last has what remains."""
   d, B = checked.count('d', d), checked.count('B', B)
   if B > d:
     raise ValueError(f'B={B}; it must be within 1 and d={d}.')
@@ -39,10 +36,8 @@ def block_dcgd(
 ) -> np.ndarray:
   """The steps of least calL bound with a norm for each block.
 
-    h_l = delta / N_l,  N_l = |Diag(L^ll)|_2;  calL = delta, the root of
-    sum_l (N_l^2 / delta^2 + sqrt(d_l) N_l / delta) = beta - B
-
-  Source: Section 4 of arXiv:2106.03524; the root is ours.
+  h_l = delta / N_l,  N_l = |Diag(L^ll)|_2;  calL = delta, the root of
+  sum_l (N_l^2 / delta^2 + sqrt(d_l) N_l / delta) = beta - B
   """
   weights = norms(checked.positive('diagonal', diagonal, axes=1), sizes)
   return _root(weights, np.sum(weights**2, -1), beta, sizes) / weights
@@ -54,8 +49,6 @@ def block_diana(
   """`block_dcgd` for A_l = sqrt(d_l) + N_l / (n mu): least max_l h_l A_l.
 
   h_l sqrt(d_l) bounds omega and h_l N_l bounds calL.
-
-  Source: Section 4 of arXiv:2106.03524; the root is ours.
   """
   weights = norms(steps.relative(diagonal, n, mu), sizes) + np.sqrt(sizes)
   return _root(weights, np.sum(weights**2, -1), beta, sizes) / weights

@@ -16,10 +16,7 @@ from moniqua_jax.theory import checked
 
 
 def gamma_dcgd(L: float, calL_max: float, n: int) -> float:
-  """The step of DCGD+, gamma = 1 / (L + 2 calL_max / n).
-
-  Source: Algorithm 1 of arXiv:2106.03524.
-  """
+  """The step of DCGD+, gamma = 1 / (L + 2 calL_max / n). Algorithm 1."""
   L, n = float(checked.positive('L', L)), checked.count('n', n)
   return 1 / (L + 2 * checked.not_negative('calL_max', calL_max) / n)
 

@@ -47,7 +47,11 @@ def arcs(r: Topology) -> set[tuple[int, int]]:
 
 
 def everyone(rounds: Sequence[Topology]) -> list[np.ndarray]:
-  """All pairs i < j of workers, whether they speak or not."""
+  """All pairs i < j of workers, whether they speak or not.
+
+  >>> everyone([topologies.ring(4)])[0].shape
+  (6, 2)
+  """
   return [np.argwhere(np.tri(r.n, k=-1).T) for r in rounds]
 
 

@@ -40,10 +40,7 @@ def norms(x: np.ndarray, sizes: Sequence[int] | None) -> np.ndarray:
 
 
 def omega(steps: np.ndarray, sizes: Sequence[int] | None = None) -> np.ndarray:
-  """The paper's bound of omega: max_l min(|h_l|^2, |h_l|).
-
-  Source: Section 5 of arXiv:2106.03524.
-  """
+  """The paper's bound of omega: max_l min(|h_l|^2, |h_l|). Section 5."""
   size = norms(checked.positive('steps', steps, axes=1), sizes)
   return np.minimum(size * size, size).max(-1)
 
@@ -62,10 +59,7 @@ def omega_exact(
 def calL(
   steps: np.ndarray, diagonal: np.ndarray, sizes: Sequence[int] | None = None
 ) -> np.ndarray:
-  """The paper's bound of calL: max_l |Diag(L^ll) h_l|_2.
-
-  Source: Sections 4 and 5 of arXiv:2106.03524.
-  """
+  """The paper's bound of calL: max_l |Diag(L^ll) h_l|_2. Sections 4 and 5."""
   h, diagonal = checked.pair('steps', steps, diagonal)
   return norms(h * diagonal, sizes).max(-1)
 
@@ -131,28 +125,21 @@ def expected_nonzeros(
 
   P(x_j is not rounded to 0) <= |x_j| / (|x_l| h_j), then Cauchy-Schwarz. With
   the maximum in place of l2 norms it is sum_j 1 / h_j.
-
-  Source: Section 5 of arXiv:2106.03524.
   """
   return norms(1 / checked.positive('steps', steps, axes=1), sizes).sum(-1)
 
 
 # ------------------------------------------------ constants of sparsification
+# arXiv:2102.07245, from the code of arXiv:2106.03524
 
 
 def sparse_omega(probabilities: np.ndarray) -> np.ndarray:
-  """The omega of x_j / p_j with probability p_j, else 0: max_j (1 / p_j - 1).
-
-  Source: arXiv:2102.07245, from the code of arXiv:2106.03524.
-  """
+  """omega of x_j / p_j with probability p_j, else 0: max_j (1 / p_j - 1)."""
   return sparse_calL(probabilities, np.ones(np.shape(probabilities)))
 
 
 def sparse_calL(probabilities: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
-  """calL of independent sparsification: max_j (1 / p_j - 1) L_jj.
-
-  Source: arXiv:2102.07245, from the code of arXiv:2106.03524.
-  """
+  """calL of independent sparsification: max_j (1 / p_j - 1) L_jj."""
   p = checked.positive('probabilities', probabilities, axes=1)
   if p.max() > 1:
     raise ValueError(f'probabilities up to {p.max()}; they must be in (0, 1].')

@@ -25,8 +25,6 @@ def varying_dcgd(diagonal: np.ndarray, beta: float) -> np.ndarray:
     h_j = sqrt(sum_t L_tt / L_jj) / beta;  calL = sum_t L_tt / beta
 
   Steps above 1 are meant: such values are seldom sent.
-
-  Source: Section 5 of arXiv:2106.03524.
   """
   return _varying(checked.positive('diagonal', diagonal, axes=1), beta)
 
@@ -39,8 +37,6 @@ def varying_diana(
     h_j = sqrt(sum_t A_t / A_j) / beta,  A_j = sqrt(1 + (L_jj / (n mu))^2)
 
   |h| stands for omega, which it bounds. The minimum is (sum_t A_t / beta)^2.
-
-  Source: Section 5 of arXiv:2106.03524.
   """
   return _varying(np.hypot(1, relative(diagonal, n, mu)), beta)
 

@@ -116,10 +116,7 @@ def of_one(quantizer, x: Array, key: Array) -> tuple[Array, dict[str, Array]]:
 def spread(estimates: np.ndarray) -> dict[str, float]:
   """Computes total and normalised variance of K estimates [K, d] of a vector.
 
-    v = sum_k |a_k - mean|^2 / (K - 1), over d and over the mean of |a_k|^2
-
-  >>> spread(np.array([[1.0, 0.0], [3.0, 0.0]]))
-  {'total_variance': 1.0, 'normalised_variance': 0.4}
+  v = sum_k |a_k - mean|^2 / (K - 1), over d and over the mean of |a_k|^2
   """
   draws, d = estimates.shape
   square = np.sum((estimates - estimates.mean(axis=0)) ** 2) / (draws - 1)

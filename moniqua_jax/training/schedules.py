@@ -15,11 +15,7 @@ Schedule = Callable
 def constant(
   peak: float, steps_per_epoch: int, warmup_epochs: float = 0
 ) -> Schedule:
-  """Builds `peak` after a linear warm-up from peak / warm-up steps.
-
-  >>> float(constant(0.1, steps_per_epoch=10)(5)).__round__(3)
-  0.1
-  """
+  """Builds `peak` after a linear warm-up from peak / warm-up steps."""
   after = optax.constant_schedule(peak)
   return _after_warmup(after, peak, steps_per_epoch, warmup_epochs)
 
@@ -34,10 +30,6 @@ def step(
   """Builds `peak` times `factor` at every milestone, after a linear warm-up.
 
   Milestones are epochs, counted from the start of the run.
-
-  >>> schedule = step(1.0, steps_per_epoch=10, milestones=[2])
-  >>> [round(float(schedule(s)), 2) for s in (19, 20)]
-  [1.0, 0.1]
   """
   shift = round(warmup_epochs * steps_per_epoch)
   drops = {}
@@ -51,12 +43,7 @@ def step(
 def cosine(
   peak: float, steps: int, steps_per_epoch: int, warmup_epochs: float = 0
 ) -> Schedule:
-  """Builds half a cosine from `peak` to 0, after a linear warm-up.
-
-  >>> schedule = cosine(1.0, steps=10, steps_per_epoch=5)
-  >>> [round(float(schedule(s)), 2) for s in (0, 5, 10)]
-  [1.0, 0.5, 0.0]
-  """
+  """Builds half a cosine from `peak` to 0, after a linear warm-up."""
   warmup = round(warmup_epochs * steps_per_epoch)
   after = optax.cosine_decay_schedule(peak, max(1, steps - warmup))
   return _after_warmup(after, peak, steps_per_epoch, warmup_epochs)
@@ -88,11 +75,6 @@ def follow(
   as the rate would wrap. So `shrink` is below 1 and above 1 - gamma (1 - rho).
   With theta per leaf a `power` of 1/2 follows more slowly, since some leaves
   are furthest apart when the rate has already halved.
-
-  >>> drop = step(1.0, steps_per_epoch=1, milestones=[1])
-  >>> theta = follow(drop, steps=4, shrink=0.5)
-  >>> [float(theta(t)) for t in range(4)]
-  [1.0, 0.5, 0.25, 0.125]
 
   Source: the constant C_alpha of the theorem for D-PSGD in arXiv:2002.11787.
   """
