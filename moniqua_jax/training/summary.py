@@ -103,5 +103,6 @@ def _describe_theta(config, experiment) -> str:
     ends = theta(0), theta(experiment.pace.steps - 1)
     return f'{float(ends[0]):.4g} at the start, {float(ends[1]):.4g} at the end'
   if limit is not None:
-    return f'{config.quantizer.start} at the start, at most {limit:.4g}'
+    start = config.quantizer.start or 'that of the first distance'
+    return f'{start} at the start, at most {limit:.4g}'
   return 'none'
