@@ -302,9 +302,12 @@ def _measure_all(grid, payloads, reference):
   for about, payload, each in _look_at_all(grid, look, payloads, reference):
     seen, squares = zip(*each, strict=True)
     lanes = functools.reduce(lax.add, squares).astype(jnp.float32)
-    square = base.sum_rows(lanes[None])[0] * (1 / (scale * size))
+    zero = jnp.minimum(about.step, 0)  # XLA would turn the products around
+    mean = base.sum_rows(lanes[None])[0] * (1 / (scale * size))
+    unit = base.rounded(about.step * about.step, zero)
+    square = base.rounded(base.rounded(mean, zero) * unit, zero)
     conclusion = _conclude(grid, about, payload, seen)
-    measured.append(conclusion._replace(square=square * about.step**2))
+    measured.append(conclusion._replace(square=square))
   return measured
 
 
