@@ -171,7 +171,8 @@ def test_runners_agree_bit_for_bit(runner):
     for k in range(6):
       u = np.random.default_rng(k).standard_normal((N, SIZE))
       x, state = go(x, state, np.float32(u), np.int32(k))
-    ends.append(jax.device_get((x, state)))
+    heard = state.heard
+    ends.append(jax.device_get((x, heard.tuned, heard.seen.square)))
   jax.tree.map(np.testing.assert_array_equal, *ends)
 
 

@@ -303,17 +303,21 @@ def _measure_all(grid, payloads, reference):
     seen, squares = zip(*each, strict=True)
     lanes = functools.reduce(lax.add, squares).astype(jnp.float32)
     zero = jnp.minimum(about.step, 0)  # XLA would turn the products around
-    mean = base.sum_rows(lanes[None])[0] * (1 / (scale * size))
-    unit = base.rounded(about.step * about.step, zero)
-    square = base.rounded(base.rounded(mean, zero) * unit, zero)
+    once = lambda product: base.rounded(product, zero)
+    step, total = once(about.step), base.sum_rows(lanes[None])[0]
+    square = once(once(total * (1 / (scale * size))) * once(step * step))
     conclusion = _conclude(grid, about, payload, seen)
     measured.append(conclusion._replace(square=square))
   return measured
 
 
 def _square_scale(grid, size):
-  """Returns the units in a square of a step, with which no lane overflows."""
-  return 2.0 ** (32 - 2 * grid.bits) / (-(-size // 128) + 8)
+  """Returns the units in a square of a step, with which no lane overflows.
+
+  A power of two: in whichever order XLA multiplies, the product is the same.
+  """
+  rows = -(-size // 128) + 8
+  return 2.0 ** (32 - 2 * grid.bits - rows.bit_length())
 
 
 def _squares(scale, grid, about, codes, y, start):
