@@ -301,14 +301,23 @@ def _measure_all(grid, payloads, reference):
   measured = []
   for about, payload, each in _look_at_all(grid, look, payloads, reference):
     seen, squares = zip(*each, strict=True)
-    lanes = functools.reduce(lax.add, squares).astype(jnp.float32)
-    zero = jnp.minimum(about.step, 0)  # XLA would turn the products around
-    once = lambda product: base.rounded(product, zero)
-    step, total = once(about.step), base.sum_rows(lanes[None])[0]
-    square = once(once(total * (1 / (scale * size))) * once(step * step))
+    units = functools.reduce(lax.add, squares)
+    square = _mean_square(about, units, 1 / (scale * size))
     conclusion = _conclude(grid, about, payload, seen)
     measured.append(conclusion._replace(square=square))
   return measured
+
+
+def _mean_square(about, units, share):
+  """Returns the mean of what `_squares` summed; XLA would turn products round.
+
+  units u32[128], each `share` of a squared step.
+  """
+  zero = jnp.minimum(about.step, 0)
+  once = lambda product: base.rounded(product, zero)
+  total = base.sum_rows(units.astype(jnp.float32)[None])[0]
+  step = once(about.step)
+  return once(once(total * share) * once(step * step))
 
 
 def _square_scale(grid, size):
