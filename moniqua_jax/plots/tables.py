@@ -8,6 +8,7 @@ import numpy as np
 import tabulate
 
 from moniqua_jax.plots import kept
+from moniqua_jax.training import metrics
 
 DASH = '–'  # what was not measured
 
@@ -58,6 +59,7 @@ COLUMNS = {
   'unreadable %': '.3g',
   'distance/theta': '.3g',
   'consensus rms': '.2g',
+  'noise %': '.0f',
   'minutes': '.2f',
 }
 NOTES = """\
@@ -65,7 +67,7 @@ MB sent: by each worker, 1 MB = 10^6 bytes. vs first: bytes per step, relative
 to the first row. test %: accuracy of the mean model; worst %: of the worst
 worker. unreadable %: of the messages. distance/theta: the largest of the run;
 theta holds up to 1. consensus rms: of the workers from their mean, at the last
-evaluation."""
+evaluation. noise %: of its square about what the code itself made."""
 
 
 def by_seed(runs: Sequence[kept.Run]) -> list[list[kept.Run]]:
@@ -226,6 +228,8 @@ def _measures(run, first):
     'unreadable %': 100 * end('gossip/unreadable') / messages,
     'distance/theta': end(kept.SHARE),
     'consensus rms': end('gossip/consensus_rms'),
+    'noise %': 100
+    * metrics.noise_share({'quantizer': {}} | run.config, run.end),
     'minutes': end('seconds') / 60,
   }
 

@@ -302,16 +302,32 @@ def _measure_all(grid, payloads, reference):
   measured = []
   for about, payload, each in _look_at_all(grid, look, payloads, reference):
     seen, squares = zip(*each, strict=True)
-    lanes = functools.reduce(lax.add, squares).astype(jnp.float32)
-    square = base.sum_rows(lanes[None])[0] * (1 / (scale * size))
+    units = functools.reduce(lax.add, squares)
+    square = _mean_square(about, units, 1 / (scale * size))
     conclusion = _conclude(grid, about, payload, seen)
-    measured.append(conclusion._replace(square=square * about.step**2))
+    measured.append(conclusion._replace(square=square))
   return measured
 
 
+def _mean_square(about, units, share):
+  """Returns the mean of what `_squares` summed; XLA would turn products round.
+
+  units u32[128], each `share` of a squared step.
+  """
+  zero = jnp.minimum(about.step, 0)
+  once = lambda product: base.rounded(product, zero)
+  total = base.sum_rows(units.astype(jnp.float32)[None])[0]
+  step = once(about.step)
+  return once(once(total * share) * once(step * step))
+
+
 def _square_scale(grid, size):
-  """Returns the units in a square of a step, with which no lane overflows."""
-  return 2.0 ** (32 - 2 * grid.bits) / (-(-size // 128) + 8)
+  """Returns the units in a square of a step, with which no lane overflows.
+
+  A power of two: in whichever order XLA multiplies, the product is the same.
+  """
+  rows = -(-size // 128) + 8
+  return 2.0 ** (32 - 2 * grid.bits - rows.bit_length())
 
 
 def _squares(scale, grid, about, codes, y, start):

@@ -82,6 +82,8 @@ def train_and_evaluate(
         row |= evaluate(state, due.last)
       if due.noise:
         row |= noise(state, step + 1)
+      if not np.isnan(share := metrics_lib.noise_share(config, row)):
+        row['gossip/noise_share'] = share
       log.write(row)
       if due.checkpoint:
         _save(checkpoints, step + 1, state, workdir)

@@ -6,6 +6,7 @@ with a slash: train/, test/, gossip/.
 """
 
 import json
+import math
 import pathlib
 
 import jax
@@ -97,4 +98,36 @@ def summarise(steps: list[dict], seen: list | None = None) -> dict:
     }
     if max(thetas) > 0:
       row['gossip/theta'] = max(thetas)
+    squares = np.concatenate([np.where(s.readable, s.square, 0) for s in seen])
+    if (squares > 0).any():
+      row['gossip/distance_rms'] = np.sqrt(squares[squares > 0].mean())
   return row
+
+
+def noise_share(config, row: dict) -> float:
+  """Estimates how much of the workers' mean square distance the code made.
+
+    sqrt(2 / pi) gamma theta / (2^b - 1) over the rms distance of a pair
+
+  since the noise of a round is proportional to that distance; see
+  `theory.noise`. A ring adds a tenth, d2 and deepsqueeze more. NaN without
+  theta, or where theta is of other coordinates than the distance.
+
+  >>> config = {'quantizer': {'bits': 4}, 'gamma': 1.0}
+  >>> row = {'gossip/theta': 0.15, 'gossip/distance_rms': 0.02}
+  >>> round(noise_share(config, row), 2)
+  0.4
+  """
+  theta, bits = row.get('gossip/theta'), config['quantizer'].get('bits')
+  apart = row.get('gossip/distance_rms')
+  if not apart and not _in_other_coordinates(config):
+    apart = math.sqrt(2) * (row.get('gossip/consensus_rms') or 0)
+  if not (theta and bits and apart):
+    return math.nan
+  kept = math.sqrt(2 / math.pi) * config.get('gamma', 1.0) * theta
+  return min(1.0, float(kept / (2**bits - 1) / apart))
+
+
+def _in_other_coordinates(config) -> bool:
+  shape = config.get('smoothness') or {}
+  return bool(config.get('scales_from')) or shape.get('name', 'none') != 'none'

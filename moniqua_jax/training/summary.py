@@ -126,6 +126,6 @@ def _describe_theta(config, experiment) -> str:
     ends = theta(0), theta(last)
     return f'{float(ends[0]):.4g} at the start, {float(ends[1]):.4g} at the end'
   if limit is not None:
-    start = config.quantizer.start or 'to be found'
+    start = config.quantizer.start or 'that of the first distance'
     return f'{start} at the start, at most {limit:.4g}'
   return 'none'

@@ -128,6 +128,7 @@ def _one_line(row) -> str:
     'loss': 'train/loss',
     'accuracy': 'train/accuracy',
     'disagreement': 'gossip/disagreement',
+    'of it noise': 'gossip/noise_share',
   }
   text = [f'{k} {row[v]:.3g}' for k, v in names.items() if v in row]
   return ', '.join([*text, f'sent {row["wire/bytes_sent"] / 1e6:.1f} MB'])
