@@ -35,6 +35,11 @@ QUANTIZERS = {
     for digest in ('plain', 'digest')
   },
   **{f'uniform {b}': mj.uniform(b) for b in (1, 2, 4, 8)},
+  # Of gradients: a round of these is no gossip that anybody would run.
+  'qsgd 4': mj.qsgd(4),
+  'nuqsgd 4': mj.nuqsgd(4),
+  **{f'eden {b}': mj.eden(b) for b in (1, 4)},
+  'eden 1, least error': mj.eden(1, 'least_error'),
 }
 # A worker whose two neighbours are itself: the work of a ring, no wire.
 RING = mj.Topology([(1 / 3, (0,)), (1 / 3, (0,))])

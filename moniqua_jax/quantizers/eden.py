@@ -138,21 +138,27 @@ def _nearest(y, levels, rule):
   A code is the number of a level above 0, and `half` more for its negative.
   """
   half, rows = len(levels), len(y)
-  most = _over_columns(jnp.maximum, jnp.abs(y))
-  most = jnp.where(most >= jnp.finfo(jnp.float32).tiny, most, 0)
-  zero = jnp.minimum(most, 0)
-  u = buckets.ratio(y, most)
+  # Squares of values near 1 neither overflow nor vanish.
+  unit = _power_below(_over_columns(jnp.maximum, jnp.abs(y)))
+  u, zero = y * unit, jnp.minimum(unit, 0)
   square = base.rounded(u**2, zero)
   yy = _over_columns(jnp.add, square)
   # (y / rms)^2 against the squares of the ends of cells: without any root.
-  share = square * (rows / jnp.where(yy > 0, yy, 1))
+  share = square * lax.optimization_barrier(rows / jnp.where(yy > 0, yy, 1))
   ends = ((levels[1:] + levels[:-1]) / 2) ** 2
   number = sum([share >= end for end in ends], jnp.zeros(y.shape, jnp.uint8))
-  codes = number + (u < 0) * jnp.uint8(half)
+  # Once, not for each of the three that read them.
+  codes = lax.optimization_barrier(number + (u < 0) * jnp.uint8(half))
   q = _sizes(codes, levels)
   yq = _over_columns(jnp.add, base.rounded(jnp.abs(u) * q, zero))
   qq = _over_columns(jnp.add, base.rounded(q**2, zero))
-  return codes, most * jnp.where(yy == 0, 0, rule.of(yy, yq, qq))
+  return codes, jnp.where(yy == 0, 0, rule.of(yy, yq, qq)) / unit
+
+
+def _power_below(size):
+  """Returns 2^-e for 2^e <= size < 2^(e+1), but at least 2^-126."""
+  exponent = (wire.words(size) >> 23).astype(jnp.int32)
+  return wire.floats(jnp.maximum(254 - exponent, 1).astype(jnp.uint32) << 23)
 
 
 def _sizes(codes, levels):
