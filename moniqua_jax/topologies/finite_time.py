@@ -2,7 +2,8 @@
 
 Takezawa et al., "Beyond Exponential Graph: Communication-Efficient Topologies
 for Decentralized Learning via Finite-time Convergence", NeurIPS 2023,
-arXiv:2305.11420. Rounds are float64[n, n] here, until the last line.
+arXiv:2305.11420. Rounds are float64[n, n] here, of which the diagonal is not
+read: it is what the other entries of a row leave.
 """
 
 from collections.abc import Sequence
@@ -112,5 +113,3 @@ def _meet(w: np.ndarray, start: int, a: int, size: int) -> None:
   for s in range(a):
     theirs = start + s * size + later - stop
     w[later, theirs] = w[theirs, later] = share / a
-    w[theirs, theirs] = 1 - share / a
-  w[later, later] = 1 - share
