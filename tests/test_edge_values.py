@@ -55,13 +55,16 @@ IN_BUCKETS = {
   'uniform 4 stochastic': mj.uniform(4, BUCKET, 'stochastic'),
 }
 SPARSE = {'top_k': mj.top_k(0.3), 'random_k': mj.random_k(0.3)}
-EDEN = {'eden 1': mj.eden(1), 'eden 4': mj.eden(4, 'least_error')}
-OTHERS = {'natural': mj.natural(), 'full_precision': mj.full_precision()}
+OTHERS = {
+  'natural': mj.natural(),
+  'full_precision': mj.full_precision(),
+  'eden': mj.eden(2),
+}
 MONIQUA = {
   'moniqua 1': mj.moniqua(THETA, 1),
   'moniqua 4': mj.moniqua(THETA, 4, 'nearest'),
 }
-NO_REFERENCE = {**IN_BUCKETS, **SPARSE, **EDEN, **OTHERS}
+NO_REFERENCE = {**IN_BUCKETS, **SPARSE, **OTHERS}
 QUANTIZERS = {**NO_REFERENCE, **MONIQUA}
 
 

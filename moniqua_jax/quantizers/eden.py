@@ -19,7 +19,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -138,20 +137,20 @@ def _nearest(y, levels, rule):
   A code is the number of a level above 0, and `half` more for its negative.
   """
   half, rows = len(levels), len(y)
+  total = lambda z: _folded(z, jnp.add, jnp.sum)
   # Squares of values near 1 neither overflow nor vanish.
-  unit = _power_below(_over_columns(jnp.maximum, jnp.abs(y)))
+  unit = _power_below(_folded(jnp.abs(y), jnp.maximum, jnp.max))
   u, zero = y * unit, jnp.minimum(unit, 0)
   square = base.rounded(u**2, zero)
-  yy = _over_columns(jnp.add, square)
+  yy = total(square)
   # (y / rms)^2 against the squares of the ends of cells: without any root.
-  share = square * lax.optimization_barrier(rows / jnp.where(yy > 0, yy, 1))
+  share = square * (rows / jnp.where(yy > 0, yy, 1))
   ends = ((levels[1:] + levels[:-1]) / 2) ** 2
   number = sum([share >= end for end in ends], jnp.zeros(y.shape, jnp.uint8))
-  # Once, not for each of the three that read them.
-  codes = lax.optimization_barrier(number + (u < 0) * jnp.uint8(half))
+  codes = number + (u < 0) * jnp.uint8(half)
   q = _sizes(codes, levels)
-  yq = _over_columns(jnp.add, base.rounded(jnp.abs(u) * q, zero))
-  qq = _over_columns(jnp.add, base.rounded(q**2, zero))
+  yq = total(base.rounded(jnp.abs(u) * q, zero))
+  qq = total(base.rounded(q**2, zero))
   return codes, jnp.where(yy == 0, 0, rule.of(yy, yq, qq)) / unit
 
 
@@ -193,9 +192,12 @@ def _turned_back(y, seed, turns):
   return flat.reshape(y.shape)
 
 
-def _over_columns(op, z):
-  """Reduces columns to f32[1, m], in one order whatever the program around."""
-  while len(z) > 1:
-    a, b, c, d = z.reshape(4, len(z) // 4, -1)
-    z = lax.optimization_barrier(op(op(a, b), op(c, d)))
-  return z
+def _folded(z, op, reduce):
+  """Reduces columns to f32[1, m], in one order whatever the program around.
+
+  By halves; of the last two the order is no matter. A compiler that fuses does
+  not make a reduction again for each value that reads it, as it would halves.
+  """
+  while len(z) > 2:
+    z = op(*jnp.split(z, 2))
+  return reduce(z, axis=0, keepdims=True)
