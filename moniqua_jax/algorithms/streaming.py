@@ -19,6 +19,8 @@ from moniqua_jax.algorithms.transformation import Gossip
 
 Array = jax.Array
 
+_LONG = 64 * wire.TILE  # values of a fragment that may grow by two tiles
+
 
 class StreamingState(NamedTuple):
   """State of a streaming algorithm.
@@ -50,8 +52,8 @@ def streaming(
 
   Messages are equally long: of s values, where a fragment is shorter with zeros
   in place of its neighbours' values. Fragments begin at tiles of 1024 values,
-  so that a TPU finds them in place, and s < d / K + 2048; below 1024 K values
-  they begin anywhere, and s = ceil(d / K).
+  so that a TPU finds them in place, and s < d / K + 2048. If d < 65,536 K that
+  is much: they begin anywhere, and s = ceil(d / K).
 
   Args:
     algorithm: dpsgd, d2, choco, deepsqueeze or push_sum, or `every` or
@@ -191,7 +193,7 @@ def _windows(d: int, fragments: int) -> Windows:
       f'fragments={fragments}; the vector that gossips has {d} values, and a '
       'fragment needs one.'
     )
-  unit = wire.TILE if d >= fragments * wire.TILE else 1
+  unit = wire.TILE if d >= fragments * _LONG else 1
   units, rest = divmod(d, unit)
   cuts = np.arange(fragments + 1, dtype=np.int64) * units // fragments
   most = -(-units // fragments)
