@@ -183,7 +183,7 @@ def _gossip(config, schedule, quantizer, key):
     'gossip',
     config.gossip,
     topology=schedule,
-    quantizer=_by_steps(quantizer, config.fragments),
+    quantizer=quantizer,
     axis_name=workers.AXIS,
     key=key,
   )
@@ -219,14 +219,6 @@ def _with_momentum(config, gossip, learning_rate):
     momentum=config.momentum,
     nesterov=config.nesterov,
   )
-
-
-def _by_steps(quantizer: base.Tuned, period) -> base.Tuned:
-  """Lets a quantizer follow all rounds where fragments count their own."""
-  if period == 1:
-    return quantizer
-  at = lambda state, turn: quantizer.quantizer(state, turn * period)
-  return quantizer._replace(quantizer=at)
 
 
 def _wrapped(entry, wrap, *args):

@@ -103,10 +103,10 @@ def make(setup, learning_rate, steps, part, leaves) -> Quantized:
   if spec.get('theta') is None:
     quantizer = base.tuned(build(config, spec, sizes))
   else:
-    turns = talk.of(config)
+    turns, parts = talk.of(config), config.fragments
     relative = setup.make.theta(
-      learning_rate=lambda number: learning_rate(turns.step(number)),
-      steps=max(1, turns.before(steps)),
+      learning_rate=lambda number: learning_rate(turns.step(number * parts)),
+      steps=max(1, turns.before(steps) // parts),
     )
     theta = lambda number: spec['theta'] * relative(number)
     quantizer = base.scheduled(

@@ -122,8 +122,8 @@ def _describe_smoothness(config, experiment) -> str:
 def _describe_theta(config, experiment) -> str:
   theta, limit = experiment.quantizer.theta, experiment.quantizer.limit
   if theta is not None:
-    last = max(1, experiment.turns.before(experiment.pace.steps)) - 1
-    ends = theta(0), theta(last)
+    rounds = experiment.turns.before(experiment.pace.steps) // config.fragments
+    ends = theta(0), theta(max(1, rounds) - 1)
     return f'{float(ends[0]):.4g} at the start, {float(ends[1]):.4g} at the end'
   if limit is not None:
     start = config.quantizer.start or 'that of the first distance'
