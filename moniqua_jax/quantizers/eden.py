@@ -62,10 +62,12 @@ def eden(bits: int, scale: str = 'unbiased') -> base.Quantizer:
 
   E|x_hat - x|^2 is .571, .133, .036, .0096 times |x|^2 at 1 to 4 bits, whatever
   x is: omega = D / (1 - D) for D the distortion of the levels; 'least_error'
-  has D = .363, .117, .035, .0095 and shrinks x by 1 - D. Each message takes a
-  rotation to write and one to read: n messages are turned back one by one, as
-  each has signs of its own. With the same signs one would do, but errors would
-  be equal where gradients are, and a mean of n no better than one.
+  has D = .363, .117, .035, .0095 and shrinks x by 1 - D. In blocks of less than
+  64 values, which only vectors of less than 4096 have, that is roughly so.
+
+  Each message takes a rotation to write and one to read: n of them are turned
+  back one by one, as each has signs of its own. With the same signs one would
+  do, but errors would be equal where gradients are, and fall in no mean.
 
   Args:
     bits: per value, 1 to 4.
