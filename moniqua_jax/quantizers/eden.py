@@ -39,6 +39,9 @@ LEVELS = {
 }
 
 
+_ROOM = 2.0**24  # for the sums of two turns: 4096 and then 64 times the largest
+
+
 class Scale(NamedTuple):
   """By what the levels of a block are multiplied."""
 
@@ -62,10 +65,12 @@ def eden(bits: int, scale: str = 'unbiased') -> base.Quantizer:
 
   E|x_hat - x|^2 is .571, .133, .036, .0096 times |x|^2 at 1 to 4 bits, whatever
   x is: omega = D / (1 - D) for D the distortion of the levels; 'least_error'
-  has D = .363, .117, .035, .0095 and shrinks x by 1 - D. Each message takes a
-  rotation to write and one to read: n messages are turned back one by one, as
-  each has signs of its own. With the same signs one would do, but errors would
-  be equal where gradients are, and a mean of n no better than one.
+  has D = .363, .117, .035, .0095 and shrinks x by 1 - D. In blocks of less than
+  64 values, which only vectors of less than 4096 have, that is roughly so.
+
+  Each message takes a rotation to write and one to read: n of them are turned
+  back one by one, as each has signs of its own. With the same signs one would
+  do, but errors would be equal where gradients are, and fall in no mean.
 
   Args:
     bits: per value, 1 to 4.
@@ -75,8 +80,8 @@ def eden(bits: int, scale: str = 'unbiased') -> base.Quantizer:
   Returns:
     A `Quantizer` with a private key. A block, of up to 4096 values that stride
     over x, takes 4 bytes more, a message 4; `hadamard.block` says how many. A
-    block that is not finite, or whose sizes add up to 2^128, decodes to NaN,
-    one without a value of 2^-126 to zeros.
+    block that is not finite, or with values that float32 hardly holds, decodes
+    to NaN, one without a value of 2^-102 to zeros.
 
   Raises:
     ValueError: bits outside 1 to 4, or unknown scale.
@@ -97,9 +102,9 @@ def eden(bits: int, scale: str = 'unbiased') -> base.Quantizer:
 
   def encode(x, key):
     seed = dither.seed(key)
-    y = _turned(x.astype(jnp.float32), seed, rule.turns)
+    y = _turned(x.astype(jnp.float32) / _ROOM, seed, rule.turns)
     codes, scales = _nearest(y, levels, rule)
-    return wire.join(codes.reshape(-1), bits, scales, seed)
+    return wire.join(codes.reshape(-1), bits, scales * _ROOM, seed)
 
   def split(payload, size):
     """Returns codes and scales by block, and the seed."""
