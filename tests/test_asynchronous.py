@@ -557,6 +557,7 @@ def test_processes_meet_at_their_mean_or_say_why_not(environment):
 
 
 @needs_mpi
+@pytest.mark.slow
 def test_a_slow_worker_does_not_slow_its_neighbour(environment, tmp_path):
   """Which averages with it, and no other, in each of its steps."""
   done = finished(

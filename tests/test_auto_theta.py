@@ -293,6 +293,7 @@ def test_the_limit_knows_what_moves_workers_apart(these, others, times):
   np.testing.assert_allclose(limit_of(**these), times * limit_of(**others))
 
 
+@pytest.mark.slow
 def test_the_loop_gain_that_is_refused_is_that_of_eta():
   spec = dict(name='auto_theta', bits=2, start=1.0, theta=None)
   for eta, gain in ((1.0, '3.42'), (0.2, '1.28')):
@@ -336,7 +337,10 @@ def test_the_guard_waits_for_patience_and_names_the_edge():
   report = lambda ok: {
     'loss': np.zeros(N),
     'seen': base.Seen(
-      np.array([[ok, True]] * N), np.ones((N, 2)), np.full((N, 2), 0.5)
+      np.array([[ok, True]] * N),
+      np.ones((N, 2)),
+      np.full((N, 2), 0.5),
+      np.zeros((N, 2)),
     ),
   }
   watch = monitor.Guard(

@@ -45,7 +45,10 @@ def test_thetas_are_watched_as_the_program_watches_them():
   report = lambda ok: {
     'loss': np.zeros(2),
     'seen': base.Seen(
-      np.full((2, 1), ok), np.full((2, 1), 0.2), np.full((2, 1), 0.5)
+      np.full((2, 1), ok),
+      np.full((2, 1), 0.2),
+      np.full((2, 1), 0.5),
+      np.zeros((2, 1)),
     ),
   }
   assert watched.stopped(0, report(True)) == {}

@@ -357,10 +357,8 @@ MIXED = [
     MIXED,
     [
       (1, 'dithered', 'simulated', LONG),
-      (8, 'stochastic', 'simulated', LONG),
       (6, 'dithered', 'sharded', LONG),
       (3, 'dithered', 'simulated', 8192),
-      (4, 'dithered', 'simulated', 101),
     ],
   ),
 )

@@ -113,6 +113,7 @@ def check(results, expected, column):
     assert bits == pytest.approx(kilobits, rel=within), (name, target)
 
 
+@SLOW
 def test_breast_cancer_needs_the_iterations_and_bits_of_the_reference(cancer):
   results = run(cancer, [*ORDER, 'DIANA+ block'], 4600, length=2300)
   check(results, {name: CANCER[name] for name in ORDER}, 0)

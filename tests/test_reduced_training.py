@@ -77,6 +77,7 @@ def nuqsgd(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_bytes_sent_are_those_of_the_payloads(nuqsgd):
   chunk = LARGE // 8
   message = chunk // 2 + 4 * -(-chunk // 512)

@@ -95,9 +95,7 @@ def one_round(name, runner='simulated'):
   return lambda x: jax.tree.map(np.asarray, run(jnp.asarray(x)))
 
 
-@pytest.mark.parametrize(
-  'name', helpers.tiered(INNER, ['moniqua 4', 'uniform 4'])
-)
+@pytest.mark.parametrize('name', helpers.tiered(INNER, ['moniqua 4']))
 def test_a_round_is_that_of_the_inner_quantizer_on_turned_vectors(name):
   x = apart()
   payload, own, pull, mixed, seen = one_round(name)(x)

@@ -149,7 +149,7 @@ against_others = pytest.mark.parametrize(
   'name,runner',
   helpers.tiered(
     [(name, runner) for name in DENSE for runner in OTHER_RUNNERS],
-    [('diana', 'pmapped'), ('adiana', 'sharded')],
+    [('adiana', 'sharded')],
   ),
 )
 
