@@ -322,6 +322,9 @@ def test_the_theory_of_rounds():
   assert report.rows[0].theta == pytest.approx(theta)
   line = '1.5 b bits a parameter and step by a worker, on average; 3 rounds in'
   assert f'{line} one of 4' in theory.table(report)
+  parts = theory.report(ring, 'dpsgd', bits=4, local_steps=2, fragments=3)
+  assert parts.sums.gradient == pytest.approx(6 * once.gradient)
+  assert '1 round of one of 3 fragments in one of 2' in theory.table(parts)
   with pytest.raises(ValueError, match='no law of stale_d2 with several'):
     theory.sums(mj.lazy(ring, 0.5), 'stale_d2', rounds=2)
 

@@ -70,7 +70,7 @@ def stale_deepsqueeze(weights, u, noise):
     e, late = -error, now
 
 
-def push_sum(weights, u, noise):
+def half_steps(weights, u, noise):
   x = 0 * u[0]
   for a, now, error in zip(weights, u, noise, strict=True):
     yield x + now
@@ -95,7 +95,8 @@ CASES = {
   'd2': ('d2', tp.lazy(RING, 0.75), d2),
   'd2, odd ring': ('d2', tp.ring(5), d2),
   'deepsqueeze': ('deepsqueeze', tp.ring(5), deepsqueeze),
-  'push_sum': ('push_sum', tp.exponential(6), push_sum),
+  'push_sum': ('push_sum', tp.exponential(6), half_steps),
+  'atc_dpsgd': ('atc_dpsgd', tp.one_peer_hypercube(8), half_steps),
   'stale_d2': ('stale_d2', tp.lazy(RING, 0.7), extra),
   'stale_deepsqueeze': (
     'stale_deepsqueeze',
@@ -469,7 +470,7 @@ FOLLOWED = {
   'adpsgd': (MATCHINGS, CASES['adpsgd'][2]),
   'd2': (tp.lazy(RING, 0.6), d2),
   'deepsqueeze': (tp.lazy(RING, 0.5), deepsqueeze),
-  'push_sum': (tp.exponential(6), push_sum),
+  'push_sum': (tp.exponential(6), half_steps),
   'stale_d2': (tp.lazy(RING, 0.6), extra),
   'stale_deepsqueeze': (tp.lazy(RING, 0.5), stale_deepsqueeze),
   # W of the paper's recursion, where the law has lazy(W, eta).

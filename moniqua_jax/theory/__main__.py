@@ -81,6 +81,7 @@ def main(argv=None):
   add('--delay', type=int, default=1, help='of adpsgd, in ticks')
   add('--rounds', type=int, default=1, dest='several', help='in one step')
   add('--local_steps', type=int, default=1, help='one of so many talks')
+  add('--fragments', type=int, default=1, help='of which one talks at a time')
   with command_line.one_line_errors():
     flags = vars(parser.parse_args(argv))
     found = report(topology(flags.pop('topology')), **flags)

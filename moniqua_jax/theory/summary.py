@@ -37,7 +37,7 @@ class Report(NamedTuple):
   """
 
   algorithm: str
-  often: tuple[int, int]  # rounds in a step that talks, one of how many steps
+  often: tuple[int, int, int]  # rounds; in one of how many steps; fragments
   n: int  # workers
   messages: float  # that all workers together send in a round, on average
   rounds: int  # in a period of the schedule
@@ -67,6 +67,7 @@ def report(
   delay: int = 1,
   several: int = 1,
   local_steps: int = 1,
+  fragments: int = 1,
 ) -> Report:
   """Everything at once, of a topology before `lazy`.
 
@@ -74,7 +75,7 @@ def report(
   >>> ring.least_bits, ring.rows[0].safe, ring.memory
   (3, 1.0, 0)
   """
-  _check(bits, size, delay, local_steps)
+  _check(bits, size, delay, local_steps=local_steps, fragments=fragments)
   responses.require_rounds(algorithm, several)
   noise.require_safety(safety)
   least = laws.law(algorithm).least
@@ -86,10 +87,11 @@ def report(
   arcs = [responses.arcs(r) for r in rounds]
   lambda_2, lambda_n = _eigenvalues(weights)
   theta = law.recursion is not None
-  sums = _sums(slow, algorithm, several, local_steps) if theta else None
+  updates = local_steps * fragments  # between two messages of a value
+  sums = _sums(slow, algorithm, several, updates) if theta else None
   return Report(
     algorithm=algorithm,
-    often=(several, local_steps),
+    often=(several, local_steps, fragments),
     n=n,
     messages=sum(map(len, arcs)) / len(rounds),
     rounds=len(rounds),
@@ -110,9 +112,10 @@ def report(
   )
 
 
-def _check(bits, size, delay, local_steps):
-  if local_steps < 1:
-    raise ValueError(f'local_steps={local_steps!r}; 1 or more make a period.')
+def _check(bits, size, delay, **parts):
+  for name, number in parts.items():
+    if number < 1:
+      raise ValueError(f'{name}={number!r}; 1 or more make a period.')
   if bits is not None:
     bounds.require_bits(bits)
   if size is not None and size < 1:
@@ -130,9 +133,9 @@ def _eigenvalues(weights):
   return float(values[-2]), float(values[0])
 
 
-def _sums(slow, algorithm, several, local_steps) -> responses.Sums:
+def _sums(slow, algorithm, several, updates) -> responses.Sums:
   found = responses.sums(slow, algorithm, rounds=several)
-  return found._replace(gradient=local_steps * found.gradient)
+  return found._replace(gradient=updates * found.gradient)
 
 
 def _rows(topology, slow, algorithm, sums, bits, safety) -> tuple[Row, ...]:

@@ -56,13 +56,15 @@ def _facts(found: summary.Report):
 
 
 def _sent(found: summary.Report) -> str:
-  several, steps = found.often
-  times = found.messages / found.n * several / steps
+  several, steps, fragments = found.often
+  times = found.messages / found.n * several / (steps * fragments)
   text = f'{times:.4g} b bits a parameter and step by a worker, on average'
-  if found.often == (1, 1):
+  if found.often == (1, 1, 1):
     return text
   rounds = f'{several} rounds' if several > 1 else '1 round'
-  return f'{text}; {rounds} in ' + (f'one of {steps}' if steps > 1 else 'each')
+  part = f' of one of {fragments} fragments' if fragments > 1 else ''
+  when = f'one of {steps}' if steps > 1 else 'each'
+  return f'{text}; {rounds}{part} in {when}'
 
 
 def _theorem(p: theorems.Paper) -> str:
