@@ -13,7 +13,7 @@ import ml_collections
 
 from configs import digits_sorted as by_label
 
-FILE = 'configs/digits_few_bits.py'
+FILE, base = 'configs/digits_few_bits.py', by_label.base
 DATA = {
   'sorted': dict(name='sorted_by_label'),
   'dirichlet': dict(name='dirichlet', alpha=0.1),
@@ -24,7 +24,7 @@ MOMENTUM = dict(momentum_kind=dict(name='quasi_global'))
 
 def get_config(method: str = 'sorted_pairs2') -> ml_collections.ConfigDict:
   """The config of one method, with what was chosen for it."""
-  return by_label.tuned(by_label.base(), METHODS, CHOSEN, method, FILE)
+  return by_label.tuned(base(), METHODS, CHOSEN, method, FILE)
 
 
 def pairs(sent, **entries):
