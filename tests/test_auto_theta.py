@@ -214,7 +214,7 @@ def test_a_theta_above_its_limit_says_nothing():
   state = quantizer.init()
   for _ in range(2):
     lost = base.Seen(
-      *(jnp.zeros(2, d) for d in (bool, jnp.float32)), jnp.ones(2)
+      *(jnp.zeros(2, d) for d in (bool, jnp.float32)), jnp.full(2, state)
     )
     state = quantizer.observe(state, lost, None)
   assert state == 4.0
@@ -353,6 +353,28 @@ def test_the_guard_waits_for_patience_and_names_the_edge():
   text = str(stopped.value)
   assert 'step 5: worker 0 could not read the message of worker' in text
   assert '3 times in a row' in text and 'try theta=2' in text
+
+
+@pytest.mark.parametrize('make', [mj.auto_theta, mj.fitted_theta])
+def test_an_edge_that_failed_is_raised_from_its_smaller_theta(make):
+  """Would both ends double, the larger theta would run off with the next."""
+  tuned = make(bits=4, start=1.0, limit=100.0)
+  theta = np.float32([0.1, 0.4, 0.1, 3.0, 0.1])
+  theirs = np.float32([0.4, 0.1, 0.1, 90.0, np.nan])
+  begun = tuned.init()
+  state = theta
+  if make is mj.fitted_theta:
+    state = begun._replace(theta=theta, begun=np.ones(5, bool))
+  seen = base.Seen(
+    np.zeros((5, 1), bool),
+    np.ones((5, 1), np.float32),
+    theirs[:, None],
+    np.zeros((5, 1), np.float32),
+  )
+  x = np.zeros((5, 7), np.float32)
+  after = jax.jit(jax.vmap(tuned.observe))(state, seen, x)
+  found = after if make is mj.auto_theta else after.theta
+  np.testing.assert_allclose(found, [0.4, 0.4, 0.2, 90.0, 0.2], rtol=1e-6)
 
 
 def test_optax_chains_take_it():

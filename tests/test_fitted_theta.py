@@ -100,7 +100,8 @@ RULE = [  # theta, begun, readable, square, heard -> theta, begun
   (1.0, True, True, 0.0, 9.0, 1.8, True),  # pulled up, but to twice at most
   (1.0, True, False, (0.5 / C) ** 2, 1.0, 2.0, True),  # unreadable
   (1.0, True, False, np.nan, np.nan, 2.0, True),  # from who could say nothing
-  (90.0, True, False, 0.0, 1.0, 100.0, True),  # no more than past the limit
+  (90.0, True, False, 0.0, 1.0, 90.0, True),  # the other end was too small
+  (90.0, True, False, 0.0, 90.0, 100.0, True),  # no more than past the limit
   (20.0, False, True, 0.0, 20.0, 20.0, False),  # equals teach nothing
   (20.0, False, False, (0.1 / C) ** 2, 20.0, 0.4, True),  # set in one step
   (0.1, False, False, (99.0 / C) ** 2, 0.1, LIMIT, True),

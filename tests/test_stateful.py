@@ -351,20 +351,26 @@ def pushed(x, state):
 def followed(theta, said, sent, topology, told):
   """The next thetas, by the rule of `auto_theta`.
 
-  Doubled where a message was missed; who could say none has told no theta.
+  Raised where a message was missed, to twice the smaller theta of that edge or
+  to the larger one; who could say none has told no theta.
   """
   able = np.isfinite(days.own(said)).all(axis=1)
   worst = [oracles.circle(each, BITS, 'dithered')[1] for each in theta]
   apart = np.abs(said - sent[:, None]).max(axis=2) - worst
-  near, together, missed = 0, theta, False
+  near, together, raised, missed = 0, theta, theta, False
   for k, (_, perm) in enumerate(topology.edges):
     source = np.array(topologies.sources(perm))
     seen = np.where(told[:, k], apart[np.arange(N), source], 0)
     near = np.maximum(near, seen)
     together = np.maximum(together, np.where(able, theta, 0)[source])
+    theirs = np.where(able, theta, np.nan)[source]
+    theirs = np.where(np.isfinite(theirs), theirs, theta)
+    pair = np.stack([theta, theirs])
+    edge = np.maximum(pair.max(0), 2 * pair.min(0))
+    raised = np.where(told[:, k], raised, np.maximum(raised, edge))
     missed |= ~told[:, k]
   moved = np.maximum(SAFETY * near, SHRINK * together)
-  return np.where(missed, 2 * theta, moved)
+  return np.where(missed, raised, moved)
 
 
 def counted(row, topology, able, read):

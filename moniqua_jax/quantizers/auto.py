@@ -26,7 +26,8 @@ def auto_theta(
   """`moniqua` with a theta that follows the distance it sees.
 
     theta_i <- max(safety * distance_i, shrink * max_j theta_j)    j: i and its
-    neighbours; 2 theta_i if a message on one of its edges was unreadable
+    neighbours; max(2 min(theta_i, theta_k), theta_i, theta_k) if the message on
+    its edge with k was unreadable
 
   The thetas of neighbours come with their messages and pull each other up, so
   that all are equal but for some steps after a rise: the errors of two workers
@@ -82,8 +83,21 @@ def auto_theta(
     heard = jnp.max(jnp.where(jnp.isfinite(seen.theta), seen.theta, 0))
     together = jnp.maximum(theta, heard)
     followed = jnp.maximum(safety * distance, shrink * together)
-    # Beyond the limit nothing is read any more; it would become infinite.
-    doubled = jnp.minimum(2 * theta, jnp.maximum(theta, 2 * limit))
-    return jnp.where(seen.readable.all(), followed, doubled)
+    return jnp.where(seen.readable.all(), followed, raised(theta, seen, limit))
 
   return base.Tuned(init, quantizer, observe, answered=True)
+
+
+def raised(theta: Array, seen: base.Seen, limit: float) -> Array:
+  """The theta after a message that was not read on some edge.
+
+    max(2 min(theta_i, theta_k), theta_i, theta_k)    k: the worker over there
+
+  An edge fails at the smaller theta of its ends. Would both double, then the
+  larger one, which fitted, would too; the next to meet it doubles in turn.
+  """
+  theirs = jnp.where(jnp.isfinite(seen.theta), seen.theta, theta)
+  both = jnp.maximum(theta, theirs), 2 * jnp.minimum(theta, theirs)
+  wanted = jnp.max(jnp.where(seen.readable, theta, jnp.maximum(*both)))
+  # Beyond the limit nothing is read any more; it would become infinite.
+  return jnp.minimum(wanted, jnp.maximum(theta, 2 * limit))

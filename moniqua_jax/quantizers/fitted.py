@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import auto, base
 from moniqua_jax.quantizers.moniqua import measured, moniqua
 
 Array = jax.Array
@@ -66,8 +66,8 @@ def fitted_theta(
   """`moniqua` with a theta of c times the rms of the distances it sees.
 
     fits_i = c rms_i            theta = min(max_j theta_j, 2 theta_i)
-    theta_i <- shrink theta if that fits, else max(fits_i, theta); 2 theta_i if
-    a message was unreadable
+    theta_i <- shrink theta if that fits, else max(fits_i, theta); as
+    `auto_theta` raises it if a message was unreadable
 
   with d P(|N| > c) = chance; j: i and its neighbours, whose thetas become equal
   in that band, as the errors of two workers only cancel on one grid. The rms
@@ -130,9 +130,8 @@ def fitted_theta(
     smaller = shrink * together
     kept = jnp.maximum(fits, together)
     followed = jnp.where(smaller >= fits, smaller, kept)
-    # Beyond the limit nothing is read any more; it would become infinite.
-    doubled = jnp.minimum(2 * theta, jnp.maximum(theta, 2 * limit))
-    followed = jnp.where(seen.readable.all(), followed, doubled)
+    above = auto.raised(theta, seen, limit)
+    followed = jnp.where(seen.readable.all(), followed, above)
     begins = ~fit.begun & (fits > 0)
     first = jnp.where(begins, jnp.minimum(_AHEAD * fits, limit), theta)
     return Fit(jnp.where(fit.begun, followed, first), fit.begun | begins)
