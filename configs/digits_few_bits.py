@@ -55,4 +55,25 @@ METHODS = {
 CHOICES = dict.fromkeys(
   METHODS, by_label.grid(learning_rate__peak=(0.05, 0.1, 0.2))
 )
-CHOSEN = {}
+CHOSEN = {
+  'sorted_dpsgd64': {'learning_rate.peak': 0.2},
+  'sorted_d264': {'learning_rate.peak': 0.05},
+  'sorted_quasi64': {'learning_rate.peak': 0.2},
+  'sorted_pairs2': {'learning_rate.peak': 0.2},
+  'sorted_pairs1': {'learning_rate.peak': 0.2},
+  'sorted_pairs0.5': {'learning_rate.peak': 0.1},
+  'sorted_d2ring2': {'learning_rate.peak': 0.2},
+  'sorted_d2ring1': {'learning_rate.peak': 0.1},
+  'sorted_d2ring0.5': {'learning_rate.peak': 0.1},
+  'sorted_quasipairs2': {'learning_rate.peak': 0.1},
+  'dirichlet_dpsgd64': {'learning_rate.peak': 0.1},
+  'dirichlet_d264': {'learning_rate.peak': 0.1},
+  'dirichlet_quasi64': {'learning_rate.peak': 0.05},
+  'dirichlet_pairs2': {'learning_rate.peak': 0.2},
+  'dirichlet_pairs1': {'learning_rate.peak': 0.1},
+  'dirichlet_pairs0.5': {'learning_rate.peak': 0.2},
+  'dirichlet_d2ring2': {'learning_rate.peak': 0.05},
+  'dirichlet_d2ring1': {'learning_rate.peak': 0.1},
+  'dirichlet_d2ring0.5': {'learning_rate.peak': 0.1},
+  'dirichlet_quasipairs2': {'learning_rate.peak': 0.1},
+}
