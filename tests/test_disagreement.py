@@ -28,7 +28,7 @@ def far(x, schedule):
   """The largest distance of this worker from those that it hears of."""
   perms = [perm for topology in schedule for _, perm in topology.edges]
   theirs = jnp.stack([collectives.send(x, perm, AXIS) for perm in perms])
-  return jnp.abs(x - theirs).max()
+  return jnp.abs(x[None] - theirs).max()
 
 
 def variance(topology, bits, wrap=lambda algorithm: algorithm):
