@@ -118,10 +118,7 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
     '--config.learning_rate.warmup_epochs=0.5',
     f'--workdir={tmp_path}/killed',
   ]
-  options = dict(
-    folder=tmp_path, settings={'jax_disable_most_optimizations': True}
-  )
-  process = programs.started(*command, **options)
+  process = programs.started(*command, folder=tmp_path)
   checkpoints = tmp_path / 'killed' / 'checkpoints'
   programs.wait_for(
     lambda: any(file.name.isdigit() for file in checkpoints.glob('*'))
@@ -130,7 +127,7 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
   process.join()
   step, _ = saved(tmp_path / 'killed')
   assert 0 < step < 660
-  resumed = programs.run(*command, '--resume', **options)
+  resumed = programs.run(*command, '--resume', folder=tmp_path)
   assert resumed.status == 0 and 'Moniqua 4 bits' in resumed.out
   for name in ('table.md', 'figure.png'):
     assert (tmp_path / 'killed' / name).stat().st_size > 0
