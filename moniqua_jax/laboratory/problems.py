@@ -95,7 +95,9 @@ def logistic_regression(
     return jnp.mean(jax.nn.softplus(-targets * z)) + lam / 2 * (x @ x)
 
   optimum = _newton(features.reshape(targets.size, -1), targets.ravel(), lam)
-  return _problem(name, features, targets, lam, loss, residual, 1 / 4, optimum)
+  return _problem(
+    name, (features, targets), lam, loss, residual, 1 / 4, optimum
+  )
 
 
 def ridge_regression(
@@ -117,7 +119,7 @@ def ridge_regression(
     return r @ r / (2 * len(targets)) + lam / 2 * (x @ x)
 
   optimum = _least_squares(features.reshape(targets.size, -1), targets, lam)
-  return _problem(name, features, targets, lam, loss, residual, 1.0, optimum)
+  return _problem(name, (features, targets), lam, loss, residual, 1.0, optimum)
 
 
 def _checked(features, targets, lam):
@@ -147,7 +149,8 @@ def _checked(features, targets, lam):
   return features, targets, float(lam)
 
 
-def _problem(name, features, targets, lam, loss, residual, c, optimum):
+def _problem(name, given, lam, loss, residual, c, optimum):
+  features, targets = given
   _, m, d = features.shape
 
   def gradient(features, targets, x):
