@@ -109,7 +109,7 @@ def test_a_theta_that_is_never_read_stays_finite():
     jnp.array(readable), jnp.array([0.1, 0.1]), jnp.array(theta)
   )
   observe = jax.jit(lambda theta, seen: q.observe(theta, seen, None))
-  missed, theta = see([False, True], [1.0, 1.0]), jnp.float32(1)
+  theta = jnp.float32(1)
   for _ in range(200):
-    theta = observe(theta, missed)
+    theta = observe(theta, see([False, True], [theta, theta]))
   assert theta == 16  # beyond the limit, and finite
