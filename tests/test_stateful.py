@@ -9,6 +9,7 @@ from collections.abc import Callable
 import functools
 from typing import NamedTuple
 
+import hypothesis
 from hypothesis import stateful
 from hypothesis import strategies as st
 import jax
@@ -295,7 +296,11 @@ class Gossip(days.Days):
       np.testing.assert_array_equal(lost[0] - lost[1], bad)
     w, heard, even = self.heard(state, u, theta, drop)
     model, memory = row.dense.lands(w, at.model, u, at.memory, heard, at.k)
-    close(x, model)
+    try:
+      close(x, model)
+    except AssertionError:
+      hypothesis.assume(not self.is_between_codes(state, theta))
+      raise
     even = even and at.even
     if row.keeps_mean and even and finite(x):
       alone, _ = row.dense.lands(np.eye(N), at.model, u, at.memory, heard, at.k)
@@ -329,6 +334,21 @@ class Gossip(days.Days):
     kept = np.where(came, w, 0)
     even = np.allclose(kept.sum(axis=0), kept.sum(axis=1))
     return w, dense.Heard(said, came, went), even
+
+  def is_between_codes(self, state, theta):
+    """Tells whether an ulp in what was sent makes another code.
+
+    XLA may compute it once more for the record, in a fusion of its own.
+    """
+    t, sent = np.int32(self.at.k // self.row.period), self.tx.heard(state)
+    sent = sent.tuned.sent
+    says = lambda x: np.asarray(days.believed(self.row.quantizer)(x, theta, t))
+    rng, as_sent = np.random.default_rng(0), days.own(says(sent))
+    ways = np.float32([-np.inf, np.inf])[rng.integers(2, size=(8, *sent.shape))]
+    apart = [
+      np.abs(days.own(says(np.nextafter(sent, way))) - as_sent) for way in ways
+    ]
+    return np.nanmax(apart) > 1e-4 * np.nanmax(np.abs(sent))
 
   def truth(self, sent, theta, t, drop):
     """What is made of messages, who could say one, and whether i could read j.
