@@ -1,7 +1,7 @@
 """The order of D-PSGD in which gradients are taken at mixed points.
 
 Sayed, "Adaptation, learning, and optimization over networks", Foundations and
-Trends in Machine Learning 7, 2014: combine-while-adapt and adapt-then-combine.
+Trends in Machine Learning 7, 2014, where it is called adapt-then-combine.
 """
 
 import jax
@@ -38,21 +38,21 @@ def adapt_then_combine(
   one update more on either side, see `theory` of 'atc_dpsgd'.
 
   Args:
-    algorithm: dpsgd; or `every` or `streaming` of one.
+    algorithm: dpsgd; or `every`, `streaming`, `rounds` or `answered` of one.
 
   Returns:
     A transformation whose state is that of the algorithm.
 
   Raises:
-    ValueError: an algorithm whose messages hold u_k by itself (d2, choco,
-      deepsqueeze, push_sum), or may not.
+    ValueError: another algorithm. The messages of d2, choco, deepsqueeze and
+      push_sum hold u_k already.
 
   >>> from moniqua_jax import dpsgd, moniqua, ring
   >>> tx = optax.chain(optax.sgd(0.1, momentum=0.9), adapt_then_combine(dpsgd(
   ...   ring(8), moniqua(theta=1.0, bits=4), axis_name='workers',
   ...   key=jax.random.key(0))))
 
-  Source: Section 7.2 of Sayed 2014.
+  Source: Sayed 2014; with few bits it is ours.
   """
   name = getattr(algorithm, 'name', None)
   if name != 'dpsgd':

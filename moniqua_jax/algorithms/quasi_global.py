@@ -60,7 +60,7 @@ def quasi_global(
     x_{k+1} = algorithm(x_k, -alpha_k d_k)
     m <- mu m + (1 - mu) (x_{k+1-K} - x_{k+1}) / (alpha_{k+1-K} + ... + alpha_k)
 
-  the last in one step of K, a turn: the K of `every(algorithm, K)`, else 1. m
+  the last in one step of K, a turn: the K of `every` or `streaming`, else 1. m
   averages what a worker really moved, the pull of its neighbours included, so
   it forgets whose data it was.
   Nothing more is sent. m is 0 at first, and comes up over K / ((1 - mu)(1 -
@@ -70,7 +70,8 @@ def quasi_global(
   all the noise of the code is in m then.
 
   Args:
-    algorithm: dpsgd, d2, choco, deepsqueeze, dcd, ecd, or `every` of one.
+    algorithm: dpsgd, d2, choco, deepsqueeze, dcd, ecd; or `every`, `streaming`
+      or `adapt_then_combine` of one.
     learning_rate: alpha, a number or a schedule, step i32[] -> f32[].
     momentum: beta of the paper, above 0 and below 1.
     mu: part of m that stays in a turn, at least 0 and below 1.

@@ -47,8 +47,8 @@ def rounds(
   make eight workers agree, but for what the last ones round. Rounds go on
   through the schedule of topologies, each with a key of its own, and the mean
   of the workers moves as without. Workers are furthest apart in the first round
-  of a step: what a theta must cover. adpsgd, dcd and ecd have one round by
-  their nature: their updates are late by so many rounds, or travel in them.
+  of a step: what a theta must cover. adpsgd, dcd and ecd have one round in a
+  step: the first counts its delays in rounds, the others send their updates.
 
   Args:
     algorithm: dpsgd, d2, choco, deepsqueeze or push_sum, or `answered`; `every`

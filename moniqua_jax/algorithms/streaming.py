@@ -52,8 +52,8 @@ def streaming(
 
   Messages are equally long: of s values, where a fragment is shorter with zeros
   in place of its neighbours' values. Fragments begin at tiles of 1024 values,
-  so that a TPU finds them in place, and s < d / K + 2048. If d < 65,536 K that
-  is much: they begin anywhere, and s = ceil(d / K).
+  so that a TPU finds them in place, and s < d / K + 2048. Where d < 65,536 K
+  that would be too much: there they begin anywhere, and s = ceil(d / K).
 
   Args:
     algorithm: dpsgd, d2, choco, deepsqueeze or push_sum, or `every` or

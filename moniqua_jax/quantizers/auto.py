@@ -93,8 +93,8 @@ def raised(theta: Array, seen: base.Seen, limit: float) -> Array:
 
     max(2 min(theta_i, theta_k), theta_i, theta_k)    k: the worker over there
 
-  An edge fails at the smaller theta of its ends. Would both double, then the
-  larger one, which fitted, would too; the next to meet it doubles in turn.
+  An edge fails at the smaller theta of its ends. If both ends doubled, a theta
+  that fits would grow with each partner whose own is too small, without end.
   """
   theirs = jnp.where(jnp.isfinite(seen.theta), seen.theta, theta)
   both = jnp.maximum(theta, theirs), 2 * jnp.minimum(theta, theirs)

@@ -73,11 +73,10 @@ def fitted_theta(
   in that band, as the errors of two workers only cancel on one grid. The rms
   has no error of the code in it, at any theta: (x_hat_j - x_i)^2 less the
   square of the receiver's own error on the sender's grid has the mean D^2, and
-  is 0 where the two are equal. So no first
-  theta need be guessed. The first distance that is seen only sets theta, to
-  four times what fits it since updates grow at first, and moves nobody: what
-  the start does not fit would be noise. For coordinates that are alike, as in
-  `rotated`; with heavy tails, or leaves that differ, take `auto_theta`.
+  is 0 where the two are equal. So no first theta need be guessed: the first
+  distance that is seen sets theta, to four times what fits it since updates
+  grow at first, and that message moves nobody. For coordinates that are alike,
+  as in `rotated`; with heavy tails, or leaves that differ, take `auto_theta`.
 
   Rounding itself keeps workers apart, and these distances are real: from a loop
   gain of 1 on theta runs away with them (`moniqua_jax.theory.loop_gain` with

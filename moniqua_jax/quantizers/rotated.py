@@ -45,7 +45,7 @@ def rotated(
   >>> q.decode(q.encode(x, key=None), jnp.zeros(4))
   Array([0., 1., 2., 3.], dtype=float32)
 
-  Source: Section 3 of arXiv:1611.00429; Section 6 of arXiv:2002.09268.
+  Source: arXiv:1611.00429 and arXiv:2002.09268; the strides are ours.
   """
   if isinstance(quantizer, base.Tuned):
     return base.Tuned(

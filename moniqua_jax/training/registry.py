@@ -94,8 +94,7 @@ TOPOLOGIES = _from(
 QUANTIZERS = _from(
   quantizers,
   'alq alq_n amq amq_n auto_theta eden fitted_theta full_precision leveled '
-  'moniqua '
-  'natural nuqsgd one_bit qsgd random_k sign terngrad top_k uniform',
+  'moniqua natural nuqsgd one_bit qsgd random_k sign terngrad top_k uniform',
 ) | {'block': _block}
 LEARNING_RATES = _from(schedules, 'constant cosine step')
 THETAS = _from(schedules, 'fixed follow')

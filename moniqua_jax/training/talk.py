@@ -58,7 +58,7 @@ def _words(start, count, steps) -> str:
 def told(clock: turns.Turns, step: int, seen: base.Seen) -> list[base.Seen]:
   """Splits what a step told by its rounds: `Seen` of [n, E] each.
 
-  None in a step that rests, which has what was told before.
+  An empty list for a step without a round, whose `seen` is that of the last.
   """
   edges = seen.readable.shape[1] // clock.rounds[1]
   part = lambda v, r: v[:, r * edges : (r + 1) * edges]
