@@ -41,14 +41,24 @@ def _moniqua(bits, theta, gamma=1.0, power=1.0):
   )
 
 
-def _pairs(bits=4, **more):
-  """One message to one partner, in rotated coordinates and mixed last."""
+def _rotated(**more):
+  """Four bits in rotated coordinates, theta from the distances seen."""
+  quantizer = dict(name='fitted_theta', bits=4)
+  return dict(quantizer=quantizer, rotated=True) | more
+
+
+def _pairs(**more):
+  """One message to one partner, rotated and mixed last."""
+  graph = dict(topology=dict(name='one_peer_hypercube'))
+  return _rotated(order='adapt_then_combine') | graph | more
+
+
+def _eden(bits):
+  """All-reduce of gradients in two passes, each of so many bits."""
   return dict(
-    topology=dict(name='one_peer_hypercube'),
-    quantizer=dict(name='fitted_theta', bits=bits),
-    rotated=True,
-    order='adapt_then_combine',
-    **more,
+    reduce=dict(name='allreduce', strategy='scatter_reduce'),
+    gossip=dict(name='none'),
+    quantizer=dict(name='eden', bits=bits),
   )
 
 
@@ -68,9 +78,18 @@ METHODS = {
   # to which the gradients add (theta=2.5 wrapped at step 81).
   'moniqua2': _moniqua(bits=2, theta=2.5, gamma=0.2, power=0.5),
   'moniqua1': _moniqua(bits=1, theta=4.5, gamma=0.1, power=0.5),
+  'rotated4': _rotated(),
   # By the bits that a worker sends for each parameter in each step.
   'sent4': _pairs(),
   'sent2': _pairs(fragments=2),
   'sent1': _pairs(fragments=4),
   'sent0.5': _pairs(fragments=8),
+  'sent2_quasi': _pairs(fragments=2, momentum_kind=dict(name='quasi_global')),
+  'sent2_beside': _pairs(fragments=2, order='adapt_with_combine'),
+  # Whole vectors: 4 bits in each of 195 steps, then in each seventh.
+  'sent1_dense': _pairs(local_steps_from=((195, 7),)),
+  # 2 (8 - 1) / 8 messages of so many bits: 7, 3.5 and 1.75 bits sent.
+  'eden4': _eden(4),
+  'eden2': _eden(2),
+  'eden1': _eden(1),
 }

@@ -86,11 +86,9 @@ def _eden(bits, scale):
   quantizer = mj.eden(bits, scale)
 
   def payload(d):
-    size = d
-    while hadamard.size(size) != size:
-      size = hadamard.size(size)
+    size = hadamard.size(d)
     packed = sum(-(-size * w // 8) for w in (4, 2, 1) if bits & w)
-    return packed + 4 * (size // hadamard.block(size)) + 4
+    return packed + 4 * (size // hadamard.block(d)) + 4
 
   omega = {1: 0.571, 2: 0.133, 3: 0.036, 4: 0.0096}[bits]
   return (

@@ -78,6 +78,11 @@ def layer(g: Array) -> Array:
   return jnp.mean(g**2)
 
 
+def peak(g: Array) -> Array:
+  """Computes a number for a leaf: E of the largest g^2, for theta by leaf."""
+  return jnp.max(g**2)
+
+
 def diagonal(g: Array) -> Array:
   """Computes the diagonal of L, f32[d_l]: E g^2."""
   return jnp.reshape(g**2, -1)
@@ -104,7 +109,12 @@ def kronecker(g: Array) -> Array | tuple[Array, Array]:
   return _dot(rows, rows.T), _dot(rows.T, rows)
 
 
-KINDS = {'layer': layer, 'diagonal': diagonal, 'kronecker': kronecker}
+KINDS = {
+  'layer': layer,
+  'peak': peak,
+  'diagonal': diagonal,
+  'kronecker': kronecker,
+}
 
 
 def positive(moments: list, sizes: Sequence[int], floor: float) -> list:

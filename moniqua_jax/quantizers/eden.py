@@ -102,14 +102,14 @@ def eden(bits: int, scale: str = 'unbiased') -> base.Quantizer:
 
   def encode(x, key):
     seed = dither.seed(key)
-    y = _turned(x.astype(jnp.float32) / _ROOM, seed, rule.turns)
+    y = hadamard.to(x.astype(jnp.float32) / _ROOM, seed, rule.turns)
+    y = y.reshape(hadamard.block(x.size), -1)
     codes, scales = _nearest(y, levels, rule)
     return wire.join(codes.reshape(-1), bits, scales * _ROOM, seed)
 
   def split(payload, size):
     """Returns codes and scales by block, and the seed."""
-    turned = _size(size)
-    rows = hadamard.block(turned)
+    rows, turned = hadamard.block(size), hadamard.size(size)
     count = turned // rows
     codes, ends = wire.split(payload, bits, turned, 4 * count + 4)
     scales = wire.from_bytes(ends[:-4], jnp.float32, (1, count))
@@ -123,10 +123,13 @@ def eden(bits: int, scale: str = 'unbiased') -> base.Quantizer:
     codes, scales, seed = split(payload, reference.size)
     sizes = _sizes(codes, levels)
     q = jnp.where(codes < half, sizes, -sizes)
-    # Scaled behind the rotation, whose sums cannot overflow then.
-    x_hat = _turned_back(q, seed, rule.turns)
-    x_hat = base.rounded(x_hat * scales, jnp.minimum(scales, 0))
-    return x_hat.reshape(-1)[: reference.size].astype(reference.dtype)
+    # Scaled behind the rotation, whose sums cannot overflow then: each value
+    # by the scale of its column.
+    d, count = reference.size, scales.size
+    x_hat = hadamard.back(q, seed, d, rule.turns)
+    scale = jnp.tile(scales[0], -(-d // count))[:d]
+    x_hat = base.rounded(x_hat * scale, jnp.minimum(scale, 0))
+    return x_hat.astype(reference.dtype)
 
   def inspect(payload, reference):
     _, scales, _ = split(payload, reference.size)
@@ -172,29 +175,6 @@ def _sizes(codes, levels):
   for j, level in enumerate(levels[1:], 1):
     size = jnp.where(number >= j, level, size)
   return size
-
-
-def _size(d):
-  """Returns d', which is whole blocks however often it is turned."""
-  while hadamard.size(d) != d:
-    d = hadamard.size(d)
-  return d
-
-
-def _turned(x, seed, turns):
-  """Turns x, and the outcome again with other signs; returns y f32[B, m]."""
-  y = jnp.pad(x, (0, _size(x.size) - x.size))
-  for turn in range(turns):
-    y = hadamard.to(y, seed + turn)
-  return y.reshape(hadamard.block(y.size), -1)
-
-
-def _turned_back(y, seed, turns):
-  """The inverse, blocks in columns as before."""
-  flat = y.reshape(-1)
-  for turn in reversed(range(turns)):
-    flat = hadamard.back(flat, seed + turn, flat.size)
-  return flat.reshape(y.shape)
 
 
 def _folded(z, op, reduce):

@@ -33,17 +33,24 @@ def size(d: int) -> int:
   return d + -d % block(d)
 
 
-def to(x: Array, seed: Array) -> Array:
-  """Turns f32[d] to f32[size(d)], by the signs of a seed, u32[]."""
+def to(x: Array, seed: Array, turns: int = 1) -> Array:
+  """Turns f32[d] to f32[size(d)], so many times, each by signs of its own.
+
+  The signs are those of a seed, u32[], and of the numbers that follow it.
+  """
   rows = block(x.size)
   z = jnp.pad(x, (0, -x.size % rows)).reshape(rows, -1)
-  return _transform(_signed(z, seed)).reshape(-1)
+  for turn in range(turns):
+    z = _transform(_signed(z, seed + turn))
+  return z.reshape(-1)
 
 
-def back(y: Array, seed: Array, d: int) -> Array:
+def back(y: Array, seed: Array, d: int, turns: int = 1) -> Array:
   """Returns the f32[d] that `to` has turned to y."""
-  rows = block(d)
-  return _signed(_transform(y.reshape(rows, -1)), seed).reshape(-1)[:d]
+  z = y.reshape(block(d), -1)
+  for turn in reversed(range(turns)):
+    z = _signed(_transform(z), seed + turn)
+  return z.reshape(-1)[:d]
 
 
 def _signed(z, seed):
