@@ -41,6 +41,14 @@ def _moniqua(bits, theta, gamma=1.0, power=1.0):
   )
 
 
+def _leaf(bits, gamma):
+  return dict(
+    gamma=gamma,
+    quantizer=dict(name='auto_theta', bits=bits, start=0.4),
+    smoothness=dict(name='peak', per_worker=False),
+  )
+
+
 def _rotated(**more):
   """Four bits in rotated coordinates, theta from the distances seen."""
   quantizer = dict(name='fitted_theta', bits=4)
@@ -78,6 +86,9 @@ METHODS = {
   # to which the gradients add (theta=2.5 wrapped at step 81).
   'moniqua2': _moniqua(bits=2, theta=2.5, gamma=0.2, power=0.5),
   'moniqua1': _moniqua(bits=1, theta=4.5, gamma=0.1, power=0.5),
+  # Theta by leaf in one run: in proportion to the leaves' first gradients.
+  'leaf2': _leaf(bits=2, gamma=0.2),
+  'leaf1': _leaf(bits=1, gamma=0.1),
   'rotated4': _rotated(),
   # By the bits that a worker sends for each parameter in each step.
   'sent4': _pairs(),

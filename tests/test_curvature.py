@@ -85,6 +85,9 @@ def test_diagonal_and_layers():
   parts = np.split(np.diag(L), np.cumsum(sizes)[:-1])
   means = [part.mean() for part in parts]
   np.testing.assert_allclose(averaged('layer', leaves), means, rtol=0.05)
+  peaks = [np.max(leaf.reshape(COUNT, -1) ** 2, axis=1) for leaf in leaves]
+  expected = [peak.mean() for peak in map(np.float64, peaks)]
+  np.testing.assert_allclose(averaged('peak', leaves), expected, rtol=1e-4)
 
 
 def test_kronecker_is_exact_where_the_matrix_is_a_product():
