@@ -214,8 +214,8 @@ def test_memory_grows_with_the_largest_layer_not_with_the_model():
 # --------------------------------------------------------------- gossip in pods
 
 
-def rounds(run, tx, x, u):
-  """Parameters after two steps of u and gossip."""
+def rounds(run, tx, x, u, steps=2):
+  """Parameters after steps of u and gossip."""
 
   def worker(x, u):
     def step(carry, k):
@@ -223,7 +223,7 @@ def rounds(run, tx, x, u):
       updates, state = tx.update(u, state, x, step=k)
       return (optax.apply_updates(x, updates), state), None
 
-    return lax.scan(step, (x, tx.init(x)), jnp.arange(2))[0][0]
+    return lax.scan(step, (x, tx.init(x)), jnp.arange(steps))[0][0]
 
   return np.asarray(run(worker, (0, 0))(x, u))
 
@@ -281,6 +281,19 @@ def test_rounds_have_the_bits_of_the_run_without_pods(layout, name):
   )
   replicas = rows.reshape(pod.workers, pod.data, pod.fsdp, -1)
   assert (replicas == replicas[:, :1]).all()
+
+
+@pytest.mark.optimized
+@mostly('both')
+def test_fragments_of_parts_make_up_a_round(pod):
+  """Each device cuts its own part; two steps of rest are one whole round."""
+  n, name = pod.workers, 'dpsgd nearest'
+  x, u = close_trees(n)
+  u = jax.tree.map(np.zeros_like, u)
+  whole = maker(name, n)
+  parts = in_pods(lambda key: mj.streaming(whole(key=key), 2), pod, x, u)
+  one = rounds(mj.simulated, whole(key=jax.random.key(0)), flat(x), flat(u), 1)
+  np.testing.assert_array_equal(vectors_of(parts, tree(0), pod), one)
 
 
 def error_of(quantizer):

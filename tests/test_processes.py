@@ -113,6 +113,23 @@ def test_training_is_the_same_in_two_processes(tmp_path, whole):
       assert two[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
 
 
+@pytest.mark.slow
+def test_fragments_train_the_same_in_two_processes(tmp_path):
+  entries = dict(fragments=2, rotated=True, order='adapt_then_combine')
+  flags = [f'--config.{name}={value}' for name, value in entries.items()]
+  folder = tmp_path / 'two'
+  folder.mkdir()
+  programs.finished(train(2, folder / 'run', folder, *flags), folder)
+  config = small(epochs=EPOCHS, log_every=5, runner='sharded', **entries)
+  with compiled_quickly():
+    stop_after(config, 22, tmp_path / 'one')
+  for one, two in zip(
+    rows(tmp_path / 'one'), rows(folder / 'run'), strict=False
+  ):
+    for name, value in one.items():
+      assert two[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+
+
 def steps_in(workdir) -> int:
   """The last step of which there is a whole row."""
   path = workdir / 'metrics.jsonl'
