@@ -97,7 +97,10 @@ METHODS = {
   'sent0.5': _pairs(fragments=8),
   'sent2_quasi': _pairs(fragments=2, momentum_kind=dict(name='quasi_global')),
   'sent2_beside': _pairs(fragments=2, order='adapt_with_combine'),
-  # Whole vectors: 4 bits in each of 195 steps, then in each seventh.
+  # Dense first, in whole vectors, and sparse later; 2 and 1 bits on average.
+  'sent2_dense': _pairs(
+    rounds=3, rounds_from=((95, 1),), local_steps_from=((95, 3),)
+  ),
   'sent1_dense': _pairs(local_steps_from=((195, 7),)),
   # 2 (8 - 1) / 8 messages of so many bits: 7, 3.5 and 1.75 bits sent.
   'eden4': _eden(4),
