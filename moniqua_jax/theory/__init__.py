@@ -40,6 +40,7 @@ from moniqua_jax.theory.spectrum import (
   require_d2_stable,
   t_mix,
 )
+from moniqua_jax.theory.steady import disagreement
 from moniqua_jax.theory.summary import Report, Row, report
 from moniqua_jax.theory.text import table
 from moniqua_jax.theory.theorems import Paper, paper
@@ -62,6 +63,7 @@ __all__ = [
   'Sums',
   'auto_theta_limit',
   'block_steps',
+  'disagreement',
   'eden_variance',
   'eigenvalues',
   'everyone',
