@@ -7,6 +7,7 @@ import pytest
 
 from configs import digits
 from moniqua_jax import command_line
+from moniqua_jax.launch import __main__ as launch
 from tests import helpers, programs
 from tests.fresh import python
 from tests.trained import built
@@ -265,6 +266,15 @@ def test_exit_status_2_and_one_line(argument, tmp_path):
   lines = err.strip().splitlines()
   assert sum(line.startswith('error: ') for line in lines) == 1
   assert 'Traceback' not in err
+
+
+def test_a_launched_script_is_the_one_beside_python(tmp_path, monkeypatch):
+  script = tmp_path / 'moniqua-train'
+  script.touch(mode=0o755)
+  monkeypatch.setattr(sys, 'executable', str(tmp_path / 'python'))
+  for name, found in (('moniqua-train', str(script)), ('train.py', 'train.py')):
+    first, _ = launch.commands([name, '--resume'], 2, 1)
+    assert first[:4] == [sys.executable, '-u', found, '--resume']
 
 
 CONFIG = '--config=configs/digits.py:moniqua1'
