@@ -63,7 +63,7 @@ def parser(argv: Sequence[str], doc: str = '') -> list[str]:
   stderr and exit status 2. --help, which begins with `doc`, and --list print
   and exit with status 0.
   """
-  from absl import flags
+  from absl import flags, logging
 
   # The config comes before the entries that change it.
   argv = re.sub(r'(^|\0)(--?config)\0', r'\1\2=', '\0'.join(argv)).split('\0')
@@ -78,11 +78,14 @@ def parser(argv: Sequence[str], doc: str = '') -> list[str]:
       sys.exit()
     argv = [_with_path(argument) for argument in argv]
     try:
-      return flags.FLAGS(argv)
+      left = flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:
       raise ValueError(_unknown_entry(argv)) from error
     except (flags.Error, OSError, TypeError, ValueError) as error:
       raise ValueError(_last_cause(str(error))) from error
+  if not flags.FLAGS['verbosity'].present:
+    logging.set_verbosity(logging.WARNING)  # checkpoints are talkative
+  return left
 
 
 def config(text: str):

@@ -16,7 +16,7 @@ from moniqua_jax import command_line, extras
 from moniqua_jax.launch import initialize, multihost
 
 with command_line.one_line_errors(), extras.needed('train'):
-  from absl import flags, logging
+  from absl import flags
   from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -47,8 +47,6 @@ _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'This one, from 0.')
 
 def main(argv):
   """Runs what the flags say: a dry run, a laboratory, or training."""
-  if not flags.FLAGS['verbosity'].present:
-    logging.set_verbosity(logging.WARNING)  # checkpoints are talkative
   config = _CONFIG.value
   with command_line.one_line_errors():
     if len(argv) > 1:
