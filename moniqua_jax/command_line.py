@@ -95,7 +95,10 @@ def config(text: str):
   8
   """
   name, *method = text.split(':', 1)
-  return runpy.run_path(path(name))['get_config'](*method)
+  module = runpy.run_path(path(name))
+  if 'get_config' not in module:
+    raise ValueError(f'--config={name} defines no get_config.')
+  return module['get_config'](*method)
 
 
 def names() -> list[str]:

@@ -187,6 +187,12 @@ def test_a_file_goes_before_the_config_of_its_name(tmp_path, monkeypatch):
   assert command_line.config('digits').workers == 8
 
 
+def test_a_file_that_is_no_config_is_named(tmp_path):
+  (tmp_path / 'mine.py').write_text('x = 1')
+  with pytest.raises(ValueError, match='mine.py defines no get_config'):
+    command_line.config(f'{tmp_path}/mine.py')
+
+
 def test_an_unknown_name_is_told_the_names(capsys):
   status, text = parsed(capsys, '--config=digit:moniqua4')
   assert status == 2 and "'digits', 'digits_few_bits'" in text
