@@ -1,6 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or newer and make, no more.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt
 # Temporaries above 32 MB cost a page fault each step; keep them in the heap.
 MALLOC := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 \
   MALLOC_TOP_PAD_=268435456
@@ -11,21 +12,28 @@ TPU := PYTHONPATH=.libtpu $(PYTEST) -rs tests/test_tpu.py
 
 .PHONY: demo results-digits docs test test-all test-tpu check lint clean
 
-.venv/installed: pyproject.toml constraints.txt
+$(BIN)/pip:
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt \
-	  --editable '.[all,test,notebooks,benchmarks,docs,dev]'
+
+# What the demo needs, and no more; Python compiles what it imports of it.
+.venv/demo: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo 'Into .venv, without the tools of the tests: 750 MB ...'
+	$(PIP) --no-compile --editable '.[train]'
 	touch $@
 
+.venv/installed: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) --editable '.[all,test,notebooks,benchmarks,docs,dev]'
+	touch .venv/demo $@
+
 # Eight workers on a ring: full precision, 4 bits and 1 bit; then one table.
-demo: .venv/installed
+demo: .venv/demo
 	rm -rf $(addprefix runs/demo/,$(DEMO))
 	for method in $(DEMO); do \
 	  $(MALLOC) $(BIN)/python train.py --config=configs/digits.py:$$method \
 	    --workdir=runs/demo/$$method || exit 1; \
 	done
 	$(BIN)/python -m moniqua_jax.plots $(addprefix runs/demo/,$(DEMO)) \
-	  --out=runs/demo/report
+	  --out=runs/demo_report
 
 # results/digits: five seeds of each method of the demo.
 results-digits: .venv/installed

@@ -18,6 +18,7 @@ import shutil
 import jax
 import numpy as np
 
+from moniqua_jax import command_line
 from moniqua_jax.plots import kept, tables
 from moniqua_jax.training import loop, monitor, workdir
 
@@ -33,7 +34,7 @@ def main():
     '--runs', type=pathlib.Path, help='of the work directories; runs/NAME'
   )
   args = parser.parse_args()
-  module = runpy.run_path(args.config)
+  module = runpy.run_path(command_line.path(args.config))
   names = args.methods.split(',') if args.methods else list(module['METHODS'])
   for name in names:
     for seed in range(args.seeds):

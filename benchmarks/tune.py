@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from benchmarks.network import curves
+from moniqua_jax import command_line
 from moniqua_jax.training import loop, metrics, monitor
 
 SEED = 100  # not among the seeds that are reported
@@ -35,7 +36,7 @@ def main():
   parser.add_argument('--epochs', type=float, help='instead of the config')
   parser.add_argument('--loss', type=float, help='a training loss to reach')
   args = parser.parse_args()
-  config = runpy.run_path(args.config)
+  config = runpy.run_path(command_line.path(args.config))
   names = args.methods.split(',') if args.methods else list(config['CHOICES'])
   if unknown := set(names) - set(config['CHOICES']):
     there = ', '.join(config['CHOICES'])

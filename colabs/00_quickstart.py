@@ -25,7 +25,9 @@ try:
 except ImportError:
   from pathlib import Path
 
-  source = '..' if Path('../pyproject.toml').exists() else 'moniqua_jax'
+  # REPOSITORY: the address from which moniqua_jax can be cloned.
+  source = '..' if Path('../pyproject.toml').exists() else './clone'
+  # !test -d {source} || git clone --quiet REPOSITORY {source}
   # %pip install --quiet '{source}[all]'
   import moniqua_jax
 

@@ -12,7 +12,7 @@ parameter leaf from them: --config.scales_from=runs/cifar10_cpu/slack0.2.
 
 import ml_collections
 
-from configs import digits
+from moniqua_jax.configs import digits
 
 
 def get_config(method: str = 'dpsgd') -> ml_collections.ConfigDict:

@@ -12,7 +12,7 @@ holds these runs, and some at .03 and with theta per leaf.
 
 import ml_collections
 
-from configs import digits_sorted
+from moniqua_jax.configs import digits_sorted
 
 FILE = 'configs/cifar10_sorted_cpu.py'
 

@@ -49,6 +49,9 @@ def default() -> ml_collections.ConfigDict:
     shape=unset(tuple),
     num_classes=unset(int),
     seed=unset(int),
+    path=unset(str),
+    image_size=unset(int),
+    augment=unset(str),
   )
   config.partition = dict(name='iid', alpha=unset(float))
   config.batch_size = 16  # per worker

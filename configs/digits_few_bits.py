@@ -11,7 +11,7 @@ ones. What came of it is in results/digits_few_bits.
 
 import ml_collections
 
-from configs import digits_sorted as by_label
+from moniqua_jax.configs import digits_sorted as by_label
 
 FILE, base = 'configs/digits_few_bits.py', by_label.base
 DATA = {

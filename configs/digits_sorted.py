@@ -13,7 +13,7 @@ import itertools
 
 import ml_collections
 
-from configs import digits
+from moniqua_jax.configs import digits
 
 FILE = 'configs/digits_sorted.py'
 

@@ -10,7 +10,7 @@ with workers that have each their own pace. METHOD:cpu is a small variant.
 
 import ml_collections
 
-from configs import moniqua_resnet20
+from moniqua_jax.configs import moniqua_resnet20
 
 
 def get_config(method: str = 'moniqua8') -> ml_collections.ConfigDict:

@@ -12,7 +12,7 @@ what came of a small net on CPUs.
 
 import ml_collections
 
-from configs import moniqua_resnet20
+from moniqua_jax.configs import moniqua_resnet20
 
 
 def get_config(method: str = 'd2moniqua8') -> ml_collections.ConfigDict:

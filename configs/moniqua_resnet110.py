@@ -8,12 +8,12 @@ All but the model is as in configs/moniqua_resnet20.py, with :cpu variants too.
 
 import ml_collections
 
-from configs import moniqua_resnet20
+from moniqua_jax.configs import moniqua_resnet20
+
+METHODS = moniqua_resnet20.METHODS
 
 
 def get_config(method: str = 'moniqua8') -> ml_collections.ConfigDict:
   """The config of `METHOD` or `METHOD:cpu`."""
   config = moniqua_resnet20.default('resnet110')
-  return moniqua_resnet20.choose(
-    config, moniqua_resnet20.METHODS, method, 'moniqua_resnet110'
-  )
+  return moniqua_resnet20.choose(config, METHODS, method, 'moniqua_resnet110')

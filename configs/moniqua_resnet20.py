@@ -15,7 +15,7 @@ came of ResNet-20 on CPUs is in configs/cifar10_cpu.py.
 
 import ml_collections
 
-from configs import digits
+from moniqua_jax.configs import digits
 
 
 def get_config(method: str = 'moniqua8') -> ml_collections.ConfigDict:

@@ -16,9 +16,9 @@ to each other than the last one's; start them in the project's folder.
 """
 
 import ml_collections
+from moniqua_jax.configs.digits_sorted import moniqua, rival
 
-from configs import digits, digits_sorted
-from configs.digits_sorted import moniqua, rival
+from moniqua_jax.configs import digits, digits_sorted
 
 FILE = 'configs/network_cifar10_cpu.py'
 EPOCHS = 1.0

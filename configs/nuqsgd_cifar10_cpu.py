@@ -16,7 +16,7 @@ momentum .9, weight decay 1e-4 for all: the paper's, not tuned for any.
 
 import ml_collections
 
-from configs import digits
+from moniqua_jax.configs import digits
 
 BUCKET = 8192
 

@@ -14,12 +14,15 @@ MODEL:METHOD:cpu is the small variant of configs/nuqsgd_resnet110.py on images
 made up, for a try-out without ImageNet.
 """
 
+import itertools
+
 import ml_collections
 
-from configs import digits, nuqsgd_resnet110
+from moniqua_jax.configs import digits, nuqsgd_resnet110
 
 MODELS = ('resnet18', 'resnet34', 'resnet50')
 METHODS = nuqsgd_resnet110.METHODS
+ARGUMENTS = tuple(f'{m}:{n}' for m, n in itertools.product(MODELS, METHODS))
 
 
 def get_config(names: str = 'resnet18:nuqsgd4') -> ml_collections.ConfigDict:

@@ -17,7 +17,7 @@ table of configs/nuqsgd_cifar10_cpu.py is made for them.
 
 import ml_collections
 
-from configs import digits, nuqsgd_cifar10_cpu
+from moniqua_jax.configs import digits, nuqsgd_cifar10_cpu
 
 IMAGES, WORKERS, STEPS = 50_000, 8, 80_000
 

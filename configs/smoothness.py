@@ -43,6 +43,7 @@ def get_config(data: str = 'breast_cancer') -> ml_collections.ConfigDict:
 
 
 WORKERS = {'breast_cancer': 5, 'digits': 8, 'libsvm': 20}
+ARGUMENTS = tuple(WORKERS)
 METHODS = (
   'GD',
   'DCGD',

@@ -26,7 +26,7 @@ D^{1/3}.
 
 import ml_collections
 
-from configs import digits, nuqsgd_cifar10_cpu
+from moniqua_jax.configs import digits, nuqsgd_cifar10_cpu
 
 FILE = 'configs/smoothness_cifar10_cpu.py'
 KINDS = ('layer', 'diagonal', 'kronecker')

@@ -7,7 +7,7 @@ and one more, adiana4, whose numbers are small enough to learn, not tuned.
 
 import ml_collections
 
-from configs import digits, smoothness_cifar10_cpu
+from moniqua_jax.configs import digits, smoothness_cifar10_cpu
 
 FILE = 'configs/smoothness_digits.py'
 

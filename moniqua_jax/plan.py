@@ -1,7 +1,6 @@
 """What a run on a pod would send and compute, by calculation alone.
 
-  python -m moniqua_jax.plan --config=configs/moniqua_resnet20.py \\
-    --topology=v5e:16x16 --workers=4096
+  moniqua-plan --config=moniqua_resnet20 --topology=v5e:16x16 --workers=4096
 
 Bytes are exact: the sizes of the payloads of `moniqua` (`push_sum` adds 4, and
 `auto_theta` is answered by 1). Times are estimates, from floating-point
@@ -28,10 +27,9 @@ from moniqua_jax import (
   wire,
 )
 from moniqua_jax.quantizers import base
-from moniqua_jax.training import registry, talk
 
-with extras.needed('train'):
-  from absl import app, flags
+with command_line.one_line_errors(), extras.needed('train'):
+  from absl import flags
   from ml_collections import config_flags
 
 BITS = (32, 8, 4, 2, 1)
@@ -151,6 +149,8 @@ def schedule(config, workers: int) -> tuple[topologies.Topology, ...]:
     raise ValueError(
       "config.gossip.name='none': a plan compares the messages of gossip."
     )
+  from moniqua_jax.training import registry
+
   topology = registry.build(
     registry.TOPOLOGIES, 'topology', config.topology, n=workers
   )
@@ -181,6 +181,8 @@ def work(config) -> tuple[int, float]:
 
   Operations of a step are counted by XLA, before the program is compiled.
   """
+  from moniqua_jax.training import registry
+
   shape, classes = images(config)
   model = registry.build(
     registry.MODELS, 'model', config.model, num_classes=classes
@@ -241,6 +243,8 @@ def rows(
 
 def text(config, where: Pod, utilisation: float = UTILISATION) -> str:
   """Writes the plan in words and one table."""
+  from moniqua_jax.training import talk
+
   if not 0 < utilisation <= 1:
     raise ValueError(
       f'--utilisation={utilisation}; it must be above 0 and at most 1.'
@@ -277,12 +281,17 @@ def text(config, where: Pod, utilisation: float = UTILISATION) -> str:
 
 def main(argv):
   """Prints the plan of a config on some chips."""
-  with command_line.one_line_errors():
+  with command_line.one_line_errors(), extras.needed('train'):
     if len(argv) > 1:
       raise ValueError(f'{argv[1:]} are not flags.')
     where = pod(_TOPOLOGY.value, _WORKERS.value)
     print(text(_CONFIG.value, where, _UTILISATION.value))
 
 
+def run():
+  """The console script `moniqua-plan`."""
+  command_line.run(main, __name__)
+
+
 if __name__ == '__main__':
-  app.run(main, flags_parser=command_line.parser)
+  run()

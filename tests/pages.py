@@ -16,6 +16,7 @@ RESULTS = sorted((ROOT / 'results').rglob('*.md'))
 BIN = pathlib.Path(sys.executable).parent
 REFUSED = '# refused'  # marks a command that must fail
 SHORT = {  # what makes a run of a config short enough for a test
+  'digits': '--config.epochs=2',
   'configs/digits.py': '--config.epochs=2',
   'configs/smoothness_digits.py': '--config.epochs=2',
   'configs/smoothness.py': (

@@ -7,8 +7,12 @@ import pytest
 
 from configs import digits
 from moniqua_jax import command_line
-from tests import programs
+from moniqua_jax.launch import __main__ as launch
+from tests import helpers, programs
+from tests.fresh import python
 from tests.trained import built
+
+HEAVY = 'flax', 'grain', 'matplotlib', 'orbax', 'sklearn', 'tqdm'
 
 
 def config_with(method='moniqua4', **entries):
@@ -162,6 +166,92 @@ def test_unknown_config_file(capsys):
   assert 'configs/digits.py' in text and text.count('\n') == 1
 
 
+SPELLED = 'digits', 'configs/digits.py', f'{programs.ROOT}/configs/digits.py'
+
+
+@pytest.mark.parametrize('name', SPELLED)
+def test_a_config_has_a_name_and_a_path(name, tmp_path, monkeypatch):
+  expected = digits.get_config('moniqua4').to_json()
+  for folder in (programs.ROOT, tmp_path):
+    monkeypatch.chdir(folder)
+    assert command_line.config(f'{name}:moniqua4').to_json() == expected
+    assert command_line.methods(name) == [*digits.METHODS]
+
+
+def test_a_file_goes_before_the_config_of_its_name(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'configs').mkdir()
+  mine = tmp_path / 'configs' / 'digits.py'
+  mine.write_text('get_config = lambda: 7')
+  assert command_line.config('configs/digits.py') == 7
+  assert command_line.config('digits').workers == 8
+
+
+def test_a_file_that_is_no_config_is_named(tmp_path):
+  (tmp_path / 'mine.py').write_text('x = 1')
+  with pytest.raises(ValueError, match='mine.py defines no get_config'):
+    command_line.config(f'{tmp_path}/mine.py')
+
+
+def test_an_unknown_name_is_told_the_names(capsys):
+  status, text = parsed(capsys, '--config=digit:moniqua4')
+  assert status == 2 and "'digits', 'digits_few_bits'" in text
+  assert text.count('\n') == 1
+
+
+def test_what_is_listed_is_there(capsys):
+  with pytest.raises(SystemExit) as ended:
+    command_line.parser(['train.py', '--list'])
+  assert not ended.value.code
+  out = capsys.readouterr().out
+  files = {path.stem for path in (programs.ROOT / 'configs').glob('*.py')}
+  assert {*command_line.names()} == files
+  for name in files:
+    assert f'{name}: ' in out
+    first, *_, last = command_line.methods(name)
+    for method in (first, last):
+      assert f' {method}' in out
+      assert command_line.config(f'{name}:{method}').is_locked
+
+
+# A program that parses flags has no use for what it runs on.
+LIGHT = f"""
+import sys
+
+class Blocker:
+  def find_spec(name, path=None, target=None):
+    assert name.partition('.')[0] not in {HEAVY}, name
+
+sys.meta_path.insert(0, Blocker)
+import runpy, time
+sys.argv = {{}}
+try:
+  runpy.run_path('train.py', run_name='__main__')
+finally:
+  print(time.process_time())
+"""
+
+
+EARLY = {
+  '--help': (0, 'moniqua8  moniqua4'),
+  '--config=digits_sorted --help': (0, 'Methods of digits_sorted'),
+  '--list': (0, 'smoothness_digits: '),
+  '--bits=1': (2, "Unknown command line flag 'bits'"),
+  '--config=digits:nope': (2, 'choose from'),
+  '--config=digits:moniqua4': (2, '--workdir is not given'),
+  '--workdir=a b': (2, 'are not flags'),
+}
+
+
+@pytest.mark.parametrize('flags', helpers.tiered(EARLY, ['--help']))
+def test_help_and_mistakes_are_early(flags):
+  status, text = EARLY[flags]
+  ended = python(LIGHT.format(['train.py', *flags.split()]), check=False)
+  assert ended.returncode == status, ended.stderr
+  assert text in (ended.stderr if status else ended.stdout)
+  assert float(ended.stdout.split()[-1]) < 2  # seconds of CPU
+
+
 COMMANDS = {
   '--config=configs/digits.py:nope': 'nope is unknown; choose from',
   '--config.bits=1': "config has no 'bits'; it has",
@@ -169,7 +259,7 @@ COMMANDS = {
   '--config.epochs=many': 'could not convert',
   '--config.quantizer.bits=1': 'not an argument of full_precision',
   '--bits=1': "Unknown command line flag 'bits'",
-  '--runner=threads': "config.runner='threads'; choose from",
+  '--runner=threads': '--runner=threads: value should be one of <',
 }
 
 
@@ -182,6 +272,15 @@ def test_exit_status_2_and_one_line(argument, tmp_path):
   lines = err.strip().splitlines()
   assert sum(line.startswith('error: ') for line in lines) == 1
   assert 'Traceback' not in err
+
+
+def test_a_launched_script_is_the_one_beside_python(tmp_path, monkeypatch):
+  script = tmp_path / 'moniqua-train'
+  script.touch(mode=0o755)
+  monkeypatch.setattr(sys, 'executable', str(tmp_path / 'python'))
+  for name, found in (('moniqua-train', str(script)), ('train.py', 'train.py')):
+    first, _ = launch.commands([name, '--resume'], 2, 1)
+    assert first[:4] == [sys.executable, '-u', found, '--resume']
 
 
 CONFIG = '--config=configs/digits.py:moniqua1'

@@ -3,6 +3,7 @@
 A check of all pages is one test that lists what fails, page by page.
 """
 
+import contextlib
 from importlib import metadata
 import inspect
 import os
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 import moniqua_jax as mj
+from moniqua_jax import command_line, data
 from tests import helpers, pages, test_quantizers
 
 ROOT = pages.ROOT
@@ -65,9 +67,11 @@ def wrong_commands(page):
   for target in re.findall(r'\bmake\s+([\w-]+)', f'{blocks}\n{quoted}'):
     if f'\n{target}:' not in makefile:
       yield f'make {target}'
-  for path in re.findall(r'--config=([\w/]+\.py)', f'{blocks}\n{quoted}'):
-    if not (ROOT / path).is_file():
-      yield path
+  for name in re.findall(r'--config=([a-z][\w/.]*)', f'{blocks}\n{quoted}'):
+    try:
+      command_line.path(str(ROOT / name) if '/' in name else name)
+    except ValueError as error:
+      yield str(error)
   for package, rest in MODULE.findall(f'{blocks}\n{quoted}'):
     path = ROOT.joinpath(package, *rest.split('.'))
     main, module = path / '__main__.py', path.with_suffix('.py')
@@ -123,6 +127,15 @@ def test_the_citation_names_the_version_and_the_papers():
 @pytest.mark.parametrize('page', ['topologies', 'algorithms', 'smoothness'])
 def test_the_code_of_a_page_runs(page):
   assert pages.names_after(ROOT / f'docs/{page}.md')
+
+
+def test_the_code_about_data_runs(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  names = pages.names_after(ROOT / 'docs/data.md')
+  assert names['batch']['image'].shape == (8, 4, 8, 8, 3)
+  for name, path in (('folder', 'IMAGES'), ('npz', 'images.npz')):
+    made = getattr(data, name)(path)
+    assert made.num_classes == 2 and len(made.train.labels) == 320
 
 
 def test_the_code_of_the_quickstart_learns():
@@ -215,13 +228,15 @@ def with_commands(page):
 def shell(tmp_path_factory):
   folder = tmp_path_factory.mktemp('docs')
   rows = np.random.default_rng(0).normal(size=(60, 4))
-  data = (
+  lines = (
     f'{1 if sum(row) > 0 else -1} '
     + ' '.join(f'{j}:{value:.3f}' for j, value in enumerate(row, 1))
     for row in rows
   )
+  with contextlib.chdir(folder):
+    pages.names_after(ROOT / 'docs/data.md')  # writes what its commands read
   (folder / 'DATA').mkdir()
-  (folder / 'DATA' / 'a8a').write_text('\n'.join(data))
+  (folder / 'DATA' / 'a8a').write_text('\n'.join(lines))
   return pages.shell(folder)
 
 

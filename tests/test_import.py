@@ -4,6 +4,9 @@ import ast
 import re
 import tomllib
 
+import pytest
+
+from tests import helpers
 from tests.fresh import ROOT, WITHOUT_EXTRAS, python
 
 SLOW = ('scipy.optimize', 'scipy.sparse', 'scipy.special', 'scipy.stats')
@@ -92,6 +95,24 @@ def test_the_program_says_in_one_line_what_it_misses():
     "error: No module named 'ml_collections': "
     "pip install 'moniqua_jax[train]'.\n"
   )
+
+
+# The programs of the library alone, as scripts start them.
+PROGRAMS = {
+  'theory.__main__ import main': (0, 'topology '),
+  'launch.__main__ import main': (2, 'required: --n'),
+  'command_line import plots as main': (2, "pip install 'moniqua_jax[train]'"),
+  'plan import run as main': (2, "pip install 'moniqua_jax[train]'"),
+}
+
+
+@pytest.mark.parametrize('program', helpers.tiered(PROGRAMS, [[*PROGRAMS][0]]))
+def test_a_program_runs_or_says_in_one_line_what_it_misses(program):
+  status, text = PROGRAMS[program]
+  start = f'{WITHOUT_EXTRAS}\nfrom moniqua_jax.{program}\nmain()'
+  ended = python(start, check=False)
+  assert ended.returncode == status and text in ended.stdout + ended.stderr
+  assert 'Traceback' not in ended.stderr
 
 
 def test_the_extras_that_the_code_names_are_declared():

@@ -9,6 +9,7 @@ executed. After an edit:
 import os
 import pathlib
 import re
+import tomllib
 
 import jupytext
 from nbconvert.preprocessors import ExecutePreprocessor
@@ -97,6 +98,12 @@ def test_it_installs_itself_and_says_how_to_run_it_locally(name):
   assert f'jupyter execute colabs/{name}.ipynb' in words.source
   assert '\n  %pip install' in install.source
   assert 'import moniqua_jax' in install.source
+  # The name is not taken from an index; the address stands in pyproject.toml.
+  project = tomllib.loads((COLABS.parent / 'pyproject.toml').read_text())
+  address = project['project'].get('urls', {}).get('Repository', 'REPOSITORY')
+  assert f'git clone --quiet {address} {{source}}\n' in install.source
+  assert "install --quiet '{source}[all]'" in install.source
+  assert "'..' if" in install.source and "else './clone'" in install.source
 
 
 @every_notebook

@@ -40,6 +40,13 @@ def test_its_targets_of_make_are_there():
     assert done.returncode == 0 and '.venv' in done.stdout, done.stderr
 
 
+def test_the_demo_installs_what_it_needs_and_reports_beside_its_runs():
+  dry = ['make', 'demo', '--dry-run', '--always-make', 'PYTHON=true']
+  text = subprocess.run(dry, cwd=pages.ROOT, capture_output=True).stdout
+  assert b"--editable '.[train]'" in text and b'notebooks' not in text
+  assert b'--out=runs/demo_report' in text
+
+
 def test_what_it_installs_is_declared():
   project = (pages.ROOT / 'pyproject.toml').read_text()
   extras = {

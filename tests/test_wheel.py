@@ -61,12 +61,25 @@ def test_the_wheel_holds_the_package_alone(site):
   info = site / f'moniqua_jax-{version}.dist-info'
   assert {path.name for path in site.iterdir()} == {'moniqua_jax', info.name}
   code = {path.relative_to(site) for path in site.rglob('*.py')}
-  assert code == {
+  ours = {
     path.relative_to(ROOT) for path in (ROOT / 'moniqua_jax').rglob('*.py')
   }
+  configs = pathlib.Path('moniqua_jax', 'configs')
+  named = {configs / path.name for path in (ROOT / 'configs').glob('*.py')}
+  # In a clone __init__.py says where configs/ is.
+  assert code == ours - {configs / '__init__.py'} | named
   assert (site / 'moniqua_jax' / 'py.typed').exists()
   assert f'\nVersion: {version}\n' in (info / 'METADATA').read_text()
-  assert 'moniqua-train = ' in (info / 'entry_points.txt').read_text()
+  scripts = re.findall(
+    r'^moniqua-(\w+) = ([\w.]+):(\w+)$',
+    (info / 'entry_points.txt').read_text(),
+    flags=re.MULTILINE,
+  )
+  names = ['launch', 'plan', 'plots', 'theory', 'train']
+  assert [name for name, *_ in scripts] == names
+  for _, module, function in scripts:
+    lines = f'from {module} import {function}\nassert callable({function})'
+    python(lines, site, site)
 
 
 def test_the_source_archive_holds_the_program_too(built):
@@ -98,10 +111,26 @@ main.run()
 """
 
 
-def test_without_configs_it_says_where_they_are(site, tmp_path):
-  ended = python(TRAIN.format(['--dry_run']), tmp_path, site, check=False)
-  assert ended.returncode == 2 and ended.stderr.count('\n') == 1
-  assert 'in the repository' in ended.stderr and '--config=' in ended.stderr
+def test_it_trains_by_the_name_of_a_config(site, tmp_path):
+  flags = ['--config=digits:moniqua4', '--workdir=run', '--config.epochs=0.2']
+  flags += ['--config.learning_rate.warmup_epochs=0.1']
+  said = python(TRAIN.format(flags), tmp_path, site).stdout
+  assert 'Moniqua 4 bits' in said
+  assert (tmp_path / 'run' / 'figure.png').stat().st_size > 0
+
+
+def test_the_source_archive_makes_the_same_wheel(built, site, tmp_path):
+  with tarfile.open(next(built.glob('*.tar.gz'))) as archive:
+    archive.extractall(tmp_path, filter='data')
+  (clone,) = tmp_path.iterdir()
+  build = 'from setuptools import build_meta; build_meta.build_wheel("dist")'
+  command = [sys.executable, '-c', build]
+  subprocess.run(command, cwd=clone, check=True, capture_output=True)
+  with zipfile.ZipFile(next(clone.glob('dist/*.whl'))) as wheel:
+    again = {name for name in wheel.namelist() if name.endswith('.py')}
+  assert again == {
+    path.relative_to(site).as_posix() for path in site.rglob('*.py')
+  }
 
 
 def test_the_path_of_a_config_can_be_given(site, tmp_path):

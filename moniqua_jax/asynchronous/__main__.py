@@ -35,7 +35,7 @@ COMMAND = (
 )
 
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'What to train, and how; configs/digits.py if not given.'
+  'config', None, 'What to train, and how; digits if not given.'
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder for metrics, saved states and tables.'
@@ -190,7 +190,7 @@ def _mpi():
 
 def _parser(argv, rank):
   with _one_line_errors(rank):
-    return command_line.parser(argv)
+    return command_line.parser(argv, __doc__)
 
 
 if __name__ == '__main__':

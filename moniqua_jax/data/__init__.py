@@ -2,7 +2,7 @@
 
 In the order of use:
 
-  dataset = cifar10(data_dir)                          datasets.py
+  dataset = cifar10(data_dir)                          datasets.py, own.py
   shards = iid(dataset.train.labels, n, seed)          partitions.py
   batches(dataset, shards, seed=..., start=..., ...)   stream.py
 """
@@ -17,8 +17,15 @@ from moniqua_jax.data.augment import (
 )
 from moniqua_jax.data.base import Dataset, Source, in_memory
 from moniqua_jax.data.datasets import cifar10, digits, imagenet2012, synthetic
+from moniqua_jax.data.own import arrays, folder, npz
 from moniqua_jax.data.partitions import dirichlet, iid, sorted_by_label
-from moniqua_jax.data.records import decode, on_demand, open_records, preloaded
+from moniqua_jax.data.records import (
+  MADE_BY,
+  decode,
+  on_demand,
+  open_records,
+  preloaded,
+)
 from moniqua_jax.data.stream import (
   batch,
   batches,
@@ -29,7 +36,9 @@ from moniqua_jax.data.stream import (
 
 __all__ = [
   'Dataset',
+  'MADE_BY',
   'Source',
+  'arrays',
   'batch',
   'batches',
   'center_crop',
@@ -38,10 +47,12 @@ __all__ = [
   'decode',
   'digits',
   'dirichlet',
+  'folder',
   'iid',
   'imagenet2012',
   'in_memory',
   'normalize',
+  'npz',
   'on_demand',
   'open_records',
   'plain',

@@ -17,6 +17,10 @@ from moniqua_jax.data.base import Source, in_memory
 # Records read at a time, 30 MB of ImageNet: one by one costs twice the time.
 _CHUNK = 256
 
+# The commands that make a TFDS directory.
+MADE_BY = {'cifar10': 'python -m moniqua_jax.data.fetch cifar10 DIR'}
+TFDS = '`tfds build` of tensorflow-datasets, with --file_format=array_record'
+
 
 def open_records(data_dir, name: str, version: str, split: str):
   """Random access to the records {'image': bytes, 'label': int} of a split.
@@ -27,7 +31,8 @@ def open_records(data_dir, name: str, version: str, split: str):
   >>> open_records('/nowhere', 'cifar10', '3.0.2', 'train')
   Traceback (most recent call last):
   ValueError: data_dir='/nowhere' has no cifar10/3.0.2/dataset_info.json; \
-data_dir should be the TFDS directory that contains cifar10/3.0.2.
+data_dir should be the TFDS directory that contains cifar10/3.0.2. To make it: \
+python -m moniqua_jax.data.fetch cifar10 DIR.
 
   Source: https://www.tensorflow.org/datasets/data_source.
   """
@@ -39,7 +44,7 @@ data_dir should be the TFDS directory that contains cifar10/3.0.2.
     raise ValueError(
       f'data_dir={data_dir and str(data_dir)!r} has no {name}/{version}/'
       'dataset_info.json; data_dir should be the TFDS directory that contains '
-      f'{name}/{version}.'
+      f'{name}/{version}. To make it: {MADE_BY.get(name, TFDS)}.'
     )
   builder = tfds.builder_from_directory(path)
   _check_files(builder.info, path, split)
@@ -124,7 +129,7 @@ def _check_files(info, path, split):
   if info.file_format.value != 'array_record':
     raise ValueError(
       f'{path} is stored as {info.file_format.value}; prepare it with '
-      f'`tfds build {info.name} --file_format=array_record`.'
+      f'{MADE_BY.get(info.name, TFDS)}.'
     )
   present = {file.name for file in path.iterdir()}
   missing = sorted({file.name for file in wanted} - present)

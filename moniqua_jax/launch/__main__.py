@@ -1,8 +1,8 @@
 """Starts all processes of a run on this machine, for a try-out.
 
-  python -m moniqua_jax.launch --n 8 -- train.py --config=configs/digits.py \\
-    --workdir=runs/eight
+  moniqua-launch --n 8 -- moniqua-train --config=digits --workdir=runs/eight
 
+What stands after -- is a file such as train.py or a script of this package.
 Each process gets its --coordinator_address, --num_processes and --process_id.
 Their output comes with the number of the process in front; when one fails, all
 are ended, and so is this command, with its exit status.
@@ -10,7 +10,9 @@ are ended, and so is this command, with its exit status.
 
 import argparse
 import contextlib
+import pathlib
 import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +29,7 @@ def main():
   )
   parser.add_argument('--n', type=int, required=True, help='how many')
   parser.add_argument(
-    'command', nargs=argparse.REMAINDER, help='-- train.py and its flags'
+    'command', nargs=argparse.REMAINDER, help='-- moniqua-train and its flags'
   )
   args = parser.parse_args()
   command = args.command[1:] if args.command[:1] == ['--'] else args.command
@@ -47,9 +49,12 @@ def free_port() -> int:
 
 def commands(command: list[str], n: int, port: int) -> list[list[str]]:
   """The command of each process; the first listens at the port."""
+  # A console script is beside this Python, whether or not PATH leads there.
+  beside = pathlib.Path(sys.executable).parent
+  program = shutil.which(command[0], path=beside) or command[0]
   return [
     [
-      *(sys.executable, '-u', *command),
+      *(sys.executable, '-u', program, *command[1:]),
       f'--coordinator_address=localhost:{port}',
       f'--num_processes={n}',
       f'--process_id={i}',

@@ -6,11 +6,10 @@ python -m moniqua_jax.theory --topology=ring:8 --algorithm=dpsgd
 import argparse
 import inspect
 
-from moniqua_jax import command_line
+from moniqua_jax import command_line, topologies
 from moniqua_jax.theory import laws
 from moniqua_jax.theory.summary import report
 from moniqua_jax.theory.text import table
-from moniqua_jax.training import registry
 
 _WORKERS = ('n', 'rows', 'cols')
 
@@ -27,13 +26,13 @@ def topology(spec: str):
   ((0.5, (1, 0)),)
   """
   name, *texts = spec.split(':')
-  if name not in registry.TOPOLOGIES:
+  if name not in topologies.BY_NAME:
     raise ValueError(
       f'--topology={spec}: {name!r} is no topology; choose from '
-      f'{sorted(registry.TOPOLOGIES)}, with its arguments after colons, as '
+      f'{sorted(topologies.BY_NAME)}, with its arguments after colons, as '
       'ring:8.'
     )
-  accepted = inspect.signature(registry.TOPOLOGIES[name]).parameters.values()
+  accepted = inspect.signature(topologies.BY_NAME[name]).parameters.values()
   needed = [p for p in accepted if p.default is p.empty]
   if not len(needed) <= len(texts) <= len(accepted):
     form = ':'.join([name, *(p.name for p in accepted)])
@@ -45,7 +44,7 @@ def topology(spec: str):
     _number(spec, p, text) for p, text in zip(accepted, texts, strict=False)
   ]
   try:
-    return registry.TOPOLOGIES[name](*numbers)
+    return topologies.BY_NAME[name](*numbers)
   except ValueError as error:
     raise ValueError(f'--topology={spec}: {error}') from error
 

@@ -59,7 +59,25 @@ from moniqua_jax.topologies.named import (
   torus,
 )
 
+# Those that a name and numbers choose: in a config, on a command line.
+BY_NAME = {
+  make.__name__: make
+  for make in (
+    base_graph,
+    complete,
+    exponential,
+    hypercube,
+    one_peer_exponential,
+    one_peer_hypercube,
+    random_matchings,
+    ring,
+    star,
+    torus,
+  )
+}
+
 __all__ = [
+  'BY_NAME',
   'Topology',
   'base_graph',
   'complete',

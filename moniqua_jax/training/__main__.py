@@ -1,31 +1,35 @@
 """`train.py` and `moniqua-train`: flags, then training or a laboratory.
 
-moniqua-train --config=configs/digits.py:moniqua4 --workdir=runs/moniqua4
+  moniqua-train --config=digits:moniqua4 --workdir=runs/moniqua4
+
+--config takes NAME:METHOD, of a config that comes with the package, or
+PATH:METHOD of any file.
 """
+
+# What is imported at the top is light: a mistake in a flag ends early.
 
 import sys
 
 import jax
 
 from moniqua_jax import command_line, extras
+from moniqua_jax.launch import initialize, multihost
 
 with command_line.one_line_errors(), extras.needed('train'):
-  from absl import app, flags, logging
+  from absl import flags
   from ml_collections import config_flags
 
-  from moniqua_jax import plots, pods
-  from moniqua_jax.laboratory import driver
-  from moniqua_jax.launch import initialize, multihost
-  from moniqua_jax.training import experiment, loop, monitor, summary
-
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'What to train, and how; configs/digits.py if not given.'
+  'config', None, 'What to train, and how; digits if not given.'
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder for metrics, checkpoints and figures.'
 )
-_RUNNER = flags.DEFINE_string(
-  'runner', None, "Instead of config.runner: 'simulated', 'sharded', ..."
+_RUNNER = flags.DEFINE_enum(
+  'runner',
+  None,
+  ['pmapped', 'sharded', 'simulated'],
+  'Instead of config.runner.',
 )
 _RESUME = flags.DEFINE_bool('resume', False, 'Go on from the last checkpoint.')
 _START_FROM = flags.DEFINE_string(
@@ -43,32 +47,26 @@ _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'This one, from 0.')
 
 def main(argv):
   """Runs what the flags say: a dry run, a laboratory, or training."""
-  if len(argv) > 1:
-    sys.exit(f'error: {argv[1:]} are not flags.')
-  if not flags.FLAGS['verbosity'].present:
-    logging.set_verbosity(logging.WARNING)  # checkpoints are talkative
   config = _CONFIG.value
   with command_line.one_line_errors():
+    if len(argv) > 1:
+      raise ValueError(f'{argv[1:]} are not flags.')
     start(config)
-  with initialize.ended_together(), command_line.one_line_errors():
+  one_line = command_line.one_line_errors()
+  with initialize.ended_together(), one_line, extras.needed('train'):
     if _DRY_RUN.value:
       print(described(config))
       return
     if _WORKDIR.value is None:
       raise ValueError('--workdir is not given; it takes a folder.')
     multihost.agreed(config.to_json(), '--config')
-    try:
-      if 'laboratory' in config:
-        driver.run(config, _WORKDIR.value, _RESUME.value)
-      else:
-        train(config, _WORKDIR.value)
-    except monitor.Stopped as error:
-      print(f'stopped: {error}', file=sys.stderr)
-      sys.exit(1)
+    train(config, _WORKDIR.value)
 
 
 def start(config):
   """Joins the other processes, and gives each worker a device if it wants."""
+  from moniqua_jax import pods
+
   convex = 'laboratory' in config
   if convex:
     jax.config.update('jax_enable_x64', True)
@@ -84,8 +82,20 @@ def start(config):
 
 
 def train(config, workdir):
-  """Trains, and draws the report of the run."""
-  loop.train_and_evaluate(config, workdir, _RESUME.value, _START_FROM.value)
+  """Runs a laboratory; or trains, and draws the report of the run."""
+  if 'laboratory' in config:
+    from moniqua_jax.laboratory import driver
+
+    driver.run(config, workdir, _RESUME.value)
+    return
+  from moniqua_jax import plots
+  from moniqua_jax.training import loop, monitor
+
+  try:
+    loop.train_and_evaluate(config, workdir, _RESUME.value, _START_FROM.value)
+  except monitor.Stopped as error:
+    print(f'stopped: {error}', file=sys.stderr)
+    sys.exit(1)
   if multihost.is_primary():
     print(plots.report([workdir], workdir))
 
@@ -93,16 +103,17 @@ def train(config, workdir):
 def described(config) -> str:
   """What a run of the config would do."""
   if 'laboratory' in config:
+    from moniqua_jax.laboratory import driver
+
     return driver.describe(config)
+  from moniqua_jax.training import experiment, summary
+
   return summary.describe(experiment.from_config(config))
 
 
 def run():
   """The console script `moniqua-train`, and train.py."""
-  for flag in flags.FLAGS.get_flags_for_module(__name__):
-    # --help shows those of the file that was started.
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-  app.run(main, flags_parser=command_line.parser)
+  command_line.run(main, __name__)
 
 
 if __name__ == '__main__':

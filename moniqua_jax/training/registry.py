@@ -84,13 +84,9 @@ def _adiana(
 
 
 MODELS = _from(models, ' '.join(models.__all__))
-DATASETS = _from(data, 'cifar10 digits imagenet2012 synthetic')
+DATASETS = _from(data, 'cifar10 digits folder imagenet2012 npz synthetic')
 PARTITIONS = _from(data, 'dirichlet iid sorted_by_label')
-TOPOLOGIES = _from(
-  topologies,
-  'base_graph complete exponential hypercube one_peer_exponential '
-  'one_peer_hypercube random_matchings ring star torus',
-)
+TOPOLOGIES = topologies.BY_NAME
 QUANTIZERS = _from(
   quantizers,
   'alq alq_n amq amq_n auto_theta eden fitted_theta full_precision leveled '
@@ -141,7 +137,8 @@ def named(
   for argument, parameter in accepted.items():
     needed = parameter.default is parameter.empty
     if needed and argument not in (*kwargs, *later):
-      raise ValueError(f'config.{what}: {name} needs {what}.{argument}.')
+      how = f'; {data.MADE_BY[name]} makes it' if name in data.MADE_BY else ''
+      raise ValueError(f'config.{what}: {name} needs {what}.{argument}{how}.')
 
   def make(**context):
     context = {k: v for k, v in context.items() if k in accepted}
