@@ -17,7 +17,9 @@ import jax
 
 from moniqua_jax.launch import watch
 
-HEARTBEAT = 40  # seconds until the runtime ends all, if our watch has not
+# The runtime finds a lost process after half of these seconds to all of them:
+# later than our watch, which says what to do.
+HEARTBEAT = 60
 JOINING = 60  # seconds until all must have come
 
 

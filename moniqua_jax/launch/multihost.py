@@ -6,6 +6,7 @@ of the others it asks for here. With one process nothing of this does anything.
 
 from collections.abc import Callable, Sequence
 import hashlib
+import time
 
 import jax
 from jax.experimental import multihost_utils
@@ -14,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from moniqua_jax import workers
+from moniqua_jax.launch import watch
 
 
 def is_primary() -> bool:
@@ -36,6 +38,7 @@ def by_all(fn: Callable):
   if failed is not None:
     raise failed
   if bad:
+    time.sleep(3 * watch.BEAT)  # it says why, and the watch ends us with that
     raise ValueError(f'process {bad[0]} cannot go on, and says there why.')
   return found
 

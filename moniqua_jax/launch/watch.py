@@ -22,7 +22,7 @@ from jax.errors import JaxRuntimeError
 
 BEAT = 2  # seconds from one sign of life to the next
 SILENCE = 20  # seconds without one after which a process counts as lost
-_ALIVE, _ENDED = 'moniqua/alive/', 'moniqua/ended/'
+_KEYS = 'moniqua/'  # alive/I and ended/I of process I
 _AGAIN = (
   'Start all processes again; with --resume they go on from the last '
   'checkpoint that all have.'
@@ -35,29 +35,33 @@ class Watch:
   def __init__(self, client, me: int, n: int):
     self._client, self._me = client, me
     self._heard = dict.fromkeys(range(n), time.monotonic())
-    self._words = {}
+    self._words, self._going = {}, False
     self._signals, self._witness = None, None
 
   def start(self) -> None:
     """Starts the threads and the witness, and listens for SIGTERM."""
     self._witness = _witness(self._me)
     atexit.register(self.leave)
-    if threading.current_thread() is threading.main_thread():
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
       self._signals = _terminations()
     for work in (self._exchange, self._judge):
       threading.Thread(target=work, daemon=True).start()
 
   def tell(self, words: str) -> None:
-    """Leaves last words for the others, if somebody keeps them."""
-    key = f'{_ENDED}{self._me}'
-    setting = threading.Thread(
-      target=_quietly, args=(self._client.key_value_set, key, words)
-    )
-    setting.daemon = True
-    setting.start()
-    setting.join(BEAT)
+    """Leaves last words for the others, if there are any and a keeper."""
+    self._going = True
+    if words:
+      args = f'{_KEYS}ended/{self._me}', words
+      telling = threading.Thread(target=self._set, args=args, daemon=True)
+      telling.start()
+      telling.join(BEAT)
     if self._me == 0:
       time.sleep(2 * BEAT)  # the keys end with process 0
+
+  def _set(self, key, value):
+    with contextlib.suppress(JaxRuntimeError):
+      self._client.key_value_set(key, value, allow_overwrite=True)
 
   def leave(self) -> None:
     """Tells the witness that an end will be no surprise."""
@@ -71,16 +75,15 @@ class Watch:
     last, count = {}, 0
     while True:
       count += 1
+      self._set(f'{_KEYS}alive/{self._me}', str(count))
       with contextlib.suppress(JaxRuntimeError):
-        keys = self._client
-        mine = f'{_ALIVE}{self._me}'
-        keys.key_value_set(mine, str(count), allow_overwrite=True)
-        for key, value in keys.key_value_dir_get(_ALIVE):
-          if last.get(key) != value:
+        for key, value in self._client.key_value_dir_get(_KEYS):
+          what, number = key.split('/')[-2:]
+          if what == 'ended':
+            self._words[int(number)] = value
+          elif last.get(key) != value:
             last[key] = value
-            self._heard[_number(key)] = time.monotonic()
-        for key, words in keys.key_value_dir_get(_ENDED):
-          self._words[_number(key)] = words
+            self._heard[int(number)] = time.monotonic()
       time.sleep(BEAT)
 
   def _judge(self):
@@ -90,15 +93,17 @@ class Watch:
       waiting = [] if self._signals is None else [self._signals]
       asked, _, _ = select.select(waiting, [], [], 1)
       if asked and signal.SIGTERM in os.read(self._signals, 64):
-        self._end(f'process {self._me} got SIGTERM. {_AGAIN}', 143)
+        got = f'process {self._me} got SIGTERM. {_AGAIN}'
+        self._end(got, 143, words=got)
       now = time.monotonic()
       if message := self._lost(now, now - looked):
-        self._end(message, 1)
+        self._end(message, 1, words='')  # the others see it, too
       looked = now
 
-  def _end(self, message, status):
-    print(file=sys.stderr)  # behind a line of progress
-    end(f'error: {message}', status, message)
+  def _end(self, message, status, words):
+    if not self._going:
+      print(file=sys.stderr)  # behind a line of progress
+      end(f'error: {message}', status, words)
 
   def _lost(self, now, still) -> str | None:
     """Says who is lost, if anybody is."""
@@ -107,7 +112,7 @@ class Watch:
         f'process {self._me} stood still for {still:.0f} s, and the others '
         f'have given it up. {_AGAIN}'
       )
-    for i, words in self._words.items():
+    for i, words in sorted(self._words.items()):
       if i != self._me:
         return f'process {i} has ended, and with it the run. It said: {words}'
     # Without process 0, which keeps the keys, nobody is heard: it comes first.
@@ -131,14 +136,14 @@ def start() -> None:
   _watch.start()
 
 
-def end(message: str, status: int, words: str = '') -> None:
+def end(message: str, status: int, words: str | None = None) -> None:
   """Ends this process at once, and tells the others why.
 
   A normal exit would wait for all processes, which wait for this one.
   """
   print(message, file=sys.stderr, flush=True)
   if _watch:
-    _watch.tell(words or message)
+    _watch.tell(message if words is None else words)
     _watch.leave()
   sys.stdout.flush()
   sys.stderr.flush()
@@ -164,12 +169,3 @@ def _terminations() -> int:
   signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
   signal.signal(signal.SIGTERM, lambda *_: None)
   return reading
-
-
-def _quietly(fn, *args):
-  with contextlib.suppress(JaxRuntimeError):
-    fn(*args)
-
-
-def _number(key) -> int:
-  return int(key.rpartition('/')[2])
