@@ -15,7 +15,11 @@ import time
 
 import jax
 
-HEARTBEAT = 20  # seconds without a sign of life after which a process is dead
+from moniqua_jax.launch import watch
+
+# The runtime finds a lost process after half of these seconds to all of them:
+# later than our watch, which says what to do.
+HEARTBEAT = 60
 JOINING = 60  # seconds until all must have come
 
 
@@ -60,6 +64,8 @@ def join(
     jax.devices()  # waits for all processes, too
   # When the runtime ends us it says why; absl would add every thread's stack.
   faulthandler.disable()
+  if jax.process_count() > 1:
+    watch.start()
   return jax.process_count()
 
 
@@ -127,13 +133,13 @@ def _in_time(timeout, address, how):
         'does each --process_id occur once'
       )
     who = how.get('process_id', 'this one')
-    end(f'error: process {who} waited {timeout} s to join; {reason}.', 2)
+    watch.end(f'error: process {who} waited {timeout} s to join; {reason}.', 2)
 
   threading.Thread(target=watch, daemon=True).start()
   try:
     yield
   except (RuntimeError, ImportError) as error:
-    end(f'error: joining failed: {_first_line(error)}', 2)
+    watch.end(f'error: joining failed: {_first_line(error)}', 2)
   finally:
     joined.set()
 
@@ -147,49 +153,38 @@ def _answers(address) -> bool:
   return True
 
 
-def end(message: str, status: int) -> None:
-  """Ends this process at once, so that the others see its connections close.
-
-  A normal exit would wait for all processes, which wait for this one.
-  """
-  print(message, file=sys.stderr)
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(status)
-
-
 @contextlib.contextmanager
 def ended_together():
   """Ends this process with the others, when one of them fails.
 
-  A failure of our own ends this process at once. When it is a collective that
-  fails, another process is lost: the coordinator finds out which one within 20
-  seconds, names it and ends us.
+  A failure of our own ends this process at once, and tells the others. When it
+  is a collective that fails, another process is lost: the watch finds out which
+  one within 20 seconds, names it and ends us.
   """
   if jax.process_count() == 1:
     yield
     return
   me = jax.process_index()
+  goes = f'process {me} ends, and with it the run.'
   try:
     yield
   except SystemExit as error:
     if error.code:
       status = error.code if isinstance(error.code, int) else 1
-      end(f'process {me} ends, and with it the run.', status)
+      watch.end(goes, status, words=_why(error))
     raise
   except jax.errors.JaxRuntimeError as error:
-    print(
-      f'error: process {me}: {_first_line(error)}. Another process is lost; '
-      f'the coordinator names it within {HEARTBEAT} s.',
-      file=sys.stderr,
-      flush=True,
-    )
-    time.sleep(2 * HEARTBEAT)  # the runtime ends us before
-    end('error: process 0 has not said which one; it may be itself.', 1)
-  except BaseException:
+    time.sleep(watch.SILENCE + 3 * watch.BEAT)  # the watch ends us before
+    watch.end(f'error: process {me}: {_first_line(error)}', 1)
+  except BaseException as error:
     sys.excepthook(*sys.exc_info())
-    end(f'process {me} ends, and with it the run.', 1)
+    watch.end(goes, 1, words=f'{type(error).__name__}: {_first_line(error)}')
+
+
+def _why(error: SystemExit) -> str:
+  """What led to an exit: the mistake that was turned into one line."""
+  return _first_line(error.__context__ or f'status {error.code}')
 
 
 def _first_line(error) -> str:
-  return str(error).splitlines()[0]
+  return (str(error).splitlines() or [''])[0]

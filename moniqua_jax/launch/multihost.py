@@ -4,9 +4,9 @@ A process holds the rows of its own devices' workers; what a host needs to know
 of the others it asks for here. With one process nothing of this does anything.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import hashlib
-import sys
+import time
 
 import jax
 from jax.experimental import multihost_utils
@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from moniqua_jax import workers
+from moniqua_jax.launch import watch
 
 
 def is_primary() -> bool:
@@ -22,20 +23,24 @@ def is_primary() -> bool:
   return jax.process_index() == 0
 
 
-def by_primary(fn: Callable[[], None]) -> None:
-  """Calls a function on process 0 while the others wait for it."""
-  failed = None
-  if is_primary():
-    try:
-      fn()
-    except Exception as error:
-      failed = error
-  if jax.process_count() > 1:
-    fine = multihost_utils.broadcast_one_to_all(np.int32(failed is None))
-    if not fine and not is_primary():
-      sys.exit(2)
+def by_all(fn: Callable):
+  """Calls a function on every process; goes on when it has ended on all.
+
+  Raises what it raises; where it ended well and elsewhere it did not, a
+  `ValueError` that names the process.
+  """
+  found = failed = None
+  try:
+    found = fn()
+  except Exception as error:
+    failed = error
+  bad = [i for i, (each,) in enumerate(table([failed is not None], 1)) if each]
   if failed is not None:
     raise failed
+  if bad:
+    time.sleep(3 * watch.BEAT)  # it says why, and the watch ends us with that
+    raise ValueError(f'process {bad[0]} cannot go on, and says there why.')
+  return found
 
 
 def agreed(text: str, what: str) -> None:
@@ -48,6 +53,16 @@ def agreed(text: str, what: str) -> None:
     raise ValueError(
       f'{what} of process {jax.process_index()} is not that of process 0.'
     )
+
+
+def table(numbers: Sequence[int], width: int) -> list[list[int]]:
+  """What each process gives: up to `width` numbers of 0 or more. Collective."""
+  if jax.process_count() == 1:
+    return [list(numbers)]
+  mine = np.full(width, -1, np.int32)
+  mine[: len(numbers)] = numbers
+  rows = multihost_utils.process_allgather(mine)
+  return [[number for number in row if number >= 0] for row in rows.tolist()]
 
 
 def _hash(text) -> bytes:

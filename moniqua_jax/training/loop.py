@@ -39,8 +39,7 @@ def train_and_evaluate(
   # ------------------------------------------------------------------ set up
   experiment = _experiment(config, None if resume else start_from)
   noise = _noise(experiment)
-  workdir = pathlib.Path(workdir)
-  multihost.by_primary(lambda: workdir_lib.open_(workdir, config, resume))
+  workdir = workdir_lib.open_(pathlib.Path(workdir), config, resume)
   if multihost.is_primary():
     print(summary.describe(experiment))
   pod, pace = experiment.setup.pod, experiment.pace

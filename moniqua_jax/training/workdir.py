@@ -39,8 +39,26 @@ _FIXED = (
 
 
 def open_(workdir, config, resume) -> pathlib.Path:
-  """Makes the folder, or checks that it holds the run to go on with."""
-  path, new = workdir / 'config.json', json.loads(config.to_json())
+  """Makes the folder, or checks that it holds the run to go on with.
+
+  Each process opens its own: one folder for all, or one on a disk of each.
+  """
+  new = json.loads(config.to_json())
+  # All look before one writes.
+  held = multihost.by_all(lambda: _check(workdir, new, resume))
+  multihost.by_all(lambda: _write(workdir, new))
+  entries = provenance()
+  if held is not None:
+    changed = _changed(held, new)
+    entries = {'resumed': {**entries, 'changed': changed}}
+  if multihost.is_primary():
+    note(workdir, **entries)
+  return workdir
+
+
+def _check(workdir, new, resume) -> dict | None:
+  """Returns the config of the run that a folder holds, and that may go on."""
+  path = workdir / 'config.json'
   held = path.exists()
   if workdir.is_file():
     raise ValueError(f'--workdir={workdir} is a file; name a folder.')
@@ -51,24 +69,30 @@ def open_(workdir, config, resume) -> pathlib.Path:
     )
   if resume and not held:
     raise ValueError(f'--resume: --workdir={workdir} holds no run.')
-  changed = {}
-  if held:
-    old = json.loads(path.read_text())
-    changed = {k: v for k, v in new.items() if old.get(k) != v}
-    # An entry that older versions did not have is not held against a run.
-    for key in set(changed) & set(_FIXED) & set(old):
-      raise ValueError(
-        f'--resume: config.{key} was {old.get(key)} and is now {new[key]}; '
-        'that would be another run. (A new one may begin at its mean model: '
-        f'--start_from={workdir} with another --workdir.)'
-      )
-  workdir.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(new, indent=1, sort_keys=True))
-  entries = provenance()
-  if held:
-    entries = {'resumed': {**entries, 'changed': changed}}
-  note(workdir, **entries)
-  return workdir
+  if not held:
+    return None
+  old = json.loads(path.read_text())
+  # An entry that older versions did not have is not held against a run.
+  for key in _changed(old, new).keys() & set(_FIXED) & set(old):
+    raise ValueError(
+      f'--resume: config.{key} was {old.get(key)} and is now {new[key]}; '
+      'that would be another run. (A new one may begin at its mean model: '
+      f'--start_from={workdir} with another --workdir.)'
+    )
+  return old
+
+
+def _changed(old, new) -> dict:
+  return {k: v for k, v in new.items() if old.get(k) != v}
+
+
+def _write(workdir, new):
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(new, indent=1, sort_keys=True)
+    (workdir / 'config.json').write_text(text)
+  except OSError as error:
+    raise ValueError(f'--workdir={workdir}: {error.strerror}.') from error
 
 
 def rewind(workdir, start) -> float:

@@ -1,0 +1,146 @@
+"""Checkpoints of many processes: each keeps the rows of its own workers.
+
+  WORKDIR/checkpoints/process_1_of_2/12.npz
+
+holds, leaf by leaf, some rows of the state after 12 steps, and which they are.
+Nobody waits for a file of another process, so each may have a WORKDIR on a disk
+of its own.
+"""
+
+from collections.abc import Callable, Mapping
+import os
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+
+from moniqua_jax.launch import multihost
+
+# A process is at most one checkpoint behind: of those of a quick one, and the
+# two that a slow one has finished, one is the same.
+KEEP = 3
+_ROWS = '.rows'  # no leaf has this name
+
+
+class Manager:
+  """Writes and drops the files of this process, as orbax's manager does."""
+
+  def __init__(self, directory: pathlib.Path, keep: int = KEEP):
+    me, n = jax.process_index(), jax.process_count()
+    self.directory, self._keep = directory, keep
+    self._mine = directory / f'process_{me}_of_{n}'
+    self._mine.mkdir(parents=True, exist_ok=True)
+
+  def all_steps(self) -> list[int]:
+    """The steps of which this process has a file."""
+    return sorted(int(path.stem) for path in self._mine.glob('*.npz'))
+
+  def latest_step(self) -> int | None:
+    """The last of them."""
+    return max(self.all_steps(), default=None)
+
+  def save(self, step: int, args) -> None:
+    """Writes a file that is there when it is whole; drops the oldest."""
+    rows = multihost.own(len(jax.tree.leaves(args.item)[0]))
+    leaves = names(multihost.to_host(args.item))
+    path = self._mine / f'{step}.npz'
+    partial = path.with_suffix('.partial')
+    with partial.open('wb') as file:
+      np.savez(file, **{_ROWS: np.array(rows)}, **leaves)
+      file.flush()
+      os.fsync(file.fileno())
+    partial.replace(path)
+    for old in self.all_steps()[: -self._keep]:
+      (self._mine / f'{old}.npz').unlink()
+
+  def close(self) -> None:
+    """Nothing is left to be done."""
+
+
+def names(tree) -> dict:
+  """The leaves of a state by the names that files have for them."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in jax.tree.leaves_with_path(tree)
+  }
+
+
+# ------------------------------------------------------------ putting together
+
+
+def found(directory: pathlib.Path) -> dict[int, list[pathlib.Path]]:
+  """The files of each step, of all processes; a folder has all rows."""
+  steps = {}
+  for path in directory.glob('process_*_of_*/*.npz'):
+    steps.setdefault(int(path.stem), []).append(path)
+  for path in directory.glob('[0-9]*'):
+    if path.name.isdigit():
+      steps[int(path.name)] = [path]
+  return steps
+
+
+def newest(steps: Mapping[int, list], workdir: pathlib.Path, n: int) -> int:
+  """The last step of which every process has its rows; 0 if there is none.
+
+  Raises:
+    ValueError: some have checkpoints, and no step is with all.
+  """
+  own = set(multihost.own(n))
+  mine = [step for step, files in steps.items() if own <= rows(files, n)]
+  table = multihost.table(sorted(mine)[-8:], 8)
+  common = set.intersection(*map(set, table))
+  if common or not any(table):
+    return max(common, default=0)
+  has = '; '.join(
+    f'process {i} has those of {f"steps {row}" if row else "no step"}'
+    for i, row in enumerate(table)
+  )
+  raise ValueError(
+    f'--resume: no checkpoint in --workdir={workdir} is with all processes: '
+    f'{has}. Each finds the rows of its own workers below its own checkpoints/ '
+    '(process_I_of_N/STEP.npz, or STEP/ with all rows): start as many as '
+    'before, each where it was, or copy the files to who lacks them.'
+  )
+
+
+def forget(steps: Mapping[int, list], step: int) -> None:
+  """Removes what was saved after a step: the run goes on from there."""
+  for path in [path for k in steps if k > step for path in steps[k]]:
+    if path.is_dir():
+      shutil.rmtree(path, ignore_errors=True)
+    else:
+      path.unlink(missing_ok=True)
+
+
+def read(files: list, wanted: list[int], whole: Callable) -> dict:
+  """Reads some rows of all leaves, by name, out of the files of a step.
+
+  `whole(folder)` reads the leaves of a folder with all rows.
+  """
+  places = {}
+  for path in files:
+    if path.is_dir():
+      leaves, rows = whole(path), wanted
+      places |= {row: (leaves, row) for row in rows}
+      continue
+    with np.load(path) as file:
+      leaves = {name: file[name] for name in file.files}
+    for place, row in enumerate(leaves.pop(_ROWS).tolist()):
+      places[row] = leaves, place
+  first, _ = places[wanted[0]]
+  return {
+    name: np.stack([of[name][place] for of, place in map(places.get, wanted)])
+    for name in first
+  }
+
+
+def rows(files: list, n: int) -> set[int]:
+  """Which of n rows the files of a step have."""
+  have = set()
+  for path in files:
+    if path.is_dir():
+      return set(range(n))
+    with np.load(path) as file:
+      have |= {*file[_ROWS].tolist()}
+  return have
