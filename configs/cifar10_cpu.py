@@ -78,6 +78,11 @@ METHODS = {
   # to which the gradients add (theta=2.5 wrapped at step 81).
   'moniqua2': _moniqua(bits=2, theta=2.5, gamma=0.2, power=0.5),
   'moniqua1': _moniqua(bits=1, theta=4.5, gamma=0.1, power=0.5),
+  # With a theta that finds itself; that of one bit for coordinates all alike.
+  'auto4': dict(quantizer=dict(name='auto_theta', bits=4)),
+  'auto1': dict(
+    gamma=0.1, rotated=True, quantizer=dict(name='auto_theta', bits=1)
+  ),
   'rotated4': _rotated(),
   # By the bits that a worker sends for each parameter in each step.
   'sent4': _pairs(),
