@@ -70,7 +70,11 @@ def noise(bits, gamma, seed, name, **quantizer) -> dict:
   schedule = (mj.lazy(mj.ring(n), gamma),)
   quantizer = getattr(mj, name)(bits=bits, **quantizer)
   algorithm = mj.dpsgd(
-    schedule, quantizer, axis_name=AXIS, key=jax.random.key(seed)
+    schedule,
+    quantizer,
+    axis_name=AXIS,
+    key=jax.random.key(seed),
+    on_unreadable='ignore',  # `Watched` looks at each step
   )
 
   def train(x, state, centre, noise, step):

@@ -89,6 +89,11 @@ METHODS = {
   # Theta by leaf in one run: in proportion to the leaves' first gradients.
   'leaf2': _leaf(bits=2, gamma=0.2),
   'leaf1': _leaf(bits=1, gamma=0.1),
+  # With a theta that finds itself; that of one bit for coordinates all alike.
+  'auto4': dict(quantizer=dict(name='auto_theta', bits=4)),
+  'auto1': dict(
+    gamma=0.1, rotated=True, quantizer=dict(name='auto_theta', bits=1)
+  ),
   'rotated4': _rotated(),
   # By the bits that a worker sends for each parameter in each step.
   'sent4': _pairs(),

@@ -173,4 +173,7 @@ METHODS = {
   'moniqua8': _moniqua(bits=8, theta=1.0, gamma=1.0, shrink=0.95),
   'moniqua4': _moniqua(bits=4, theta=1.0, gamma=1.0, shrink=0.95),
   'moniqua1': _moniqua(bits=1, theta=1.0, gamma=0.2, shrink=0.98),
+  # With a theta that finds itself.
+  'auto4': dict(quantizer=dict(name='auto_theta', bits=4)),
+  'auto1': dict(gamma=0.2, quantizer=dict(name='auto_theta', bits=1)),
 }

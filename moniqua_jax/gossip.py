@@ -15,9 +15,10 @@ import jax
 from jax import lax
 from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
+import numpy as np
 
 from moniqua_jax import collectives, edge, quantized_mean, topologies
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import base, unreadable
 
 Array = jax.Array
 
@@ -30,16 +31,17 @@ class Heard(NamedTuple):
   short: Array  # i32[R], how often `Quantizer.short` travelled, by round
   turn: Array  # i32[], of the next round; -1 before the first, see `turn`
   lost: Array  # i32[], own updates that were not finite, see `remembering`
+  account: unreadable.Account  # of all messages so far
 
 
 class Neighbours(NamedTuple):
   """The workers that one worker talks to: see `neighbours`."""
 
   init: Callable[[], Heard]
-  # (x f32[d], reference f32[d], heard, step i32[], agree=None) ->
+  # (x f32[d], reference f32[d], heard, step i32[], **asked) ->
   # (x_hat_i, pull_i, heard)
   exchange: Callable[..., tuple[Array, Array, Heard]]
-  # (onto f32[d], x f32[d], heard, step i32[], agree=None) ->
+  # (onto f32[d], x f32[d], heard, step i32[], **asked) ->
   # (onto + pull_i, heard), with x as reference
   mix: Callable[..., tuple[Array, Heard]]
 
@@ -62,6 +64,7 @@ def neighbours(
   axis_name: str,
   key: Array,
   share: edge.Share = edge.BY_RECEIVER,
+  on_unreadable: str = 'warn',
 ) -> Neighbours:
   """Builds what every gossip algorithm does with its messages in each step.
 
@@ -69,20 +72,25 @@ def neighbours(
 
   `exchange` gives both; `mix` adds the pull to something: the same bits, in
   less memory traffic if the quantizer has a way. `turn` chooses the topology,
-  and the key follows `step`: both must be the same on all workers. `agree` says
-  whether edges are answered.
+  and the key follows `step`: both must be the same on all workers. What was
+  `asked` of the algorithm: `agree`, whether edges are answered, and `counted`,
+  the step by which a training loop counts, if another one; the rest is ignored.
   """
   quantizer = base.tuned(quantizer)
   if quantizer.answered:
     share.check(schedule)
   most = max_edges(schedule)
+  senders, tell = _senders(schedule), unreadable.telling(on_unreadable)
 
   def init():
     short = jnp.zeros(len(schedule), jnp.int32)
+    account = unreadable.nothing(len(schedule), most)
     counts = jnp.int32(-1), jnp.int32(0)
-    return Heard(quantizer.init(), no_news(most), short, *counts)
+    return Heard(quantizer.init(), no_news(most), short, *counts, account)
 
-  def talk(use, x, reference, heard, step, agree, *args):
+  def talk(
+    use, x, reference, heard, step, /, *args, agree=None, counted=None, **_
+  ):
     same, x = reference is x, _as_vector(x)
     reference = x if same else _as_vector(reference)
     current = quantizer.quantizer(heard.tuned, step)
@@ -102,16 +110,36 @@ def neighbours(
       result, seen, short = lax.switch(at, branches, payload, reference, *args)
     tuned = quantizer.observe(heard.tuned, seen, x)
     short = heard.short.at[at].add(short)
-    return result, Heard(tuned, seen, short, now + 1, heard.lost)
+    account, fails = unreadable.booked(
+      heard.account,
+      seen,
+      unreadable.Place(at, senders, lax.axis_index(axis_name)),
+      step if counted is None else counted,
+      unreadable.PATIENCE if answered else 0,
+      payload.nbytes + bool(answered),
+    )
+    if payload.dtype == jnp.uint8:  # floats are read as they are
+      tell(fails, account, axis_name)
+    return result, Heard(tuned, seen, short, now + 1, heard.lost, account)
 
-  def exchange(x, reference, heard, step, agree=None):
-    (own, pull), heard = talk(_read, x, reference, heard, step, agree)
+  def exchange(x, reference, heard, step, /, **asked):
+    (own, pull), heard = talk(_read, x, reference, heard, step, **asked)
     return own, pull, heard
 
-  def mix(onto, x, heard, step, agree=None):
-    return talk(_mix, x, x, heard, step, agree, onto)
+  def mix(onto, x, heard, step, /, **asked):
+    return talk(_mix, x, x, heard, step, onto, **asked)
 
   return Neighbours(init, exchange, mix)
+
+
+def _senders(schedule) -> np.ndarray:
+  """Tabulates who sends to whom, i32[R, E, n]: `unreadable.Place.senders`."""
+  n, most = schedule[0].n, max_edges(schedule)
+  table = np.tile(np.arange(n, dtype=np.int32), (len(schedule), most, 1))
+  for r, topology in enumerate(schedule):
+    for k, (_, perm) in enumerate(topology.edges):
+      table[r, k] = topologies.sources(perm)
+  return table
 
 
 def turn(heard: Heard, step: Array) -> Array:

@@ -8,7 +8,9 @@ that which runner was used does not show.
 for all).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import functools
+import warnings
 
 import jax
 from jax.sharding import PartitionSpec as P
@@ -33,7 +35,8 @@ def simulated(fn: Callable, in_axes: tuple, **jit_options) -> Callable:
   >>> mean(jnp.array([0.0, 2.0]))
   Array([1., 1.], dtype=float32)
   """
-  return jax.jit(jax.vmap(fn, in_axes, axis_name=AXIS), **jit_options)
+  fn = jax.vmap(_looked_at(fn), in_axes, axis_name=AXIS)
+  return jax.jit(fn, **jit_options)
 
 
 def sharded(
@@ -61,6 +64,7 @@ def sharded(
   True
   """
   mesh = device_mesh() if mesh is None else mesh
+  looked_at = _looked_at(fn)
 
   def only(leaf):
     # shard_map keeps a worker axis of length 1, vmap and pmap do not.
@@ -77,7 +81,7 @@ def sharded(
       jax.tree.map(only, arg) if axis == 0 else arg
       for arg, axis in zip(args, in_axes, strict=True)
     ]
-    return jax.tree.map(lambda leaf: leaf[None], fn(*args))
+    return jax.tree.map(lambda leaf: leaf[None], looked_at(*args))
 
   rows = P(mesh.axis_names)
   specs = tuple(rows if axis == 0 else P() for axis in in_axes)
@@ -104,7 +108,7 @@ def pmapped(fn: Callable, in_axes: tuple, **jit_options) -> Callable:
   >>> bool((mean(jnp.ones(jax.device_count())) == 1).all())
   True
   """
-  return jax.pmap(fn, AXIS, in_axes=in_axes, **jit_options)
+  return jax.pmap(_looked_at(fn), AXIS, in_axes=in_axes, **jit_options)
 
 
 def device_mesh(n: int | None = None) -> jax.sharding.Mesh:
@@ -117,3 +121,68 @@ def device_mesh(n: int | None = None) -> jax.sharding.Mesh:
     )
   axis_types = (jax.sharding.AxisType.Auto,)
   return jax.make_mesh((len(devices),), (AXIS,), axis_types=axis_types)
+
+
+# ------------------------------------------------------- the place of a gossip
+
+
+def _looked_at(fn: Callable) -> Callable:
+  """Warns, when a worker is traced, of a chain that alters its gossip."""
+
+  @functools.wraps(fn)
+  def worker(*args):
+    result = fn(*args)
+    if fault := chain_fault(result):
+      warnings.warn(fault, stacklevel=2)
+    return result
+
+  return worker
+
+
+def chain_fault(tree) -> str:
+  """Says what stands behind a gossip in a chain of optax; '' if nothing does.
+
+  A chain keeps a tuple with the state of each part, in their order. A part
+  cannot see its neighbours; who has the state can, wherever the chain is in a
+  tree. What a loop does to updates by itself leaves no trace in it.
+  """
+  for node in _nodes(tree):
+    if type(node) is not tuple or not all(map(_is_part, node)):
+      continue
+    places = [
+      k for k, part in enumerate(node) if any(map(gossips, _nodes(part)))
+    ]
+    if len(places) > 1:
+      return (
+        f'There are {len(places)} gossips in one chain of optax, in the places '
+        f'{places}: each would move what the other has moved. Take one of them.'
+      )
+    if places and places[0] < len(node) - 1:
+      behind = type(node[places[0] + 1]).__name__
+      return (
+        f'In a chain of optax {behind} stands behind the gossip, and alters '
+        'what pulls the workers together (a clip or a scaling stands there). '
+        'Gossip is the last of a chain: optax.chain(..., gossip).'
+      )
+  return ''
+
+
+def gossips(node) -> bool:
+  """Tells whether a node of a tree is the state of a gossip algorithm."""
+  return hasattr(node, 'heard')
+
+
+def _is_part(node) -> bool:
+  """Tells whether this may be the state of a part of a chain."""
+  if type(node) is tuple:
+    return all(map(_is_part, node))
+  return gossips(node) or type(node).__module__.startswith('optax.')
+
+
+def _nodes(tree) -> Iterator:
+  """Goes through all nodes of a tree, but for what is within a gossip's."""
+  yield tree
+  if not gossips(tree):
+    children = jax.tree_util.default_registry.flatten_one_level(tree)
+    for child in children[0] if children else ():
+      yield from _nodes(child)

@@ -1,6 +1,7 @@
 """The loop: what is written, resuming bit for bit, stopping with a reason."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from configs import cifar10_cpu, digits
 import moniqua_jax as mj
-from moniqua_jax.training import experiment, loop, metrics, monitor
+from moniqua_jax.training import experiment, loop, metrics, monitor, resolve
 from tests import programs
 from tests.trained import (
   assert_same_run,
@@ -138,19 +139,23 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
 # ---------------------------------------------------------- stopped, and why
 
 
-def test_a_wrap_stops_the_run_and_another_theta_goes_on(tmp_path):
-  config = small(epochs=1.0)
+def test_a_wrap_stops_the_run_and_the_theta_it_suggests_goes_on(tmp_path):
+  """At the first try, and without bits thrown away: up to .09 was seen."""
+  config = small()
   config.quantizer.theta = 0.02
   with pytest.raises(monitor.Stopped) as stopped:
     loop.train_and_evaluate(config, tmp_path)
   message = str(stopped.value)
   assert 'could not read the message of worker' in message
-  assert 'theta=0.02: try theta=0.0' in message and '--resume' in message
-  config.quantizer.theta = 1.0
+  assert '--resume' in message and 'last good checkpoint' not in message
+  found = re.search(r'theta=0.02: try theta=([\d.]+) \(they are', message)
+  assert 0.1 < float(found[1]) < 0.4
+  config.quantizer.theta = float(found[1])
   row = loop.train_and_evaluate(config, tmp_path, resume=True)
-  assert row['step'] == 11
+  assert row['step'] == 22 and row['gossip/unreadable'] == 0
   run = json.loads((tmp_path / 'run.json').read_text())
-  assert run['resumed']['changed']['quantizer']['theta'] == 1.0
+  changed = run['resumed']['changed']['quantizer']
+  assert changed['theta'] == float(found[1])
 
 
 def test_a_theta_below_float32_stops_the_run(tmp_path):
@@ -235,6 +240,22 @@ def test_every_digits_config_trains(tmp_path, method):
 def test_every_digits_config_builds(method):
   text = described(small(method))
   assert '9,610 parameters' in text and '8 workers' in text
+
+
+@pytest.mark.parametrize('name', ['auto_theta', 'fitted_theta'])
+@pytest.mark.parametrize('method', set(digits.METHODS) - {'allreduce'})
+def test_a_theta_that_finds_itself_goes_with_any_method(method, name):
+  """Without another flag; what is there already stays."""
+  config = digits.get_config(method)
+  given = dict(config.quantizer)
+  config.quantizer.name = name
+  if given['bits'] == 1:
+    config.gamma = 0.1  # where a theta from the rms does not run away
+  spec = resolve.resolve(config).spec
+  assert spec['bits'] == (given['bits'] or 4) and spec['theta'] is None
+  first = {'auto_theta': 2 * 1.5 * 0.1, 'fitted_theta': None}[name]
+  assert spec['start'] == (given['theta'] or first)
+  assert spec['limit'] > (spec['start'] or 0)
 
 
 @pytest.mark.parametrize('method', cifar10_cpu.METHODS)

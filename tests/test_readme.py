@@ -18,13 +18,15 @@ def test_it_is_read_in_five_minutes():
   assert len(pages.README.read_text().splitlines()) <= LINES
 
 
-def test_the_six_lines_learn():
+def test_the_seven_lines_learn():
   (code,) = pages.fenced(pages.README, 'python')
   marks = re.findall(r'# (\d)$', code, flags=re.MULTILINE)
-  assert marks == ['1', '2', '3', '4', '5', '6']
+  assert marks == ['1', '2', '3', '4', '5', '6', '7']
   names = pages.names_after(pages.README)
   # Mean square of a fit to a linear target that all workers share.
   assert np.mean(names['loss']) < 0.1
+  report = mj.report(names['opt_state'])
+  assert report['gossip/messages'] == 1600 and not report['gossip/unreadable']
   x = jax.ShapeDtypeStruct((5,), np.float32)
   payload = jax.eval_shape(names['q'].encode, x, names['key'])
   assert payload.dtype == np.uint8 and mj.nbytes(payload) == 3 + 12

@@ -176,7 +176,7 @@ def test_each_round_has_a_number_of_its_own():
     steps.append(int(step))
     return updates, state
 
-  heard = gossip.Heard((), gossip.no_news(1), *(jnp.int32(0),) * 3)
+  heard = gossip.Heard((), gossip.no_news(1), *(jnp.int32(0),) * 3, ())
   inner = transformation.Gossip(
     lambda params: heard, update, 'dpsgd', heard=lambda state: state
   )

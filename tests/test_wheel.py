@@ -94,7 +94,7 @@ def test_the_source_archive_holds_the_program_too(built):
   assert pathlib.PurePath('train.py') in names
 
 
-def test_the_six_lines_run_on_jax_numpy_and_optax_alone(site, tmp_path):
+def test_the_seven_lines_run_on_jax_numpy_and_optax_alone(site, tmp_path):
   readme = (ROOT / 'README.md').read_text()
   blocks = re.findall(r'^```python\n(.*?)^```', readme, re.M | re.S)
   lines = next(block for block in blocks if 'optax.chain' in block)

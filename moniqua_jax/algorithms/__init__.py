@@ -9,6 +9,7 @@ from moniqua_jax.algorithms.adiana import adiana
 from moniqua_jax.algorithms.adpsgd import adpsgd
 from moniqua_jax.algorithms.allreduce import allreduce
 from moniqua_jax.algorithms.answered import answered
+from moniqua_jax.algorithms.checking import check, report
 from moniqua_jax.algorithms.choco import choco
 from moniqua_jax.algorithms.d2 import d2
 from moniqua_jax.algorithms.dcd import dcd
@@ -32,6 +33,7 @@ __all__ = [
   'adpsgd',
   'allreduce',
   'answered',
+  'check',
   'choco',
   'd2',
   'dcd',
@@ -46,6 +48,7 @@ __all__ = [
   'push_sum',
   'quantize',
   'quasi_global',
+  'report',
   'rounds',
   'stale',
   'streaming',

@@ -40,6 +40,7 @@ def adpsgd(
   *,
   axis_name: str,
   key: jax.Array,
+  on_unreadable: str = 'warn',
 ) -> optax.GradientTransformationExtraArgs:
   """Last in the chain: averages pairs of workers; updates come late.
 
@@ -56,6 +57,7 @@ def adpsgd(
     delays: tau, in ticks, >= 0: one for all workers, or one for each.
     axis_name: of the workers.
     key: of the run, the same on all workers.
+    on_unreadable: 'warn', 'raise' or 'ignore', see `check`.
 
   Returns:
     A transformation whose `update(updates, state, params, *, step)` takes the
@@ -79,7 +81,11 @@ def adpsgd(
   delays = _checked_delays(delays, schedule[0].n)
   slots = max(delays) + 1 if max(delays) else 0
   neighbours = gossip.neighbours(
-    schedule, quantizer, axis_name=axis_name, key=key
+    schedule,
+    quantizer,
+    axis_name=axis_name,
+    key=key,
+    on_unreadable=on_unreadable,
   )
 
   def init(params):
@@ -96,12 +102,11 @@ def adpsgd(
     # Before its first update has arrived a worker reads a slot of zeros.
     return late[(turn - mine) % slots], late
 
-  def update(updates, state, params=None, *, step, agree=None, **extra_args):
-    del extra_args
+  def update(updates, state, params=None, *, step, **extra_args):
     x, unravel = gossip.flatten(params)
     u = vectors.flatten_like(updates, params)
     u, late = delayed(u, state.late, gossip.turn(state.heard, step))
-    updates, heard = neighbours.mix(u, x, state.heard, step, agree)
+    updates, heard = neighbours.mix(u, x, state.heard, step, **extra_args)
     return unravel(updates), ADPSGDState(heard, late)
 
   return remembering(init, update, 'adpsgd', may_rest=False)

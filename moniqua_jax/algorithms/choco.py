@@ -37,6 +37,7 @@ def choco(
   *,
   axis_name: str,
   key: jax.Array,
+  on_unreadable: str = 'warn',
 ) -> optax.GradientTransformationExtraArgs:
   """Last in the chain: CHOCO-SGD.
 
@@ -51,6 +52,7 @@ def choco(
     gamma: consensus step size, 0 < gamma <= 1; smaller for coarser quantizers.
     axis_name: of the workers.
     key: of the run, the same on all workers.
+    on_unreadable: 'warn', 'raise' or 'ignore', see `check`.
 
   Returns:
     A transformation whose `update(updates, state, params, *, step)` takes the
@@ -71,7 +73,11 @@ def choco(
     raise ValueError(f'gamma={gamma!r}; choco needs 0 < gamma <= 1.')
   topologies.require_agreement(schedule, f'choco ({gamma=})', gamma)
   neighbours = gossip.neighbours(
-    schedule, quantizer, axis_name=axis_name, key=key
+    schedule,
+    quantizer,
+    axis_name=axis_name,
+    key=key,
+    on_unreadable=on_unreadable,
   )
 
   def init(params):
@@ -80,13 +86,12 @@ def choco(
       neighbours.init(), jnp.zeros_like(flat), jnp.zeros_like(flat)
     )
 
-  def update(updates, state, params=None, *, step, agree=None, **extra_args):
-    del extra_args
+  def update(updates, state, params=None, *, step, **extra_args):
     x, unravel = gossip.flatten(params)
     u = vectors.flatten_like(updates, params)
     difference = x + u - state.replica
     q, pull, heard = neighbours.exchange(
-      difference, jnp.zeros_like(x), state.heard, step, agree
+      difference, jnp.zeros_like(x), state.heard, step, **extra_args
     )
     # Of a difference beyond float32 nothing was said.
     q = jnp.where(jnp.isfinite(q), q, 0)

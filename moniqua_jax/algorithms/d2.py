@@ -35,6 +35,7 @@ def d2(
   *,
   axis_name: str,
   key: jax.Array,
+  on_unreadable: str = 'warn',
 ) -> optax.GradientTransformationExtraArgs:
   """Last in the chain: gossip of a half step that forgets whose data it was.
 
@@ -51,6 +52,7 @@ def d2(
     quantizer: a `Quantizer` or a `Tuned`.
     axis_name: of the workers.
     key: of the run, the same on all workers.
+    on_unreadable: 'warn', 'raise' or 'ignore', see `check`.
 
   Returns:
     A transformation whose `update(updates, state, params, *, step)` takes the
@@ -72,19 +74,24 @@ def d2(
   theory.require_d2_stable(schedule[0])
   topologies.require_agreement(schedule, 'd2')
   neighbours = gossip.neighbours(
-    schedule, quantizer, axis_name=axis_name, key=key
+    schedule,
+    quantizer,
+    axis_name=axis_name,
+    key=key,
+    on_unreadable=on_unreadable,
   )
 
   def init(params):
     flat, _ = gossip.flatten(params)
     return D2State(neighbours.init(), jnp.zeros_like(flat))
 
-  def update(updates, state, params=None, *, step, agree=None, **extra_args):
-    del extra_args
+  def update(updates, state, params=None, *, step, **extra_args):
     x, unravel = gossip.flatten(params)
     u = vectors.flatten_like(updates, params)
     half = x + u + state.drift
-    drift, heard = neighbours.mix(state.drift, half, state.heard, step, agree)
+    drift, heard = neighbours.mix(
+      state.drift, half, state.heard, step, **extra_args
+    )
     return unravel(u + drift), D2State(heard, drift)
 
   return remembering(init, update, 'd2')

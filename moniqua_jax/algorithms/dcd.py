@@ -37,6 +37,7 @@ def dcd(
   *,
   axis_name: str,
   key: jax.Array,
+  on_unreadable: str = 'warn',
 ) -> optax.GradientTransformationExtraArgs:
   """Last in the chain: DCD-PSGD.
 
@@ -49,6 +50,7 @@ def dcd(
     quantizer: of the differences; a `Quantizer` or a `Tuned`.
     axis_name: of the workers.
     key: of the run, the same on all workers.
+    on_unreadable: 'warn', 'raise' or 'ignore', see `check`.
 
   Returns:
     A transformation whose `update(updates, state, params, *, step)` takes the
@@ -67,7 +69,11 @@ def dcd(
   schedule = topologies.one_symmetric(topology, 'dcd')
   topologies.require_agreement(schedule, 'dcd')
   neighbours = gossip.neighbours(
-    schedule, quantizer, axis_name=axis_name, key=key
+    schedule,
+    quantizer,
+    axis_name=axis_name,
+    key=key,
+    on_unreadable=on_unreadable,
   )
 
   def init(params):
@@ -75,12 +81,11 @@ def dcd(
     replica = jnp.copy(flat) if vectors.are_rounded(params) else ()
     return DCDState(neighbours.init(), jnp.zeros_like(flat), replica)
 
-  def update(updates, state, params=None, *, step, agree=None, **extra_args):
-    del extra_args
+  def update(updates, state, params=None, *, step, **extra_args):
     x, unravel = gossip.flatten(params)
     u = vectors.flatten_like(updates, params)
     sent, pull, heard = neighbours.exchange(
-      state.apart + u, jnp.zeros_like(u), state.heard, step, agree
+      state.apart + u, jnp.zeros_like(u), state.heard, step, **extra_args
     )
     # Who could not say where it goes stays where it is.
     sent = jnp.where(jnp.isfinite(sent), sent, 0)

@@ -35,6 +35,7 @@ def deepsqueeze(
   *,
   axis_name: str,
   key: jax.Array,
+  on_unreadable: str = 'warn',
 ) -> optax.GradientTransformationExtraArgs:
   """Last in the chain: DeepSqueeze.
 
@@ -49,6 +50,7 @@ def deepsqueeze(
     eta: consensus step size, 0 < eta <= 1; smaller for coarser quantizers.
     axis_name: of the workers.
     key: of the run, the same on all workers.
+    on_unreadable: 'warn', 'raise' or 'ignore', see `check`.
 
   Returns:
     A transformation whose `update(updates, state, params, *, step)` takes the
@@ -70,19 +72,24 @@ def deepsqueeze(
     raise ValueError(f'eta={eta!r}; deepsqueeze needs 0 < eta <= 1.')
   topologies.require_agreement(schedule, f'deepsqueeze ({eta=})', eta)
   neighbours = gossip.neighbours(
-    schedule, quantizer, axis_name=axis_name, key=key
+    schedule,
+    quantizer,
+    axis_name=axis_name,
+    key=key,
+    on_unreadable=on_unreadable,
   )
 
   def init(params):
     flat, _ = gossip.flatten(params)
     return DeepSqueezeState(neighbours.init(), jnp.zeros_like(flat))
 
-  def update(updates, state, params=None, *, step, agree=None, **extra_args):
-    del extra_args
+  def update(updates, state, params=None, *, step, **extra_args):
     x, unravel = gossip.flatten(params)
     u = vectors.flatten_like(updates, params)
     v = x + u + state.error
-    sent, pull, heard = neighbours.exchange(v, v, state.heard, step, agree)
+    sent, pull, heard = neighbours.exchange(
+      v, v, state.heard, step, **extra_args
+    )
     # Who could not say what it holds (theta is far too small) keeps its error.
     error = jnp.where(jnp.isfinite(sent), v - sent, state.error)
     return unravel(u + eta * pull), DeepSqueezeState(heard, error)

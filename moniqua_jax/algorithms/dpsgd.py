@@ -28,6 +28,7 @@ def dpsgd(
   *,
   axis_name: str,
   key: jax.Array,
+  on_unreadable: str = 'warn',
 ) -> optax.GradientTransformationExtraArgs:
   """Last in the chain: adds the gossip of the parameters to the updates.
 
@@ -43,6 +44,7 @@ def dpsgd(
     quantizer: a `Quantizer` or a `Tuned`.
     axis_name: of the workers.
     key: of the run, the same on all workers.
+    on_unreadable: 'warn', 'raise' or 'ignore', see `check`.
 
   Returns:
     A transformation whose `update(updates, state, params, *, step)` takes the
@@ -63,18 +65,21 @@ def dpsgd(
   topologies.require_doubly_stochastic(schedule, 'dpsgd')
   topologies.require_agreement(schedule, 'dpsgd')
   neighbours = gossip.neighbours(
-    schedule, quantizer, axis_name=axis_name, key=key
+    schedule,
+    quantizer,
+    axis_name=axis_name,
+    key=key,
+    on_unreadable=on_unreadable,
   )
 
   def init(params):
     del params
     return DPSGDState(neighbours.init())
 
-  def update(updates, state, params=None, *, step, agree=None, **extra_args):
-    del extra_args
+  def update(updates, state, params=None, *, step, **extra_args):
     x, unravel = gossip.flatten(params)
     u = vectors.flatten_like(updates, params)
-    updates, heard = neighbours.mix(u, x, state.heard, step, agree)
+    updates, heard = neighbours.mix(u, x, state.heard, step, **extra_args)
     return unravel(updates), DPSGDState(heard)
 
   return Gossip(init, update, 'dpsgd')

@@ -37,6 +37,7 @@ def ecd(
   *,
   axis_name: str,
   key: jax.Array,
+  on_unreadable: str = 'warn',
 ) -> optax.GradientTransformationExtraArgs:
   """Last in the chain: ECD-PSGD.
 
@@ -54,6 +55,7 @@ def ecd(
     quantizer: of the extrapolations; a `Quantizer` or a `Tuned`.
     axis_name: of the workers.
     key: of the run, the same on all workers.
+    on_unreadable: 'warn', 'raise' or 'ignore', see `check`.
 
   Returns:
     A transformation whose `update(updates, state, params, *, step)` takes the
@@ -72,7 +74,11 @@ def ecd(
   schedule = topologies.one_symmetric(topology, 'ecd')
   topologies.require_agreement(schedule, 'ecd')
   neighbours = gossip.neighbours(
-    schedule, quantizer, axis_name=axis_name, key=key
+    schedule,
+    quantizer,
+    axis_name=axis_name,
+    key=key,
+    on_unreadable=on_unreadable,
   )
 
   def init(params):
@@ -81,15 +87,14 @@ def ecd(
     zeros = jnp.zeros_like(flat)
     return ECDState(neighbours.init(), jnp.copy(flat), zeros)
 
-  def update(updates, state, params=None, *, step, agree=None, **extra_args):
-    del extra_args
+  def update(updates, state, params=None, *, step, **extra_args):
     x, unravel = gossip.flatten(params)
     u = vectors.flatten_like(updates, params)
     t = gossip.turn(state.heard, step).astype(x.dtype) + 2
     moved = state.replica + state.apart + u - x  # x_{t+1} - x_t
     z = x + t / 2 * moved
     sent, pull, heard = neighbours.exchange(
-      z, jnp.zeros_like(x), state.heard, step, agree
+      z, jnp.zeros_like(x), state.heard, step, **extra_args
     )
     # Of a z beyond float32 nothing was said, and what others believe stays.
     sent = jnp.where(jnp.isfinite(sent), sent, state.replica)

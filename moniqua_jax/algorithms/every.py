@@ -47,6 +47,8 @@ def every(
   taken = getattr(algorithm, 'taken', lambda *both: both)
 
   def update(updates, state, params=None, *, step, **extra_args):
+    extra_args = {'counted': step} | extra_args
+
     def talk(updates, state, params):
       return algorithm.update(
         updates, state, params, step=clock.before(step), **extra_args

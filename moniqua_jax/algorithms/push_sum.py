@@ -34,6 +34,7 @@ def push_sum(
   *,
   axis_name: str,
   key: jax.Array,
+  on_unreadable: str = 'warn',
 ) -> optax.GradientTransformationExtraArgs:
   """Last in the chain: stochastic gradient push.
 
@@ -56,6 +57,7 @@ def push_sum(
     quantizer: of y; a `Quantizer` or a `Tuned`.
     axis_name: of the workers.
     key: of the run, the same on all workers.
+    on_unreadable: 'warn', 'raise' or 'ignore', see `check`.
 
   Returns:
     A transformation whose `update(updates, state, params, *, step)` takes the
@@ -82,18 +84,20 @@ def push_sum(
     axis_name=axis_name,
     key=key,
     share=edge.BY_SENDER,
+    on_unreadable=on_unreadable,
   )
 
   def init(params):
     flat, _ = gossip.flatten(params)
     return PushSumState(neighbours.init(), jnp.ones((), flat.dtype))
 
-  def update(updates, state, params=None, *, step, agree=None, **extra_args):
-    del extra_args
+  def update(updates, state, params=None, *, step, **extra_args):
     z, unravel = gossip.flatten(params)
     u = vectors.flatten_like(updates, params)
     half = jnp.append(z + u / state.mass, state.mass)
-    _, pull, heard = neighbours.exchange(half, half, state.heard, step, agree)
+    _, pull, heard = neighbours.exchange(
+      half, half, state.heard, step, **extra_args
+    )
     mass = state.mass + pull[-1]
     new = (state.mass * half[:-1] + pull[:-1]) / mass
     return unravel(new - z), PushSumState(heard, mass)

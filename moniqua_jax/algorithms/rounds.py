@@ -86,6 +86,7 @@ def rounds(
     updates = vectors.complete(updates, params)
     moved, first, seen = None, clock.before(step), []
     nothing = gossip.no_news(state.seen.readable.size // most)
+    extra_args = {'counted': step} | extra_args
 
     def talk(r, moved, own):
       u, x, onto = order.given(updates, params, moved)

@@ -16,6 +16,7 @@ from moniqua_jax import gossip, wire
 from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.every import require_rest
 from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.quantizers import unreadable
 
 Array = jax.Array
 
@@ -99,11 +100,12 @@ def streaming(
     # What would stay in the state is lost in the other fragments as well.
     u, state = algorithm.taken(u, state)
     windows = _windows(x.size, fragments)
+    extra_args = {'counted': step} | extra_args
     turn = gossip.turn(state.heard, step)
     f = turn % fragments
     new, own = algorithm.update(
       windows.read(u, f),
-      _row(state.own, f),
+      _with_account(_row(state.own, f), state.heard.account),
       windows.read(x, f),
       step=step // fragments,
       **extra_args,
@@ -136,6 +138,19 @@ def _heard(algorithm, own, f) -> gossip.Heard:
   """Returns what a fragment heard, with the short messages of all of them."""
   every = algorithm.heard(own)
   return _row(every, f)._replace(short=every.short.T.reshape(-1))
+
+
+def _with_account(row, account: unreadable.Account):
+  """Gives a fragment the account of all, but for what is of its own edges."""
+  is_heard = lambda node: isinstance(node, gossip.Heard)
+
+  def one(node):
+    if not is_heard(node):
+      return node
+    own = account._replace(in_a_row=node.account.in_a_row)
+    return node._replace(account=own)
+
+  return jax.tree.map(one, row, is_leaf=is_heard)
 
 
 class Windows(NamedTuple):

@@ -18,6 +18,7 @@ from moniqua_jax.training import (
   evaluation,
   gradient_noise,
   monitor,
+  suggestion,
   summary,
   talk,
 )
@@ -59,7 +60,11 @@ def train_and_evaluate(
     checkpoints = checkpoint.manager(workdir)
     stack.enter_context(contextlib.closing(checkpoints))
     watch = monitor.of(
-      experiment.setup, workdir, own_workers, checkpoints.latest_step
+      experiment.setup,
+      workdir,
+      own_workers,
+      checkpoints.latest_step,
+      suggest=suggestion.make(experiment, own_workers),
     )
     start, state = checkpoint.restore(checkpoints, state)
     log = workdir_lib.Log(workdir, config.tensorboard, pace.steps, start)
@@ -70,7 +75,7 @@ def train_and_evaluate(
       state = refreshed(state, step)
       batch = multihost.placed(pods.split(pod, batch, own))
       state, report = train(state, batch, np.int32(step))
-      watch.take(step, report)
+      watch.take(step, report, state.params)
       due = _due(config, pace, step + 1)
       if due.probe:
         probe.look(state.params)

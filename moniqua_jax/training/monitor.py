@@ -8,9 +8,10 @@ import numpy as np
 from moniqua_jax import topologies
 from moniqua_jax.algorithms import turns
 from moniqua_jax.launch import multihost
+from moniqua_jax.quantizers import unreadable
 from moniqua_jax.training import talk
 
-PATIENCE = 20  # unreadable messages in a row, where edges are acknowledged
+PATIENCE = unreadable.PATIENCE  # in a row, where edges are acknowledged
 
 
 class Stopped(RuntimeError):
@@ -33,6 +34,9 @@ class Guard:
     workdir: pathlib.Path,
     own: Sequence[int],
     saved: Callable[[], int | None] = lambda: None,
+    suggest: Callable = lambda step, theta, distance, params: cure(
+      theta, distance
+    ),
   ):
     self._schedule, self._patience = schedule, patience
     self._turns, self._own = clock, own
@@ -40,9 +44,14 @@ class Guard:
     self._late, self._taken = None, []
     self._lost, self._lost_in_a_row = None, 0  # of each worker
     self._way_on = lambda: way_on(workdir, saved())
+    self._suggest, self._params = suggest, None
 
-  def take(self, step: int, report: dict) -> None:
-    """Keeps the metrics of a step, and checks those of the step before."""
+  def take(self, step: int, report: dict, params=None) -> None:
+    """Keeps the metrics of a step, and checks those of the step before.
+
+    `params` are those of now: how far apart the workers are.
+    """
+    self._params = params
     self._check_late()
     self._late = step, report
 
@@ -114,7 +123,7 @@ class Guard:
     raise Stopped(
       f'step {step}: worker {receiver} could not read the message of worker '
       f'{sender}{often if self._patience else ""}. '
-      f'{cure(theta, distance)} {self._way_on()}'
+      f'{self._suggest(step, theta, distance, self._params)} {self._way_on()}'
     )
 
 
@@ -123,16 +132,18 @@ def of(
   workdir: pathlib.Path,
   own: Sequence[int],
   saved: Callable[[], int | None],
+  **suggest,
 ) -> Guard:
   """Builds the guard of a run, for the workers of this process.
 
-  `saved` gives the step of the last checkpoint, None if there is none.
+  `saved` gives the step of the last checkpoint, None if there is none;
+  `suggest=` says what to try, (step, theta, distance, params) -> a line.
   """
   # Each fragment goes through a round before the next one comes.
   fragments = range(setup.config.fragments)
   schedule = tuple(r for r in setup.schedule for _ in fragments)
   clock = talk.of(setup.config)
-  return Guard(schedule, setup.patience, clock, workdir, own, saved)
+  return Guard(schedule, setup.patience, clock, workdir, own, saved, **suggest)
 
 
 def way_on(workdir: pathlib.Path, saved: int | None) -> str:
@@ -162,11 +173,7 @@ def cure(theta: float, distance: float) -> str:
   'They are further apart than theta=0.5: try theta=1.6.'
   """
   if not np.isfinite(theta):
-    return (
-      'Its parameters were not finite, or so large that float32 cannot hold '
-      'them in steps of theta, or its theta passed its limit: '
-      'try a smaller learning rate, a larger theta, or a smaller gamma.'
-    )
+    return unreadable.cure(theta)
   return (
     f'They are further apart than theta={theta:.4g}: try '
     f'theta={2 * max(theta, distance):.4g}.'

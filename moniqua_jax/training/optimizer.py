@@ -186,6 +186,7 @@ def _gossip(config, schedule, quantizer, key):
     quantizer=quantizer,
     axis_name=workers.AXIS,
     key=key,
+    on_unreadable='ignore',  # the monitor looks at each step
   )
   for entry, wrap, numbers in (
     ('rounds', algorithms.rounds, talk.rounds(config)),

@@ -42,13 +42,22 @@ _FOLLOWING = {
 
 
 def with_limit(config, schedule) -> dict:
-  """Returns the spec of the quantizer, with a limit of theta from theory."""
+  """Returns the spec of the quantizer; a theta that finds itself has all of it.
+
+  Any method can have one: a theta that is there is the first, and what is not
+  comes from theory.
+  """
   spec = dict(config.quantizer)
   following = _FOLLOWING.get(spec['name'])
-  if not following or spec['limit'] or not schedule:
+  if not following:
     return spec
-  if spec['bits'] is None:
-    raise ValueError(f'config.quantizer: {spec["name"]} needs quantizer.bits.')
+  spec |= {
+    'bits': spec['bits'] or 4,
+    'start': spec['start'] or spec['theta'] or _first(config),
+    'theta': None,
+  }
+  if spec['limit'] or not schedule:
+    return spec
   schedule = optimizer.mixing(config, schedule)
   try:
     limit = theory.auto_theta_limit(
@@ -64,6 +73,18 @@ def with_limit(config, schedule) -> dict:
     raise ValueError(f'config.quantizer: {error}') from error
   # Twice: it is an estimate, and a doubling overshoots.
   return spec | {'limit': 2 * limit}
+
+
+def _first(config) -> float | None:
+  """Bounds the first distance that `auto_theta` sees, with its safety.
+
+  Two workers move by alpha G each in a step, where momentum has not built up.
+  `fitted_theta` takes any start, and has one.
+  """
+  if config.quantizer.name != 'auto_theta':
+    return None
+  update = config.learning_rate.peak * config.largest_gradient
+  return 2 * auto.SAFETY * talk.of(config).longest * config.fragments * update
 
 
 def _update(config) -> float:
