@@ -222,6 +222,8 @@ def shell(tmp_path_factory):
   )
   (folder / 'DATA').mkdir()
   (folder / 'DATA' / 'a8a').write_text('\n'.join(data))
+  mine = pages.fenced(ROOT / 'docs/your_own.md', 'python')[0]
+  (folder / 'mine.py').write_text(mine)
   return pages.shell(folder)
 
 

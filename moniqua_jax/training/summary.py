@@ -80,6 +80,8 @@ def _describe_pods(config, experiment) -> dict:
 
 
 def _describe_momentum(config) -> dict:
+  if config.optimizer.name != 'sgd':
+    return {'optimizer': _listed(config.optimizer)}
   kind = config.momentum_kind
   if kind.name == 'local':
     return {}

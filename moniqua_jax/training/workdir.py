@@ -26,6 +26,7 @@ _FIXED = (
   'batch_size',
   'momentum',
   'momentum_kind',
+  'optimizer',
   'reduce',
   'gossip',
   'smoothness',
