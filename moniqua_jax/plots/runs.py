@@ -19,7 +19,7 @@ import pathlib
 import sys
 import textwrap
 
-from moniqua_jax.plots import kept, look, panels, tables
+from moniqua_jax.plots import kept, look, panels, tables, terminal
 
 FREE_LINES = 14  # of a legend that fits into a panel
 PANELS = [
@@ -131,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   out = args.out or (args.runs[0] if len(args.runs) == 1 else 'report')
   try:
     if args.panels is None:
-      print((keep if args.keep else report)(args.runs, out), end='')
+      text = (keep if args.keep else report)(args.runs, out)
+      print(terminal.shown(text))
     else:
       chosen(args.runs, _pairs(args.panels), out)
   except (OSError, ValueError) as error:

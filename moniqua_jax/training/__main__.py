@@ -87,7 +87,7 @@ def train(config, workdir):
   """Trains, and draws the report of the run."""
   loop.train_and_evaluate(config, workdir, _RESUME.value, _START_FROM.value)
   if multihost.is_primary():
-    print(plots.report([workdir], workdir))
+    print(plots.shown(plots.report([workdir], workdir)))
 
 
 def described(config) -> str:
