@@ -92,9 +92,18 @@ def quantity(key: str, more: Mapping | None = None) -> Quantity:
 
 def draw_line(axes, x, y, rows, i, points=kept.POINTS) -> None:
   """Draws y of the rows against x, as the i-th line."""
+  draw_points(axes, *points_of(x, y, rows, points), i)
+
+
+def points_of(x, y, rows, most=kept.POINTS) -> tuple[np.ndarray, np.ndarray]:
+  """The rows that have both quantities, thinned to so many points."""
   rows = [row for row in rows if x.key in row and y.key in row]
-  xs, ys = (kept.thin(_scaled(rows, of), points) for of in (x, y))
-  # At most 8 points have a marker, not the same ones on every line.
+  xs, ys = (kept.thin(_scaled(rows, of), most) for of in (x, y))
+  return xs, ys
+
+
+def draw_points(axes, xs, ys, i) -> None:
+  """Draws the i-th line: at most 8 markers, not where the others have them."""
   every = 1 + len(xs) // 9
   axes.plot(xs, ys, **look.line_style(i), markevery=(i % every, every))
 

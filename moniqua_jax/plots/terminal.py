@@ -24,10 +24,11 @@ def shown(text: str, width: int = WIDTH) -> str:
   """
   is_table = lambda line: line.startswith('|')
   parts = itertools.groupby(text.splitlines(), is_table)
-  return '\n'.join(
+  drawn = [
     _drawn([*lines], width) if table else '\n'.join(lines)
     for table, lines in parts
-  )
+  ]
+  return '\n'.join(drawn) + text[len(text.rstrip('\n')) :]
 
 
 def _drawn(lines, width) -> str:
