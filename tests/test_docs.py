@@ -4,6 +4,7 @@ A check of all pages is one test that lists what fails, page by page.
 """
 
 from importlib import metadata
+import importlib.util
 import inspect
 import os
 import re
@@ -205,6 +206,21 @@ def test_the_site_builds_without_a_warning(tmp_path):
   for page in tmp_path.rglob('*.html'):
     text = page.read_text()
     assert not _LOADED.search(text), f'{page} asks another host'
+  read = lambda page: (tmp_path / page / 'index.html').read_text()
+  assert 'cifar10_cpu/panels.png' in read('.')
+  for notebook in (ROOT / 'colabs').glob('*.ipynb'):
+    assert f'href="../colabs/{notebook.stem}/"' in read('notebooks')
+    text = read(f'colabs/{notebook.stem}')
+    assert '<h1' in text and '<pre' in text
+    pictures = re.findall(r'src="((?!\w+:)[^"]*\.png)"', text)
+    for picture in pictures:
+      assert (tmp_path / 'colabs' / notebook.stem / picture).is_file()
+    if importlib.util.find_spec('latex2mathml'):
+      assert text.count('<math') >= 1 and '$$' not in text
+  for page in (tmp_path / 'results').rglob('index.html'):
+    before, _, after = page.read_text().partition('<h1')
+    assert after and '<table' not in before, f'{page} begins with its table'
+    assert '<p>' in after.partition('<table')[0], f'{page} says no sentence'
 
 
 def with_commands(page):
