@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from benchmarks.network import curves, report
 from moniqua_jax import plots
-from moniqua_jax.plots import seeds
+from moniqua_jax.plots import ends
 
 SHARES = {'compute': 'compute', 'codec': 'codec', 'wire': 'communication'}
 
@@ -41,7 +41,7 @@ def losses(runs: Sequence, target: float, path) -> None:
     fig.legend(lines.values(), lines, loc='outside right center', frameon=False)
     fig.draw_without_rendering()
     for axes, lines in drawn:
-      seeds.number_ends(axes, lines)
+      ends.number(axes, lines)
   plots.save(fig, path)
 
 

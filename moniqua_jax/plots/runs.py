@@ -19,7 +19,7 @@ import pathlib
 import sys
 import textwrap
 
-from moniqua_jax.plots import kept, look, panels, seeds, tables, terminal
+from moniqua_jax.plots import ends, kept, look, panels, tables, terminal
 
 FREE_LINES = 14  # of a legend that fits into a panel
 PANELS = [
@@ -40,8 +40,8 @@ def figure(runs: Sequence, path) -> None:
   out.
   """
   groups = tables.by_seed(kept.loaded(runs))
-  pairs = [p for p in PANELS if seeds.told(*map(panels.quantity, p), groups)]
-  pairs, labels = pairs or PANELS[:1], _numbered(groups)
+  pairs = [pair for pair in PANELS if _told(pair, groups)] or PANELS[:1]
+  labels = panels.numbered(list(_labels(groups)))
   lines = sum(label.count('\n') + 1 for label in labels)
   below, columns = lines > FREE_LINES, list(dict.fromkeys(y for _, y in pairs))
   # The slot below the distances is free.
@@ -65,19 +65,16 @@ def figure(runs: Sequence, path) -> None:
     if below:
       where, how = fig, dict(loc='outside lower center', ncols=len(columns))
     where.legend(handles=handles, frameon=False, handlelength=4, **how)
-    if len(groups) > seeds.CROSSING:
-      fig.draw_without_rendering()
-      for pair in pairs:
-        seeds.number_ends(slots[pair], dict(enumerate(slots[pair].lines)))
+    panels.number_many(fig, [slots[pair] for pair in pairs], len(groups))
   look.save(fig, path, dpi=120 if below else 150)
 
 
-def _numbered(groups) -> list[str]:
-  """Labels of lines; with the numbers at their ends where they are many."""
-  labels = list(_labels(groups))
-  if len(groups) <= seeds.CROSSING:
-    return labels
-  return [f'{number}  {label}' for number, label in enumerate(labels, 1)]
+def _told(pair, groups) -> bool:
+  """Tells whether a panel shows more than one point above another."""
+  x, y = map(panels.quantity, pair)
+  curves = [panels.points_of(x, y, group[0].rows)[0] for group in groups]
+  first = {xs[0] for xs in curves if len(xs)}
+  return len(first) > 1 or any(len(xs) > 1 for xs in curves)
 
 
 def report(runs: Sequence, out) -> str:
@@ -111,15 +108,15 @@ def keep(runs: Sequence, out) -> str:
 def chosen(runs: Sequence, pairs: Sequence[tuple[str, str]], out) -> None:
   """Writes panels.svg and panels.png, a panel for each (key of x, key of y).
 
-  Of runs that differ only in their seed, the first is shown.
+  Runs that differ only in their seed are one line, their mean, in a band.
   """
   groups, out = tables.by_seed(kept.loaded(runs)), pathlib.Path(out)
-  firsts = [group[:1] for group in groups]
   rows = {
-    label.replace('\n', ' '): run.rows
-    for label, (run,) in zip(_labels(firsts), firsts, strict=True)
+    label.replace('\n', ' '): [run.rows for run in group]
+    for label, group in zip(_labels(groups), groups, strict=True)
   }
-  there = {key for run in rows.values() for row in run for key in row}
+  all_rows = [row for group in groups for run in group for row in run.rows]
+  there = {key for row in all_rows for key in row}
   for key in (key for pair in pairs for key in pair):
     if key not in there:
       raise ValueError(f'no run has {key!r}; they have {sorted(there)}.')
@@ -166,11 +163,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _draw_panel(axes, pair, groups) -> None:
   """Draws a line for each group of seeds; one that diverges leaves the view."""
   x, y = map(panels.quantity, pair)
-  most = seeds.POINTS if len(groups) > seeds.CROSSING else kept.POINTS
+  most = ends.POINTS if len(groups) > ends.CROSSING else kept.POINTS
   for i, group in enumerate(groups):
-    seeds.draw(axes, x, y, group, i, most)
+    panels.draw_line(axes, x, y, [run.rows for run in group], i, most)
   panels.finish(axes, x, y)
-  seeds.keep_in_view(axes, [seeds.diverged(group) for group in groups])
+  ends.keep_in_view(axes, [ends.diverged(group) for group in groups])
   if x.key == 'epoch':
     axes.set_xlim(left=0)
     axes.locator_params(axis='x', nbins=5)
@@ -206,7 +203,7 @@ def _labels(groups):
     )
     if apart.size and not apart.any():
       label += ' (distance 0)'
-    if seeds.diverged(group):
+    if ends.diverged(group):
       label += ' (diverges)'
     yield textwrap.fill(label, 27)
 
