@@ -183,8 +183,9 @@ for cell in cells:
     slower = split(cell)['codec'] - split(full)['codec']  # ms
     saved = 8e-3 * (full['claimed'] - cell['claimed'])
     even = saved / slower if slower > 0 else np.inf
+    at = f'at {even:.0f} Mbit/s' if slower > 0 else 'never: its codec was no slower'
     print(f'{cell["model"]}, {cell["title"]}, measured at {cell["rate"]}: '
-          f'breaks even at {even:.0f} Mbit/s')
+          f'breaks even {at}')
     if rate_of(cell) < min(even / 2, 200):
       assert split(cell)['step'] < split(full)['step']
 

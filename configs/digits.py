@@ -64,6 +64,9 @@ def default() -> ml_collections.ConfigDict:
     milestones=unset(tuple),
     factor=unset(float),
   )
+  config.optimizer = dict(
+    name='sgd', b1=unset(float), b2=unset(float), eps=unset(float)
+  )
   config.momentum = 0.9
   # Of what: 'local', a worker's gradients; 'quasi_global', what it moves.
   config.momentum_kind = dict(name='local', mu=unset(float), warmup=unset(int))

@@ -3,7 +3,8 @@
 A page says `../results/digits/table.md`, which is right where the page stands
 in the repository. docs/ is the root of the site, so a link that leaves it loses
 the `../` that leaves, a link of such a file back into docs/ loses the `docs/`,
-and the file is added to the site under its own path.
+and the file is added to the site under its own path. A page of results/ begins
+there with its question as a title, and with its figure.
 """
 
 import pathlib
@@ -14,6 +15,7 @@ from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).parents[1]
 LINK = re.compile(r'(?<=\]\()(?!\w+:|#|/)[^)#\s]+')
+QUESTION = re.compile(r'^\| `(results/\w+)` \| (.*?) \|', re.MULTILINE)
 
 
 def on_files(files, config):
@@ -21,7 +23,7 @@ def on_files(files, config):
   waiting = [(f.src_uri, f.abs_src_path) for f in files.documentation_pages()]
   while waiting:
     page, path = waiting.pop()
-    for link in LINK.findall(pathlib.Path(path).read_text()):
+    for link in LINK.findall(_titled(page, pathlib.Path(path).read_text())):
       name = _inside(page, link)
       target = ROOT / name
       if files.get_file_from_path(name) is None and target.is_file():
@@ -34,6 +36,7 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, **kwargs):
   """Links as the site has them."""
   del kwargs
+  markdown = _titled(page.file.src_uri, markdown)
   here = posixpath.dirname(page.file.src_uri)
 
   def moved(link):
@@ -41,6 +44,24 @@ def on_page_markdown(markdown, page, **kwargs):
     return posixpath.relpath(name, here or '.')
 
   return LINK.sub(moved, markdown)
+
+
+def _titled(page, markdown) -> str:
+  """The text of a page of results, with a title, a sentence and its figure."""
+  folder = '/'.join(page.split('/')[:2])
+  questions = dict(QUESTION.findall((ROOT / 'docs/results.md').read_text()))
+  if folder not in questions or markdown.startswith('# '):
+    return markdown
+  name = posixpath.basename(folder).replace('_', ' ')
+  up = posixpath.relpath('docs/results.md', posixpath.dirname(page))
+  question = questions[folder].rstrip('?')
+  picture = '![The runs of this page](figure.png)\n\n'
+  return (
+    f'# Results: {name}\n\nAbout: {question}. [Results]({up}) '
+    f'tells what came of it; `{folder}` holds the numbers of every run.\n\n'
+    + picture * (ROOT / page).with_name('figure.png').exists()
+    + markdown
+  )
 
 
 def _inside(page, link) -> str:

@@ -13,17 +13,23 @@ import functools
 import warnings
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+import optax
 
 AXIS = 'workers'
 
 
-def simulated(fn: Callable, in_axes: tuple, **jit_options) -> Callable:
+def simulated(
+  fn: Callable, in_axes: tuple, axis_name: str = AXIS, **jit_options
+) -> Callable:
   """All workers on one device, by `vmap`.
 
   Args:
-    fn: one worker; its collectives run over the axis 'workers'.
+    fn: one worker; its collectives run over the axis of the workers.
     in_axes: 0 or None for each argument.
+    axis_name: of the workers.
     **jit_options: for `jax.jit`, such as donate_argnums.
 
   Returns:
@@ -35,7 +41,7 @@ def simulated(fn: Callable, in_axes: tuple, **jit_options) -> Callable:
   >>> mean(jnp.array([0.0, 2.0]))
   Array([1., 1.], dtype=float32)
   """
-  fn = jax.vmap(_looked_at(fn), in_axes, axis_name=AXIS)
+  fn = jax.vmap(_looked_at(fn), in_axes, axis_name=axis_name)
   return jax.jit(fn, **jit_options)
 
 
@@ -43,19 +49,24 @@ def sharded(
   fn: Callable,
   in_axes: tuple,
   mesh: jax.sharding.Mesh | None = None,
+  axis_name: str = AXIS,
   **jit_options,
 ) -> Callable:
   """One worker per device, by `shard_map`; in one process or in many.
 
   Args:
-    fn: one worker; its collectives run over the axis 'workers'.
+    fn: one worker; its collectives run over the axis of the workers.
     in_axes: 0 or None for each argument.
-    mesh: by default of one axis, 'workers', over all devices. With more axes
-      there is a row for each device, see `pods`.
+    mesh: by default of one axis over all devices. With more axes there is a row
+      for each device, see `pods` and `on_mesh`.
+    axis_name: of the workers; the mesh must have it.
     **jit_options: for `jax.jit`, such as donate_argnums.
 
   Returns:
     The compiled function of stacked arguments.
+
+  Raises:
+    ValueError: if the mesh has no such axis.
 
   >>> import jax.numpy as jnp
   >>> from moniqua_jax import collectives
@@ -63,7 +74,12 @@ def sharded(
   >>> bool((mean(jnp.ones(jax.device_count())) == 1).all())
   True
   """
-  mesh = device_mesh() if mesh is None else mesh
+  mesh = device_mesh(axis_name=axis_name) if mesh is None else mesh
+  if axis_name not in mesh.axis_names:
+    raise ValueError(
+      f'axis_name={axis_name!r} is not an axis of the mesh, which has '
+      f'{mesh.axis_names}; name one of them, in the algorithm as well.'
+    )
   looked_at = _looked_at(fn)
 
   def only(leaf):
@@ -111,8 +127,10 @@ def pmapped(fn: Callable, in_axes: tuple, **jit_options) -> Callable:
   return jax.pmap(_looked_at(fn), AXIS, in_axes=in_axes, **jit_options)
 
 
-def device_mesh(n: int | None = None) -> jax.sharding.Mesh:
-  """Makes a mesh of one axis, 'workers', over all devices, which must be n."""
+def device_mesh(
+  n: int | None = None, axis_name: str = AXIS
+) -> jax.sharding.Mesh:
+  """Makes a mesh of one axis over all devices, which must be n."""
   devices = jax.devices()
   if n is not None and n != len(devices):
     raise ValueError(
@@ -120,7 +138,67 @@ def device_mesh(n: int | None = None) -> jax.sharding.Mesh:
       "'sharded' and 'pmapped' put one worker on each device."
     )
   axis_types = (jax.sharding.AxisType.Auto,)
-  return jax.make_mesh((len(devices),), (AXIS,), axis_types=axis_types)
+  return jax.make_mesh((len(devices),), (axis_name,), axis_types=axis_types)
+
+
+def on_mesh(tx, params, specs, mesh: jax.sharding.Mesh):
+  """An optax transformation for your own `shard_map`, and its state's specs.
+
+  What the state has of the shape of the parameters (momentum, moments of Adam)
+  lies as they do; of the rest there is a row for each device of the mesh.
+
+  Args:
+    tx: the transformation; its collectives run over axes of the mesh.
+    params: arrays or their shapes, as they are outside of the shard_map.
+    specs: a PartitionSpec for each of them.
+    mesh: of the shard_map, which takes all its axes.
+
+  Returns:
+    (tx, specs of its state); `init` and `update` go into the shard_map.
+
+  >>> import jax.numpy as jnp, optax
+  >>> mesh = jax.make_mesh((1,), ('data',), devices=jax.devices()[:1])
+  >>> w = jnp.ones((1, 4))
+  >>> _, specs = on_mesh(optax.trace(0.9), w, P(None, 'data'), mesh)
+  >>> specs.trace
+  P(None, 'data')
+  """
+  place = lambda leaf, spec: jax.ShapeDtypeStruct(
+    NamedSharding(mesh, spec).shard_shape(leaf.shape), leaf.dtype
+  )
+  own = jax.tree.map(place, params, specs)
+  state, tree = jax.eval_shape(tx.init, own), jax.tree.structure(own)
+  like = lambda node: (
+    jax.tree.structure(node) == tree
+    and all(jax.tree.leaves(jax.tree.map(_of_one_shape, node, own)))
+  )
+  everywhere = lambda node, value: jax.tree.map(lambda _: value, node)
+  per_device = jax.tree.map(
+    lambda node: everywhere(node, not like(node)), state, is_leaf=like
+  )
+  rows = P(mesh.axis_names)
+  state_specs = jax.tree.map(
+    lambda node: specs if like(node) else rows, state, is_leaf=like
+  )
+
+  def with_rows(state, change):
+    return jax.tree.map(
+      lambda leaf, row: change(leaf) if row else leaf, state, per_device
+    )
+
+  def init(params):
+    return with_rows(tx.init(params), lambda leaf: leaf[None])
+
+  def update(updates, state, params=None, **extra_args):
+    state = with_rows(state, lambda leaf: leaf[0])
+    updates, state = tx.update(updates, state, params, **extra_args)
+    return updates, with_rows(state, lambda leaf: leaf[None])
+
+  return optax.GradientTransformationExtraArgs(init, update), state_specs
+
+
+def _of_one_shape(a, b) -> bool:
+  return jnp.shape(a) == jnp.shape(b)
 
 
 # ------------------------------------------------------- the place of a gossip

@@ -5,6 +5,7 @@ A check of all pages is one test that lists what fails, page by page.
 
 import contextlib
 from importlib import metadata
+import importlib.util
 import inspect
 import os
 import re
@@ -218,6 +219,21 @@ def test_the_site_builds_without_a_warning(tmp_path):
   for page in tmp_path.rglob('*.html'):
     text = page.read_text()
     assert not _LOADED.search(text), f'{page} asks another host'
+  read = lambda page: (tmp_path / page / 'index.html').read_text()
+  assert 'cifar10_cpu/panels.png' in read('.')
+  for notebook in (ROOT / 'colabs').glob('*.ipynb'):
+    assert f'href="../colabs/{notebook.stem}/"' in read('notebooks')
+    text = read(f'colabs/{notebook.stem}')
+    assert '<h1' in text and '<pre' in text
+    pictures = re.findall(r'src="((?!\w+:)[^"]*\.png)"', text)
+    for picture in pictures:
+      assert (tmp_path / 'colabs' / notebook.stem / picture).is_file()
+    if importlib.util.find_spec('latex2mathml'):
+      assert text.count('<math') >= 1 and '$$' not in text
+  for page in (tmp_path / 'results').rglob('index.html'):
+    before, _, after = page.read_text().partition('<h1')
+    assert after and '<table' not in before, f'{page} begins with its table'
+    assert '<p>' in after.partition('<table')[0], f'{page} says no sentence'
 
 
 def with_commands(page):
@@ -237,6 +253,8 @@ def shell(tmp_path_factory):
     pages.names_after(ROOT / 'docs/data.md')  # writes what its commands read
   (folder / 'DATA').mkdir()
   (folder / 'DATA' / 'a8a').write_text('\n'.join(lines))
+  mine = pages.fenced(ROOT / 'docs/your_own.md', 'python')[0]
+  (folder / 'mine.py').write_text(mine)
   return pages.shell(folder)
 
 

@@ -271,9 +271,74 @@ def test_a_long_legend_stands_below_and_leaves_the_panels_their_height(
     ]
     plots.figure(runs, tmp_path / f'of_{count}')
     with Image.open(tmp_path / f'of_{count}.png') as image:
-      heights.append(image.height / 150)  # inches
+      heights.append(image.height / round(image.info['dpi'][0]))  # inches
   assert heights[0] == 5.4
   assert heights[1] > 5.4 + 20 * 0.2 / 3
+
+
+@pytest.fixture
+def drawn_runs(tmp_path, monkeypatch):
+  """Draws a figure of runs, and keeps it from being saved."""
+  kept_figures = []
+  monkeypatch.setattr(
+    runs_lib.look, 'save', lambda fig, path, dpi: kept_figures.append(fig)
+  )
+
+  def draw(runs):
+    plots.figure(runs, tmp_path / 'figure')
+    return kept_figures.pop()
+
+  return draw
+
+
+def of_seeds(folder, **changes):
+  rows = lambda seed: [
+    row(10 * s, **evaluated(0.5 + 0.1 * s + 0.1 * seed, 0.1)) for s in (1, 2)
+  ]
+  return [write(folder(s), rows(s), seed=s, **changes) for s in range(3)]
+
+
+def test_seeds_are_their_mean_in_a_band(tmp_path, drawn_runs):
+  fig = drawn_runs(of_seeds(lambda seed: tmp_path / f's{seed}'))
+  axes = fig.axes[1]
+  (line,), (band,) = axes.lines, axes.collections
+  np.testing.assert_allclose(line.get_ydata(), [70, 80])
+  (outline,) = band.get_paths()
+  assert {60, 70, 80, 90} == set(outline.vertices[:, 1].round(6))
+
+
+def test_many_lines_have_numbers_and_nothing_is_clipped(tmp_path, drawn_runs):
+  runs = []
+  for i in range(12):
+    rows = [row(10 * s, **evaluated(0.5 + 0.001 * i, 0.1)) for s in (1, 2)]
+    more = dict(gamma=0.5, learning_rate=dict(peak=0.01 * (i + 1)))
+    runs.append(write(tmp_path / f'raw_name_{i}', rows, **more))
+  diverging = [row(s, **evaluated(0.1, 0.1)) for s in (10, 20)]
+  diverging[-1]['train/loss'] = 1e12
+  runs.append(write(tmp_path / 'raw_name_12', diverging, gamma=0.1))
+  fig = drawn_runs(runs)
+  texts = [text.get_text() for text in fig.findobj(matplotlib.text.Text)]
+  assert not any('raw_name' in text for text in texts)
+  label = '1  D-PSGD, gamma .5,\nlearning rate .01'
+  assert label.replace('g r', 'g\xa0r').replace('e .', 'e\xa0.') in texts
+  assert any('13' in text and 'diverges' in text for text in texts)
+  assert fig.axes[0].get_ylim()[1] < 1
+  for axes in fig.axes[:2]:
+    # Without the line that leads to it.
+    place = matplotlib.text.Text.get_window_extent
+    ends = sorted(place(text).y0 for text in axes.texts)
+    assert len(ends) >= 12 and np.diff(ends).min() > 5
+  _assert_none_is_clipped(fig)
+
+
+def test_a_panel_of_single_points_is_left_out(tmp_path, drawn_runs):
+  runs = of_seeds(lambda seed: tmp_path / f's{seed}')[:1]
+  lines = (runs[0] / 'metrics.jsonl').read_text().splitlines()
+  first = {k: v for k, v in json.loads(lines[0]).items() if k[0] not in 'tg'}
+  first |= {'train/loss': 1.0}
+  (runs[0] / 'metrics.jsonl').write_text(f'{json.dumps(first)}\n{lines[1]}\n')
+  labels = {axes.get_ylabel() for axes in drawn_runs(runs).axes if axes.lines}
+  assert labels == {'training loss'}
 
 
 def test_panels_of_ones_own(tmp_path, capsys, baseline, moniqua):
@@ -334,8 +399,8 @@ def test_labels_tell_runs_apart(tmp_path, baseline):
   ]
   groups = tables.by_seed([kept.load(run) for run in runs])
   assert list(runs_lib._labels(groups)) == [
-    'D-PSGD (base)',
-    'D-PSGD (longer)',
+    'D-PSGD, epochs\N{NO-BREAK SPACE}2',
+    'D-PSGD, epochs\N{NO-BREAK SPACE}3',
     'all-reduce (distance 0)',
     'Moniqua 4 bits, 2\N{NO-BREAK SPACE}seeds',
   ]
@@ -385,7 +450,7 @@ def test_module_runs_without_pyplot(baseline):
     cwd=Path(__file__).parents[1],
   )
   assert run.returncode == 0
-  assert run.stdout == tables.table([baseline])
+  assert run.stdout == plots.shown(tables.table([baseline]))
   assert 'matplotlib.figure' in run.stderr
   assert 'matplotlib.pyplot' not in run.stderr
   assert set(FILES) <= set(os.listdir(baseline))
@@ -513,7 +578,10 @@ def test_a_figure_has_labels_and_a_legend(name, figures):
 
 @every_figure
 def test_no_text_is_clipped(name, figures):
-  fig = figures(name)
+  _assert_none_is_clipped(figures(name))
+
+
+def _assert_none_is_clipped(fig):
   page = fig.bbox
   for text in fig.findobj(matplotlib.text.Text):
     box = text.get_window_extent()

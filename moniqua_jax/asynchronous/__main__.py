@@ -17,7 +17,7 @@ import traceback
 
 import jax
 
-from moniqua_jax import command_line, extras, wire
+from moniqua_jax import command_line, extras, plots, wire
 from moniqua_jax.asynchronous import report, training
 from moniqua_jax.asynchronous import worker as worker_lib
 from moniqua_jax.asynchronous.averaging import Averaging
@@ -78,7 +78,7 @@ def main(argv, mpi):
     if network.rank == 0:
       folder = process.folder.parent
       workdir.note(folder, seconds=row['seconds'])
-      print(report.write([folder], folder))
+      print(plots.shown(report.write([folder], folder)))
   except Exception as error:
     stop(network, error)
 

@@ -23,6 +23,7 @@ with extras.needed('train'):
   from moniqua_jax.plots.noise import margin, variance
   from moniqua_jax.plots.panels import QUANTITIES, compare
   from moniqua_jax.plots.runs import chosen, figure, keep, main, report
+  from moniqua_jax.plots.terminal import shown
 
 __all__ = [
   'COLOURS',
@@ -42,6 +43,7 @@ __all__ = [
   'number_log',
   'report',
   'save',
+  'shown',
   'sizes',
   'topology',
   'variance',

@@ -1,13 +1,16 @@
 """Panels of lines: one measured quantity against another, a line a run."""
 
 from collections.abc import Mapping, Sequence
+import textwrap
 from typing import NamedTuple
 
 import matplotlib.figure
 import matplotlib.lines
 import numpy as np
 
-from moniqua_jax.plots import kept, look
+from moniqua_jax.plots import ends, kept, look
+
+LABEL = 46  # letters in a line of the legend
 
 # Label with the unit, factor and scale of an axis.
 QUANTITIES = {
@@ -34,23 +37,28 @@ def compare(
 ) -> matplotlib.figure.Figure:
   """A panel for each pair of quantities, a line for each run.
 
-  Of more rows than `points` a line shows the means of as many stretches, since
-  single steps' losses are noise. A row need not have all keys; one that
-  `QUANTITIES` and `quantities` do not know is its own label, on a linear axis.
+  A run is its rows, or the list of its seeds' rows: a line is their mean, in a
+  band from the least to the most. Of more rows than `points` a line shows the
+  means of as many stretches, since single steps' losses are noise. A row need
+  not have all keys; one that `QUANTITIES` and `quantities` do not know is its
+  own label, on a linear axis.
   """
   about = {key: quantity(key, quantities) for pair in panels for key in pair}
   lines = -(-len(panels) // columns)
   columns = min(columns, len(panels))
-  entry = 0.8 + 0.075 * max(map(len, runs))  # of the legend, inches
+  labels = [textwrap.fill(label, LABEL) for label in numbered(list(runs))]
+  words = [line for label in labels for line in label.split('\n')]
+  entry = 0.8 + 0.075 * max(map(len, words))  # of the legend, inches
   beside = 2 if len(runs) > 6 else 1  # entries
   width = max(3.1 * columns, 4.2, beside * entry)
   entries = int(width / entry)
-  legend = 0.2 + 0.2 * -(-len(runs) // entries)
+  legend = 0.2 + 0.2 * -(-len(words) // entries)
   with look.drawing(width, 2.6 * lines + legend) as fig:
     grid = fig.subplots(lines, columns, squeeze=False).ravel()
     for axes, (x, y) in zip(grid, panels, strict=False):
       for i, rows in enumerate(runs.values()):
-        draw_line(axes, about[x], about[y], rows, i, points)
+        seeds = rows if rows and isinstance(rows[0], list) else [rows]
+        draw_line(axes, about[x], about[y], seeds, i, points)
       finish(axes, about[x], about[y])
       look.number_log(axes.xaxis)
       look.number_log(axes.yaxis)
@@ -58,12 +66,13 @@ def compare(
       axes.remove()
     fig.align_xlabels()
     fig.legend(
-      handles=legend_handles(runs),
+      handles=legend_handles(labels),
       loc='outside lower center',
       ncols=entries,
       frameon=False,
       handlelength=4,
     )
+    number_many(fig, grid[: len(panels)], len(runs))
   return fig
 
 
@@ -90,13 +99,44 @@ def quantity(key: str, more: Mapping | None = None) -> Quantity:
   return Quantity(key, *known.get(key, (key, 1.0, 'linear')))
 
 
-def draw_line(axes, x, y, rows, i, points=kept.POINTS) -> None:
-  """Draws y of the rows against x, as the i-th line."""
-  rows = [row for row in rows if x.key in row and y.key in row]
-  xs, ys = (kept.thin(_scaled(rows, of), points) for of in (x, y))
+def draw_line(axes, x, y, seeds, i, most=kept.POINTS) -> None:
+  """Draws y of the rows against x, as the i-th line.
+
+  `seeds` has the rows of each; of several it is their mean, in a band from the
+  least to the most. Those that stopped early cut the others short.
+  """
+  each = [points_of(x, y, rows, most) for rows in seeds]
+  length = min(len(xs) for xs, _ in each)
+  xs, ys = (np.array([of[k][:length] for of in each]) for k in (0, 1))
+  at, style = xs.mean(axis=0), look.line_style(i)
   # At most 8 points have a marker, not the same ones on every line.
-  every = 1 + len(xs) // 9
-  axes.plot(xs, ys, **look.line_style(i), markevery=(i % every, every))
+  every = 1 + length // 9
+  axes.plot(at, ys.mean(axis=0), **style, markevery=(i % every, every))
+  if len(each) > 1:
+    low, high, colour = ys.min(axis=0), ys.max(axis=0), style['color']
+    axes.fill_between(at, low, high, color=colour, alpha=0.15)
+
+
+def numbered(labels: Sequence[str]) -> list[str]:
+  """Puts before the labels of many lines the numbers at their ends."""
+  if len(labels) <= ends.CROSSING:
+    return list(labels)
+  return [f'{number}  {label}' for number, label in enumerate(labels, 1)]
+
+
+def number_many(fig, grid, lines: int) -> None:
+  """Writes a number at the end of each line, if they are many."""
+  if lines > ends.CROSSING:
+    fig.draw_without_rendering()
+    for axes in grid:
+      ends.number(axes, dict(enumerate(axes.lines)))
+
+
+def points_of(x, y, rows, most=kept.POINTS) -> tuple[np.ndarray, np.ndarray]:
+  """The rows that have both quantities, thinned to so many points."""
+  rows = [row for row in rows if x.key in row and y.key in row]
+  xs, ys = (kept.thin(_scaled(rows, of), most) for of in (x, y))
+  return xs, ys
 
 
 def finish(axes, x, y) -> None:

@@ -19,7 +19,7 @@ import pathlib
 import sys
 import textwrap
 
-from moniqua_jax.plots import kept, look, panels, tables
+from moniqua_jax.plots import ends, kept, look, panels, tables, terminal
 
 FREE_LINES = 14  # of a legend that fits into a panel
 PANELS = [
@@ -34,28 +34,47 @@ PANELS = [
 def figure(runs: Sequence, path) -> None:
   """Loss, accuracy and consensus against epochs and bytes, as SVG and PNG.
 
-  Runs that differ only in their seed share a line style and a legend entry. A
-  line has at most 40 points: of more rows, the means of as many stretches.
+  Runs that differ only in their seed are one line, their mean, in a band from
+  the least to the most. A line has at most 40 points, 16 among many lines: of
+  more rows, the means of as many stretches. A panel of single points is left
+  out.
   """
   groups = tables.by_seed(kept.loaded(runs))
-  labels = list(_labels(groups))
+  pairs = [pair for pair in PANELS if _told(pair, groups)] or PANELS[:1]
+  labels = panels.numbered(list(_labels(groups)))
   lines = sum(label.count('\n') + 1 for label in labels)
-  below = lines > FREE_LINES
-  with look.drawing(9, 5.4 + below * (0.5 + 0.2 * lines / 3)) as fig:
-    *grid, free = fig.subplots(2, 3, sharex='row', sharey='col').flat
-    for axes, pair in zip(grid, PANELS, strict=True):
-      _draw_panel(axes, pair, groups)
-    grid[0].set_xlim(left=0)  # epochs; the panels of a row share it
-    grid[0].locator_params(axis='x', nbins=5)
-    for axis in (axis for axes in grid for axis in (axes.xaxis, axes.yaxis)):
-      look.number_log(axis)
-    free.axis('off')
-    where, how = free, dict(loc='center')
-    if below:
-      where, how = fig, dict(loc='outside lower center', ncols=3)
+  below, columns = lines > FREE_LINES, list(dict.fromkeys(y for _, y in pairs))
+  # The slot below the distances is free.
+  beside = not below and PANELS[2] not in pairs
+  size = 3 * (len(columns) + beside) + (len(columns) < 3), 5.4
+  if below:
+    size = size[0], size[1] + 0.5 + 0.2 * lines / len(columns)
+  with look.drawing(*size) as fig:
+    grid = fig.subplots(
+      *(2, len(columns) + beside), sharex='row', sharey='col', squeeze=False
+    )
+    slots = {
+      (x, y): axes
+      for x, row in zip(('epoch', 'wire/bytes_sent'), grid, strict=True)
+      for y, axes in zip((*columns, None), row, strict=False)
+    }
+    for pair, axes in slots.items():
+      _draw_panel(axes, pair, groups) if pair in pairs else axes.axis('off')
     handles = panels.legend_handles(labels)
+    where, how = grid[-1, -1], dict(loc='center')
+    if below:
+      where, how = fig, dict(loc='outside lower center', ncols=len(columns))
     where.legend(handles=handles, frameon=False, handlelength=4, **how)
-  look.save(fig, path)
+    panels.number_many(fig, [slots[pair] for pair in pairs], len(groups))
+  look.save(fig, path, dpi=120 if below else 150)
+
+
+def _told(pair, groups) -> bool:
+  """Tells whether a panel shows more than one point above another."""
+  x, y = map(panels.quantity, pair)
+  curves = [panels.points_of(x, y, group[0].rows)[0] for group in groups]
+  first = {xs[0] for xs in curves if len(xs)}
+  return len(first) > 1 or any(len(xs) > 1 for xs in curves)
 
 
 def report(runs: Sequence, out) -> str:
@@ -89,15 +108,15 @@ def keep(runs: Sequence, out) -> str:
 def chosen(runs: Sequence, pairs: Sequence[tuple[str, str]], out) -> None:
   """Writes panels.svg and panels.png, a panel for each (key of x, key of y).
 
-  Of runs that differ only in their seed, the first is shown.
+  Runs that differ only in their seed are one line, their mean, in a band.
   """
   groups, out = tables.by_seed(kept.loaded(runs)), pathlib.Path(out)
-  firsts = [group[:1] for group in groups]
   rows = {
-    label.replace('\n', ' '): run.rows
-    for label, (run,) in zip(_labels(firsts), firsts, strict=True)
+    label.replace('\n', ' '): [run.rows for run in group]
+    for label, group in zip(_labels(groups), groups, strict=True)
   }
-  there = {key for run in rows.values() for row in run for key in row}
+  all_rows = [row for group in groups for run in group for row in run.rows]
+  there = {key for row in all_rows for key in row}
   for key in (key for pair in pairs for key in pair):
     if key not in there:
       raise ValueError(f'no run has {key!r}; they have {sorted(there)}.')
@@ -131,7 +150,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   out = args.out or (args.runs[0] if len(args.runs) == 1 else 'report')
   try:
     if args.panels is None:
-      print((keep if args.keep else report)(args.runs, out), end='')
+      text = (keep if args.keep else report)(args.runs, out)
+      print(terminal.shown(text), end='')
     else:
       chosen(args.runs, _pairs(args.panels), out)
   except (OSError, ValueError) as error:
@@ -141,12 +161,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _draw_panel(axes, pair, groups) -> None:
-  """Draws a line for each run; those of a group look the same."""
+  """Draws a line for each group of seeds; one that diverges leaves the view."""
   x, y = map(panels.quantity, pair)
+  most = ends.POINTS if len(groups) > ends.CROSSING else kept.POINTS
   for i, group in enumerate(groups):
-    for run in group:
-      panels.draw_line(axes, x, y, run.rows, i)
+    panels.draw_line(axes, x, y, [run.rows for run in group], i, most)
   panels.finish(axes, x, y)
+  ends.keep_in_view(axes, [ends.diverged(group) for group in groups])
+  if x.key == 'epoch':
+    axes.set_xlim(left=0)
+    axes.locator_params(axis='x', nbins=5)
+  for axis in (axes.xaxis, axes.yaxis):
+    look.number_log(axis)
 
 
 def _pairs(text) -> list[tuple]:
@@ -158,11 +184,18 @@ def _pairs(text) -> list[tuple]:
 
 
 def _labels(groups):
-  """Yields legend entries: the method, and the name where it is not enough."""
-  methods = [tables.method(group[0].config) for group in groups]
+  """Yields legend entries: the method, and what else is not alike."""
+  configs = [group[0].config for group in groups]
+  if len({config.get('variant') for config in configs}) == 1:
+    configs = [config | {'variant': ''} for config in configs]
+  methods = [tables.method(config) for config in configs]
   for group, label in zip(groups, methods, strict=True):
-    if methods.count(label) > 1:
-      label += f' ({tables.group_name(group)})'
+    namesakes = [
+      other[0].config
+      for other, method in zip(groups, methods, strict=True)
+      if method == label
+    ]
+    label = ', '.join([label, *_apart(group[0].config, namesakes)])
     if len(group) > 1:
       label += f', {len(group)}\N{NO-BREAK SPACE}seeds'
     apart = kept.values(
@@ -170,4 +203,21 @@ def _labels(groups):
     )
     if apart.size and not apart.any():
       label += ' (distance 0)'
-    yield textwrap.fill(label, 30)
+    if ends.diverged(group):
+      label += ' (diverges)'
+    yield textwrap.fill(label, 27)
+
+
+def _apart(config, namesakes) -> list[str]:
+  """Says the entries, two at most, that configs of one method differ in."""
+  _, others = kept.shared([each | {'seed': None} for each in namesakes])
+  own = others[namesakes.index(config)]
+  words = lambda key: key.removesuffix('.peak').replace('_', ' ')
+  said = [f'{words(key)} {_plain(own[key])}' for key in sorted(own)[:2]]
+  return [text.replace(' ', '\N{NO-BREAK SPACE}') for text in said]
+
+
+def _plain(value) -> str:
+  """Writes .1 for 0.1, and words for names."""
+  text = f'{value:g}' if isinstance(value, float) else str(value)
+  return text.replace('_', ' ').removeprefix('0' if '.' in text else '')

@@ -90,8 +90,9 @@ def method(config: dict) -> str:
   slots = ('reduce', 'gossip', 'quantizer')
   reduce, gossip, quantizer = (_spell(config.get(slot, {})) for slot in slots)
   shape = _shape(config.get('smoothness', {}))
+  other = config.get('optimizer', {}).get('name', 'sgd').replace('sgd', '')
   if not gossip:
-    return ', '.join(filter(None, [reduce, quantizer, shape])) or DASH
+    return ', '.join(filter(None, [reduce, quantizer, shape, other])) or DASH
   topology = config.get('topology', {'name': 'ring'})
   gamma = config.get('gamma', 1.0)
   kind = _spell(config.get('momentum_kind', {}))
@@ -116,6 +117,7 @@ def method(config: dict) -> str:
     f'{rounds} rounds' if rounds > 1 else '',
     f'every {every} steps' if every > 1 else '',
     f'{kind} momentum' if kind else '',
+    other,
     f'{fragments} fragments' if fragments > 1 else '',
     'adapt then combine' if 'then' in config.get('order', '') else '',
     *later,

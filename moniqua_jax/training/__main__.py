@@ -97,7 +97,7 @@ def train(config, workdir):
     print(f'stopped: {error}', file=sys.stderr)
     sys.exit(1)
   if multihost.is_primary():
-    print(plots.report([workdir], workdir))
+    print(plots.shown(plots.report([workdir], workdir)))
 
 
 def described(config) -> str:

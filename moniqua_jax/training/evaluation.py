@@ -1,5 +1,6 @@
 """Evaluation: the mean model, every worker's, and how far they are apart."""
 
+import functools
 import json
 
 import jax
@@ -71,6 +72,29 @@ def make(experiment, eval_step):
     return sums[:, 1] / sums[:, 2]
 
   return evaluate
+
+
+def export(experiment, state, workdir) -> None:
+  """Writes the mean model: workdir/mean_model/variables.npz, a name a leaf.
+
+  'params/Dense_0/kernel' and so on, as the model's `apply` wants them; running
+  statistics are pooled. Collective; process 0 writes.
+  """
+  pod, like = experiment.setup.pod, experiment.model.variables['params']
+  mean = experiment.run(lambda x: collectives.mean(x, workers.AXIS), (0,))
+  rows, alone = mean(state.params), pod.size == 1
+  # All have the same mean; in pods each device has a part of it.
+  rows = multihost.to_host(rows)[:1] if alone else multihost.fetched(rows)
+  params = pods.joined(np.asarray(rows), like, pod)
+  pooled = norms.combine(multihost.fetched(state.model_state))
+  if multihost.is_primary():
+    folder = workdir / 'mean_model'
+    folder.mkdir(exist_ok=True)
+    leaves = jax.tree.leaves_with_path({'params': params, **pooled})
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
+    np.savez(
+      folder / 'variables.npz', **{name(path): leaf for path, leaf in leaves}
+    )
 
 
 def _shared(eval_step, pod):

@@ -143,6 +143,7 @@ def batches(experiment: Experiment, seed: int, start: int, stop: int, own):
 
 def _data(setup) -> Data:
   config, dataset = setup.config, setup.make.dataset()
+  validation.dataset(config, dataset)
   labels = np.asarray(dataset.train.labels)
   shards = setup.make.partition(
     labels=labels, n=config.workers, seed=config.seed
@@ -163,14 +164,26 @@ def _pace(setup, read) -> Pace:
 
 def _model(setup, read) -> Model:
   module = setup.make.model(num_classes=read.dataset.num_classes)
-  image = jnp.zeros((1, *read.dataset.shape), jnp.float32)
-  init = jax.jit(functools.partial(module.init, train=False))
-  variables = init(jax.random.key(setup.config.seed), image)
+  variables = _variables(setup.config, module, read.dataset)
   held = pods.hold(variables['params'], setup.pod)
   if setup.pod.size > 1:
     # Made on one device, which now lets go of them.
     variables = jax.device_get(variables)
   return Model(module, variables, held)
+
+
+def _variables(config, module, dataset):
+  image = jnp.zeros((1, *dataset.shape), jnp.float32)
+  try:
+    init = jax.jit(functools.partial(module.init, train=False))
+    variables = init(jax.random.key(config.seed), image)
+  except (AttributeError, TypeError) as error:
+    raise ValueError(
+      f'config.model.name={config.model.name!r}: {error}; a model is a '
+      'flax.linen.Module that is called as module(images, train=True).'
+    ) from error
+  validation.model(config, module, variables, dataset)
+  return variables
 
 
 def _gradient(held, pod):

@@ -92,6 +92,7 @@ def train_and_evaluate(
       if due.checkpoint:
         _save(checkpoints, step + 1, state, workdir)
     log.note_seconds()
+  evaluation.export(experiment, state, workdir)
   return row
 
 

@@ -13,6 +13,9 @@ from moniqua_jax.algorithms import large_leaves, transformation
 from moniqua_jax.quantizers import base
 from moniqua_jax.training import registry, talk
 
+# Of a config, not of its `optimizer`: each optimizer takes those it knows.
+ENTRIES = ('momentum', 'nesterov', 'weight_decay')
+
 
 class Optimizer(NamedTuple):
   """The chain of one worker, by slots; a state of it has the same slots.
@@ -86,13 +89,16 @@ def only(local: optax.GradientTransformation) -> Optimizer:
 
 
 def local(config, learning_rate) -> optax.GradientTransformation:
-  """Builds what a worker does by itself: weight decay, SGD with momentum."""
-  decay = optax.add_decayed_weights(config.weight_decay)
+  """Builds what a worker does by itself, by default SGD with momentum."""
   if config.momentum_kind.name != 'local':
-    return decay
-  return optax.chain(
-    decay,
-    optax.sgd(learning_rate, config.momentum or None, config.nesterov),
+    return optax.add_decayed_weights(config.weight_decay)
+  entries = {entry: config[entry] for entry in ENTRIES}
+  return registry.build(
+    registry.OPTIMIZERS,
+    'optimizer',
+    config.optimizer,
+    learning_rate=learning_rate,
+    **entries,
   )
 
 

@@ -2,13 +2,17 @@
 
 A spec is a dict: `name` chooses a factory, the rest are its keyword arguments;
 None means that the factory's own default holds. The tables say which names
-there are.
+there are; `package.module:function` is one of your own.
 """
 
 from collections.abc import Callable, Mapping
 import functools
+import importlib
 import inspect
 import math
+import sys
+
+import optax
 
 from moniqua_jax import (
   algorithms,
@@ -83,6 +87,16 @@ def _adiana(
   )
 
 
+def _sgd(
+  learning_rate, momentum: float, nesterov: bool, weight_decay: float
+) -> optax.GradientTransformation:
+  """Builds SGD with momentum, of gradients with the weight decay in them."""
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay),
+    optax.sgd(learning_rate, momentum or None, nesterov),
+  )
+
+
 MODELS = _from(models, ' '.join(models.__all__))
 DATASETS = _from(data, 'cifar10 digits folder imagenet2012 npz synthetic')
 PARTITIONS = _from(data, 'dirichlet iid sorted_by_label')
@@ -92,6 +106,7 @@ QUANTIZERS = _from(
   'alq alq_n amq amq_n auto_theta eden fitted_theta full_precision leveled '
   'moniqua natural nuqsgd one_bit qsgd random_k sign terngrad top_k uniform',
 ) | {'block': _block}
+OPTIMIZERS = {'sgd': _sgd, 'adamw': optax.adamw}
 LEARNING_RATES = _from(schedules, 'constant cosine step')
 THETAS = _from(schedules, 'fixed follow')
 REDUCE = _from(
@@ -113,6 +128,46 @@ SMOOTHNESS = {'none': refresh.none} | {
 RUNNERS = _from(workers, 'pmapped sharded simulated')
 
 
+_ANY_NUMBER = (
+  inspect.Parameter.VAR_POSITIONAL,
+  inspect.Parameter.VAR_KEYWORD,
+)
+
+
+def found(choices, what, name) -> Callable:
+  """Looks up a factory in a table, or imports one that is not ours."""
+  if ':' in str(name):
+    return _imported(f'config.{what}.name={name!r}', name)
+  if name not in choices:
+    raise ValueError(
+      f'config.{what}.name={name!r}; choose from {sorted(choices)}, or name '
+      'your own as package.module:function.'
+    )
+  return choices[name]
+
+
+def _imported(entry, name) -> Callable:
+  module, _, attribute = name.partition(':')
+  if '' not in sys.path:
+    sys.path.append('')  # the folder one is in, which a console script lacks
+  try:
+    factory = getattr(importlib.import_module(module), attribute)
+  except ModuleNotFoundError as error:
+    raise ValueError(
+      f'{entry}: {error}; it is looked for in the folder one is in and on '
+      'PYTHONPATH.'
+    ) from error
+  except AttributeError as error:
+    raise ValueError(f'{entry}: {error}.') from error
+  except Exception as error:
+    raise ValueError(
+      f'{entry}: importing {module} fails with {error!r}.'
+    ) from error
+  if not callable(factory):
+    raise ValueError(f'{entry} is {factory!r}; it must be a function.')
+  return factory
+
+
 def named(
   choices: Mapping[str, Callable], what: str, spec, later: tuple[str, ...] = ()
 ) -> Callable:
@@ -123,11 +178,8 @@ def named(
   """
   kwargs = {k: v for k, v in dict(spec).items() if v is not None}
   name = kwargs.pop('name', None)
-  if name not in choices:
-    raise ValueError(
-      f'config.{what}.name={name!r}; choose from {sorted(choices)}.'
-    )
-  accepted = inspect.signature(choices[name]).parameters
+  factory = found(choices, what, name)
+  accepted = inspect.signature(factory).parameters
   for argument in kwargs:
     if argument not in accepted:
       raise ValueError(
@@ -136,6 +188,7 @@ def named(
       )
   for argument, parameter in accepted.items():
     needed = parameter.default is parameter.empty
+    needed &= parameter.kind not in _ANY_NUMBER
     if needed and argument not in (*kwargs, *later):
       how = f'; {data.MADE_BY[name]} makes it' if name in data.MADE_BY else ''
       raise ValueError(f'config.{what}: {name} needs {what}.{argument}{how}.')
@@ -143,7 +196,7 @@ def named(
   def make(**context):
     context = {k: v for k, v in context.items() if k in accepted}
     try:
-      return choices[name](**(context | kwargs))
+      return factory(**(context | kwargs))
     except (TypeError, ValueError) as error:
       raise ValueError(f'config.{what}: {error}') from error
 

@@ -16,7 +16,7 @@ def describe(experiment: experiment_lib.Experiment) -> str:
   schedule, gap = experiment.setup.schedule, 'no gossip'
   if schedule:
     gap = f'spectral gap {topologies.spectral_gap(schedule):.4g}'
-  statistics = 'none; normalisation keeps none'
+  statistics = 'none'
   if 'batch_stats' in experiment.model.variables:
     statistics = 'stay with each worker; pooled exactly for the mean model'
   rows = {
@@ -40,7 +40,8 @@ def describe(experiment: experiment_lib.Experiment) -> str:
     'theta': _describe_theta(config, experiment),
     'wire': _describe_wire(config, experiment, size),
   }
-  return '\n'.join(f'{name:10s} {text}' for name, text in rows.items())
+  told = {name: text for name, text in rows.items() if text != 'none'}
+  return '\n'.join(f'{name:10s} {text}' for name, text in told.items())
 
 
 def _describe_data(config, read) -> str:
@@ -80,6 +81,8 @@ def _describe_pods(config, experiment) -> dict:
 
 
 def _describe_momentum(config) -> dict:
+  if config.optimizer.name != 'sgd':
+    return {'optimizer': _listed(config.optimizer)}
   kind = config.momentum_kind
   if kind.name == 'local':
     return {}

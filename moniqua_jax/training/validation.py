@@ -1,7 +1,16 @@
 """Entries of a config that do not go together, each refused in one line."""
 
+import inspect
+
+import jax
+import jax.numpy as jnp
+
+from moniqua_jax import data
 from moniqua_jax.algorithms import large_leaves
-from moniqua_jax.training import monitor, optimizer
+from moniqua_jax.training import monitor, optimizer, registry
+
+# A worker's parameters are one vector here, in which these would see one layer.
+BY_LAYER = 'adafactor fromage lamb lars muon noisy_sgd sm3'.split()
 
 
 def patience(config, answered: bool) -> int:
@@ -43,12 +52,36 @@ def slots(config, pod) -> None:
     _adiana(config, entry)
   if config.momentum_kind.name != 'local':
     _momentum(config)
+  local(config)
+
+
+def local(config) -> None:
+  """Refuses entries that the optimizer has no use for, and some optimizers."""
+  name = config.optimizer.name
+  entry = f'config.optimizer.name={name!r}'
+  takes = inspect.signature(
+    registry.found(registry.OPTIMIZERS, 'optimizer', name)
+  ).parameters
+  for other in optimizer.ENTRIES:
+    if config[other] and other not in takes:
+      raise ValueError(
+        f'{entry} has no use for config.{other}={config[other]!r}: set it '
+        f'to {type(config[other])()}; its own arguments are entries of '
+        f'config.optimizer: {sorted(set(takes) - {"learning_rate"})}.'
+      )
+  if name.removeprefix('optax:') in BY_LAYER:
+    raise ValueError(
+      f'{entry} goes by layers, and the parameters of a worker are one vector '
+      'here; take one that goes by numbers (adamw, optax:lion), or a loop of '
+      'your own.'
+    )
 
 
 def _momentum(config) -> None:
   for other, value in (
     ('overlap', config.overlap),
     ('local_momentum', config.local_momentum),
+    ('optimizer.name', config.optimizer.name.replace('sgd', '')),
   ):
     if value:
       raise ValueError(
@@ -105,6 +138,7 @@ def _adiana(config, entry) -> None:
     ('learning_rate.name', rate.name, 'constant'),
     ('learning_rate.peak', rate.peak, 1.0),
     ('learning_rate.warmup_epochs', rate.warmup_epochs or 0, 0),
+    ('optimizer.name', config.optimizer.name, 'sgd'),
     ('momentum', config.momentum, 0),
     ('local_momentum', config.local_momentum, 0),
     ('weight_decay', config.weight_decay, 0),
@@ -175,6 +209,29 @@ def pods(config, pod) -> None:
         f'config.{entry}={value!r} knows one device for each worker, and '
         f'config.pod has {pod.size}.'
       )
+
+
+def dataset(config, read) -> None:
+  """Refuses a data set of one's own that is none."""
+  if not isinstance(read, data.Dataset):
+    raise ValueError(
+      f'config.data.name={config.data.name!r} gives a {type(read).__name__}; '
+      'it must give a moniqua_jax.data.Dataset, as data.in_memory makes one.'
+    )
+
+
+def model(config, module, variables, read) -> None:
+  """Refuses a model of one's own whose outputs are not logits of classes."""
+  if ':' not in config.model.name:
+    return
+  images = jnp.zeros((2, *read.shape), jnp.float32)
+  apply = lambda variables: module.apply(variables, images, train=False)
+  shape = jax.tree.map(jnp.shape, jax.eval_shape(apply, variables))
+  if shape != (2, read.num_classes):
+    raise ValueError(
+      f'config.model.name={config.model.name!r} gives {shape} of 2 images; '
+      f'it must give logits, (2, {read.num_classes}).'
+    )
 
 
 def batch(batch_size: int, shards) -> None:

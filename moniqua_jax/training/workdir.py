@@ -9,10 +9,8 @@ import platform
 import sys
 import time
 
-from tqdm import tqdm
-
 from moniqua_jax.launch import multihost
-from moniqua_jax.training import metrics
+from moniqua_jax.training import metrics, progress
 
 PACKAGES = ['jax', 'jaxlib', 'flax', 'optax', 'numpy', 'moniqua_jax']
 
@@ -26,6 +24,7 @@ _FIXED = (
   'batch_size',
   'momentum',
   'momentum_kind',
+  'optimizer',
   'reduce',
   'gossip',
   'smoothness',
@@ -122,9 +121,7 @@ class Log:
     lead, self._workdir = multihost.is_primary(), workdir
     self._seconds = rewind(workdir, start) if lead else 0.0
     self._writer = metrics.Writer(workdir, tensorboard) if lead else None
-    self._progress = tqdm(
-      total=steps, initial=start, unit='step', mininterval=1, disable=not lead
-    )
+    self._progress = progress.make(steps, start) if lead else progress.silent()
     self._began = time.perf_counter() - self._seconds
 
   def write(self, row: dict) -> None:
@@ -132,8 +129,7 @@ class Log:
     self._seconds = row['seconds'] = time.perf_counter() - self._began
     if self._writer:
       self._writer.write(row)
-    self._progress.update(row['step'] - self._progress.n)
-    self._progress.set_postfix_str(_one_line(row))
+    self._progress.show(row)
 
   def note_seconds(self) -> None:
     """Adds the seconds of the whole run to run.json."""
@@ -145,17 +141,6 @@ class Log:
     self._progress.close()
     if self._writer:
       self._writer.close()
-
-
-def _one_line(row) -> str:
-  names = {
-    'loss': 'train/loss',
-    'accuracy': 'train/accuracy',
-    'disagreement': 'gossip/disagreement',
-    'of it noise': 'gossip/noise_share',
-  }
-  text = [f'{k} {row[v]:.3g}' for k, v in names.items() if v in row]
-  return ', '.join([*text, f'sent {row["wire/bytes_sent"] / 1e6:.1f} MB'])
 
 
 def provenance() -> dict:

@@ -1,0 +1,173 @@
+"""docs/your_own.md, top to bottom; and what is refused of one's own."""
+
+import importlib.util
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import digits
+from moniqua_jax.training import loop, optimizer, registry, resolve
+from tests import pages, trained
+
+MINE, LOADING, ADAM, NNX, EQUINOX, MESH = pages.fenced(
+  pages.ROOT / 'docs/your_own.md', 'python'
+)
+WITHOUT_EQUINOX = pytest.mark.skipif(
+  importlib.util.find_spec('equinox') is None, reason='equinox is not there'
+)
+
+
+@pytest.fixture(scope='module')
+def mine(tmp_path_factory):
+  """The folder with mine.py, which programs find there."""
+  folder = tmp_path_factory.mktemp('own')
+  more = 'nothing = 3\nscores = lambda num_classes: Net(num_classes + 1)\n'
+  (folder / 'mine.py').write_text(f'{MINE}\n{more}')
+  yield folder
+  sys.modules.pop('mine', None)
+
+
+def config_with(**entries):
+  return trained.small(**{'momentum': 0.0, **entries})
+
+
+def test_a_run_of_ones_own_and_its_mean_model(mine, monkeypatch):
+  monkeypatch.chdir(mine)
+  entries = dict(
+    model=dict(name='mine:Net'),
+    data=dict(name='mine:stripes'),
+    optimizer=dict(name='optax:lion'),
+    learning_rate=dict(peak=0.003),
+    epochs=6.0,
+  )
+  row = loop.train_and_evaluate(config_with(**entries), mine / 'runs/mine')
+  assert row['test/accuracy'] > 0.8
+  names = {}
+  exec(f'{MINE}\n{LOADING}', names)
+  _, state = trained.saved(mine / 'runs/mine')
+  leaves = [leaf.ravel() for leaf in jax.tree.leaves(names['variables'])]
+  np.testing.assert_allclose(
+    np.concatenate(leaves), state['params'].mean(axis=0), rtol=0, atol=1e-7
+  )
+  assert names['logits'].shape == (1, 2)
+
+
+@pytest.fixture(scope='module')
+def problem():
+  names = {}
+  exec(ADAM, names)
+  return names
+
+
+@pytest.mark.parametrize(
+  'code, loss',
+  [
+    ('', 'loss'),
+    pytest.param(NNX, 'nnx_loss', marks=pytest.mark.slow),
+    pytest.param(
+      EQUINOX, 'eqx_loss', marks=[pytest.mark.slow, WITHOUT_EQUINOX]
+    ),
+    (MESH, 'mesh_loss'),
+  ],
+  ids=['optax', 'nnx', 'equinox', 'mesh'],
+)
+def test_a_loop_of_ones_own_learns(problem, code, loss):
+  exec(code, problem)
+  assert problem[loss].shape in ((8,), (4,)) and problem[loss].max() < 0.5
+
+
+# --------------------------------------------------------------- the optimizer
+
+
+def test_sgd_is_the_chain_that_it_always_was():
+  config = digits.get_config('dpsgd')
+  config.update(momentum=0.9, weight_decay=0.1)
+  was = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.5, 0.9, False))
+  assert alike(optimizer.local(config, 0.5), was)
+
+
+def test_adamw_takes_the_weight_decay_of_the_config():
+  config = config_with(optimizer=dict(name='adamw', b1=0.8), weight_decay=0.1)
+  was = optax.adamw(0.5, b1=0.8, weight_decay=0.1)
+  assert alike(optimizer.local(config, 0.5), was)
+
+
+def alike(one, other):
+  """Tells whether two transformations do the same to two gradients."""
+
+  def moved(tx):
+    def both(x, g):
+      u, state = tx.update(g, tx.init(x), x)
+      return tx.update(g + u, state, x + u)
+
+    return jax.jit(both)(jnp.ones(3), jnp.arange(3.0))
+
+  same = jax.tree.map(lambda a, b: (a == b).all(), moved(one), moved(other))
+  return all(jax.tree.leaves(same))
+
+
+REFUSED = {
+  'no module': (
+    dict(model=dict(name='nowhere:net')),
+    "config.model.name='nowhere:net': No module named 'nowhere'; it is looked",
+  ),
+  'no function': (
+    dict(data=dict(name='mine:none')),
+    "config.data.name='mine:none': module 'mine' has no attribute 'none'",
+  ),
+  'a number': (
+    dict(model=dict(name='mine:nothing')),
+    "config.model.name='mine:nothing' is 3; it must be a function",
+  ),
+  'an argument': (
+    dict(model=dict(name='mine:Net', hidden=(3,))),
+    'config.model.hidden is not an argument of mine:Net',
+  ),
+  'momentum': (
+    dict(optimizer=dict(name='adamw'), momentum=0.9),
+    "config.optimizer.name='adamw' has no use for config.momentum=0.9: set it "
+    'to 0.0',
+  ),
+  'weight decay': (
+    dict(optimizer=dict(name='optax:rmsprop'), weight_decay=0.1),
+    'has no use for config.weight_decay=0.1',
+  ),
+  'layers': (
+    dict(optimizer=dict(name='optax:lamb')),
+    "config.optimizer.name='optax:lamb' goes by layers",
+  ),
+  'quasi-global': (
+    dict(optimizer=dict(name='adamw'), momentum_kind=dict(name='quasi_global')),
+    "config.optimizer.name='adamw' does not go with it",
+  ),
+}
+
+
+@pytest.mark.parametrize('wrong', REFUSED)
+def test_what_is_wrong_of_ones_own_is_one_line(mine, monkeypatch, wrong):
+  monkeypatch.chdir(mine)
+  entries, message = REFUSED[wrong]
+  config = config_with(**entries)
+  with pytest.raises(ValueError, match='^config') as error:
+    resolve.resolve(config)
+  assert message in str(error.value) and '\n' not in str(error.value)
+
+
+def test_a_model_must_give_logits_of_the_classes(mine, monkeypatch):
+  monkeypatch.chdir(mine)
+  own = dict(name='mine:scores'), dict(name='mine:stripes')
+  config = config_with(model=own[0], data=own[1])
+  with pytest.raises(ValueError, match=r'gives \(2, 3\) of 2 images.*\(2, 2'):
+    trained.built(config)
+
+
+def test_a_data_set_must_be_one(monkeypatch):
+  config = config_with()
+  monkeypatch.setitem(registry.DATASETS, 'none', lambda: {})
+  config.data.name = 'none'
+  with pytest.raises(ValueError, match="config.data.name='none' gives a dict"):
+    trained.built(config)
