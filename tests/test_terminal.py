@@ -68,7 +68,7 @@ def test_a_table_that_is_too_wide_becomes_several(wide):
     row[3] = tables.DASH
   text = f'before\n\n{tables.markdown(names, rows, words=2)}\nafter\n'
   shown = terminal.shown(text)
-  assert shown.startswith('before\n\n') and shown.endswith('\nafter')
+  assert shown.startswith('before\n\n') and shown.endswith('\nafter\n')
   assert max(map(len, shown.splitlines())) <= 100
   headings = [line for line in shown.splitlines() if line.startswith('run')]
   assert (len(headings) > 1) == wide
