@@ -92,9 +92,9 @@ def test_a_process_goes_on_with_its_rows_of_one(tmp_path, monkeypatch):
   jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_the_last_three_are_kept(tmp_path):
+def test_the_last_two_are_kept(tmp_path):
   save(tmp_path, 1, [1, 3], range(1, 6))
-  assert sorted(parts.found(tmp_path / 'checkpoints')) == [3, 4, 5]
+  assert sorted(parts.found(tmp_path / 'checkpoints')) == [4, 5]
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def _in_time(timeout, address, how):
   """Ends the process with one line unless the body is done in time."""
   joined = threading.Event()
 
-  def watch():
+  def give_up():
     if joined.wait(timeout):
       return
     if how.get('process_id') and not _answers(address):
@@ -135,7 +135,7 @@ def _in_time(timeout, address, how):
     who = how.get('process_id', 'this one')
     watch.end(f'error: process {who} waited {timeout} s to join; {reason}.', 2)
 
-  threading.Thread(target=watch, daemon=True).start()
+  threading.Thread(target=give_up, daemon=True).start()
   try:
     yield
   except (RuntimeError, ImportError) as error:

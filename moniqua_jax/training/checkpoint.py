@@ -21,7 +21,7 @@ def manager(workdir: pathlib.Path, keep: int = 2):
   """Opens workdir/checkpoints, which holds the last few; to be closed."""
   path = pathlib.Path(workdir).absolute() / 'checkpoints'
   if jax.process_count() > 1:
-    return parts.Manager(path)
+    return parts.Manager(path, keep)
   options = ocp.CheckpointManagerOptions(max_to_keep=keep)
   return ocp.CheckpointManager(path, options=options)
 

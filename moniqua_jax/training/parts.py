@@ -17,16 +17,17 @@ import numpy as np
 
 from moniqua_jax.launch import multihost
 
-# A process is at most one checkpoint behind: of those of a quick one, and the
-# two that a slow one has finished, one is the same.
-KEEP = 3
 _ROWS = '.rows'  # no leaf has this name
 
 
 class Manager:
-  """Writes and drops the files of this process, as orbax's manager does."""
+  """Writes and drops the files of this process, as orbax's manager does.
 
-  def __init__(self, directory: pathlib.Path, keep: int = KEEP):
+  A step needs all processes, and a file is whole before the next step: so of
+  the last two files of each process one is of the same step.
+  """
+
+  def __init__(self, directory: pathlib.Path, keep: int):
     me, n = jax.process_index(), jax.process_count()
     self.directory, self._keep = directory, keep
     self._mine = directory / f'process_{me}_of_{n}'
