@@ -170,9 +170,10 @@ def test_twenty_steps_agree_under_all_runners(name, runner):
 
 def test_each_round_has_a_number_of_its_own():
   """The key follows the step that the algorithm is told."""
-  steps = []
+  steps, now = [], [0]
 
-  def update(updates, state, params, *, step):
+  def update(updates, state, params, *, step, counted):
+    assert counted == now[0]  # the step of the loop goes with it
     steps.append(int(step))
     return updates, state
 
@@ -184,6 +185,7 @@ def test_each_round_has_a_number_of_its_own():
   x, each = np.zeros(2, np.float32), []
   with jax.disable_jit():
     for k in range(5):
+      now[0] = k
       algorithm.update(x, algorithm.init(x), x, step=k)
       each.append(len(steps))
   assert steps == [*range(10)] and each == [3, 6, 7, 8, 10]

@@ -90,7 +90,8 @@ def booked(
   An edge fails after `patience` unreadable messages in a row; `size` is that of
   each message.
   """
-  at, me = place.at, place.worker
+  at = place.at if len(place.senders) > 1 else 0
+  me = place.worker
   senders = jnp.asarray(place.senders)[at, :, me]
   row = jnp.where(seen.readable, 0, account.in_a_row[at] + 1)
   failed = row > patience
@@ -98,8 +99,11 @@ def booked(
   mute = failed & ~jnp.isfinite(seen.theta)
   edge = jnp.argmax(jnp.where(mute.any(), mute, failed))
   fails = failed.any() & (account.step < 0)
-  ends = jnp.stack([me, senders[edge]]).astype(jnp.int32)
-  told = jax.tree.map(lambda v: v[edge], seen)
+  # A sum over all edges is one with what is around it; a gather is not.
+  hit = jnp.arange(failed.size) == edge
+  pick = lambda v: jnp.sum(jnp.where(hit, v, 0)).astype(v.dtype)
+  ends = jnp.stack([me, pick(senders)]).astype(jnp.int32)
+  told = jax.tree.map(pick, seen)
   first = jnp.asarray(step, jnp.int32), ends, told
   first = jax.tree.map(
     lambda new, old: jnp.where(fails, new, old), first, tuple(account[4:])
