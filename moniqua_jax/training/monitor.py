@@ -44,14 +44,15 @@ class Guard:
     self._late, self._taken = None, []
     self._lost, self._lost_in_a_row = None, 0  # of each worker
     self._way_on = lambda: way_on(workdir, saved())
-    self._suggest, self._params = suggest, None
+    # What the workers hold, and the step whose messages will be of it.
+    self._suggest, self._now = suggest, (0, None)
 
   def take(self, step: int, report: dict, params=None) -> None:
     """Keeps the metrics of a step, and checks those of the step before.
 
     `params` are those of now: how far apart the workers are.
     """
-    self._params = params
+    self._now = step + 1, params
     self._check_late()
     self._late = step, report
 
@@ -120,10 +121,11 @@ class Guard:
     theta, distance = (
       float(number[row, edge]) for number in (seen.theta, seen.distance)
     )
+    at, params = self._now
     raise Stopped(
       f'step {step}: worker {receiver} could not read the message of worker '
       f'{sender}{often if self._patience else ""}. '
-      f'{self._suggest(step, theta, distance, self._params)} {self._way_on()}'
+      f'{self._suggest(at, theta, distance, params)} {self._way_on()}'
     )
 
 
@@ -137,7 +139,8 @@ def of(
   """Builds the guard of a run, for the workers of this process.
 
   `saved` gives the step of the last checkpoint, None if there is none;
-  `suggest=` says what to try, (step, theta, distance, params) -> a line.
+  `suggest=` says what to try, (step, theta, distance, params) -> a line, with
+  the parameters that the workers send in that step.
   """
   # Each fragment goes through a round before the next one comes.
   fragments = range(setup.config.fragments)
