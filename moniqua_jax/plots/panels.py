@@ -19,7 +19,7 @@ QUANTITIES = {
   'seconds': ('seconds', 1.0, 'linear'),
   'wire/bytes_sent': ('MB sent per worker', 1e-6, 'log'),
   'train/loss': ('training loss', 1.0, 'log'),
-  'test/accuracy': ('test accuracy, mean model (%)', 100.0, 'linear'),
+  'test/accuracy': ('test accuracy,\nmean model (%)', 100.0, 'linear'),
   'test/worst_worker': ('test accuracy, worst worker (%)', 100.0, 'linear'),
   'gossip/consensus_rms': ('consensus distance (rms)', 1.0, 'log'),
   'iteration': ('iterations', 1.0, 'linear'),
