@@ -42,6 +42,7 @@ def _moniqua(bits, theta, gamma=1.0, power=1.0):
 
 
 def _leaf(bits, gamma):
+  """One factor for all leaves; theta of each by its first gradients."""
   return dict(
     gamma=gamma,
     quantizer=dict(name='auto_theta', bits=bits, start=0.4),
@@ -107,7 +108,8 @@ METHODS = {
     rounds=3, rounds_from=((95, 1),), local_steps_from=((95, 3),)
   ),
   'sent1_dense': _pairs(local_steps_from=((195, 7),)),
-  # 2 (8 - 1) / 8 messages of so many bits: 7, 3.5 and 1.75 bits sent.
+  # 2 (8 - 1) / 8 messages of so many bits, 7, 3.5 and 1.75 bits sent; with the
+  # biases and norms, whose mean is in full precision, half a bit more.
   'eden4': _eden(4),
   'eden2': _eden(2),
   'eden1': _eden(1),

@@ -131,7 +131,7 @@ def default() -> ml_collections.ConfigDict:
   )
   # Of the mean of gradients within a pod; an argument for each of quantizer's.
   config.reduce_quantizer = config.quantizer.copy_and_resolve_references()
-  # Coordinates in which the quantizer works: of `curvature.moments.KINDS`.
+  # Coordinates of the quantizer: 'none', or a key of `curvature.moments.KINDS`.
   config.smoothness = dict(
     name='none',
     refresh=unset(int),

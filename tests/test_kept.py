@@ -90,6 +90,15 @@ def test_a_kept_folder_gives_the_same_lines(tmp_path, runs):
     np.testing.assert_allclose(first, second, rtol=1e-6)
 
 
+def test_one_run_of_a_kept_folder_has_its_name(tmp_path, runs):
+  out = tmp_path / 'kept'
+  kept.write(kept.loaded(runs), out)
+  names = [run.name for run in kept.loaded([out / 'm', out / 'a1'])]
+  assert names == ['m', 'a1']
+  with pytest.raises(ValueError, match=r"keeps no b; it has \['a0', 'a1', 'm'"):
+    kept.loaded([out / 'b'])
+
+
 def test_what_a_folder_keeps_stays_and_a_new_run_takes_the_old_ones_name(
   tmp_path, runs
 ):

@@ -52,16 +52,28 @@ def load(workdir) -> Run:
 
 
 def loaded(folders: Sequence) -> list[Run]:
-  """Reads the runs of work directories and of kept folders, in order."""
+  """Reads the runs of work directories and of kept folders, in order.
+
+  FOLDER/NAME is one run of a kept folder.
+  """
   if not folders:
     raise ValueError('there are no runs; give their work directories.')
-  folders = [pathlib.Path(folder) for folder in folders]
-  kept = lambda folder: (folder / 'runs.jsonl').exists()
-  return [
-    run
-    for folder in folders
-    for run in (_kept(folder) if kept(folder) else [load(folder)])
-  ]
+  return [run for each in map(pathlib.Path, folders) for run in _read(each)]
+
+
+def _read(folder) -> list[Run]:
+  """Reads a work directory, a kept folder, or one run of such a folder."""
+  kept = lambda path: (path / 'runs.jsonl').exists()
+  if kept(folder):
+    return _kept(folder)
+  if folder.exists() or not kept(folder.parent):
+    return [load(folder)]
+  runs = {run.name: run for run in _kept(folder.parent)}
+  if folder.name not in runs:
+    raise ValueError(
+      f'{folder.parent} keeps no {folder.name}; it has {sorted(runs)}.'
+    )
+  return [runs[folder.name]]
 
 
 def write(runs: Sequence[Run], out) -> None:

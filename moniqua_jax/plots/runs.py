@@ -2,9 +2,10 @@
 
   python -m moniqua_jax.plots runs/dpsgd runs/moniqua4 --out=report
 
-writes a table and a figure of runs, which are given as work directories or as
-folders that hold kept runs. With --keep the folder holds them afterwards: what
-tables and figures need, in three small files (see kept.py).
+writes a table and a figure of runs, which are given as work directories, as
+folders that hold kept runs, or one by one as FOLDER/NAME. With --keep the
+folder holds them afterwards: what tables and figures need, in three small files
+(see kept.py).
 
   python -m moniqua_jax.plots runs/dpsgd runs/moniqua4 --out=report \\
     --panels=wire/bytes_sent:test/accuracy,seconds:train/loss
@@ -128,7 +129,7 @@ def of_runs(module: str, description: str) -> argparse.ArgumentParser:
   """A command line of runs, and whether to keep them."""
   prog = f'python -m moniqua_jax.{module}'
   parser = argparse.ArgumentParser(prog=prog, description=description)
-  text = 'work directory, or folder of kept runs'
+  text = 'work directory, folder of kept runs, or FOLDER/NAME of one of them'
   parser.add_argument('runs', nargs='+', metavar='RUN', help=text)
   text = 'keep the runs in --out, too'
   parser.add_argument('--keep', action='store_true', help=text)

@@ -22,11 +22,11 @@ from typing import NamedTuple
 import numpy as np
 
 from moniqua_jax import topologies
-from moniqua_jax.theory import bounds, laws, noise, responses
+from moniqua_jax.theory import bounds, laws, noise, responses, spectrum
 
 Topology = topologies.Topology
 
-SETTLED = 1e-5  # a period changes the variance by less
+SETTLED = 1e-5  # in 100 rounds and steps the variance changes by less
 MOST = 100_000  # messages before giving up
 
 
@@ -61,7 +61,8 @@ def disagreement(
 ) -> float:
   """Computes E |x_i - mean|^2 of a coordinate, over workers and steps.
 
-  In units of the variance of the noise in an update. `bits` of a dithered
+  In units of the variance of the noise in an update; with `momentum` a worker
+  moves by more. `bits` of a dithered
   `moniqua` whose theta is `spread` times the rms distance and shrinks by
   `shrink` in a message, as of `fitted_theta`; None for full precision. A
   coordinate talks in one step of `steps` times `fragments`, in so many rounds;
@@ -123,8 +124,11 @@ def _step(recursion, w, pairs, given, last) -> Step:
 
 
 def _settled(cycle, n, momentum, errors) -> float:
-  """Iterates the covariance of x, what is kept and v; the mean is left out."""
-  center = np.kron(np.eye(3), np.eye(n) - 1 / n)
+  """Iterates the covariance of x, what is kept and v, of all less its mean.
+
+  Weights keep a mean, so it is enough to take it from what is new.
+  """
+  apart = np.eye(n) - 1 / n
   S, theta, before = np.zeros((3 * n, 3 * n)), 0.0, 0.0
   for _ in range(MOST // len(cycle)):
     seen = []
@@ -132,17 +136,16 @@ def _settled(cycle, n, momentum, errors) -> float:
       if step.given:
         S[2 * n :] *= momentum
         S[:, 2 * n :] *= momentum
-        S[2 * n :, 2 * n :] += np.eye(n)
+        S[2 * n :, 2 * n :] += apart
       # u = -v in the step that is given it.
       turn = np.zeros((4 * n, 3 * n))
       turn[: 2 * n, : 2 * n] = np.eye(2 * n)
       turn[2 * n : 3 * n, 2 * n :] = -np.eye(n) * step.given
       E, theta = errors(step, turn @ S @ turn.T, theta)
       after = np.concatenate([step.after @ turn, np.eye(3 * n)[2 * n :]])
-      S = center @ (after @ S @ after.T) @ center
-      noise_of = step.after[:, 3 * n :]
+      S = after @ S @ after.T
+      noise_of = step.after[:, 3 * n :] @ apart
       S[: 2 * n, : 2 * n] += noise_of @ E @ noise_of.T
-      S = center @ S @ center
       if step.last:
         seen.append(np.trace(S[:n, :n]) / n)
     now = float(np.mean(seen))
@@ -151,7 +154,7 @@ def _settled(cycle, n, momentum, errors) -> float:
     if abs(now - before) <= SETTLED * now * len(cycle) / 100:
       return now
     before = now
-  return before
+  raise ValueError(spectrum.too_slow(n))
 
 
 def _errors(step, M, theta, bits, spread, shrink):
