@@ -94,7 +94,7 @@ def default() -> ml_collections.ConfigDict:
   config.rounds_from = ()  # later, as well
   # Messages of x_k, beside the gradient, or of x_k + u_k: adapt_then_combine.
   config.order = 'adapt_with_combine'
-  config.fragments = 1  # of the model, one of which gossips at a time
+  config.fragments = 1  # of the model, one of which is sent at a time
   config.overlap = False  # messages do not wait for gradients: `stale`
   config.topology = dict(
     name='ring',

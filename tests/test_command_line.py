@@ -21,6 +21,7 @@ def config_with(method='moniqua4', **entries):
   return config
 
 
+MEANS = dict(gossip=dict(name='none'), reduce=dict(name='allreduce'))
 MISTAKES = {
   'a model': (
     dict(model=dict(name='resnet21')),
@@ -75,9 +76,13 @@ MISTAKES = {
     'config.fragments=2: streaming: dcd must see each step',
   ),
   'no fragments': (dict(fragments=0), 'config.fragments=0: .* >= 1'),
-  'fragments of nothing': (
-    dict(fragments=2, gossip=dict(name='none'), reduce=dict(name='allreduce')),
-    'config.fragments=2 needs gossip',
+  'fragments of what is looked at whole': (
+    MEANS | dict(fragments=2, gradient_probe_every=5),
+    'config.fragments=2 has .*gradient_probe_every=5 looks at all of it',
+  ),
+  'local steps of nothing': (
+    MEANS | dict(local_steps=2),
+    'config.local_steps=2 needs gossip; .* take 1, or a gossip',
   ),
   'fragments and scales of leaves': (
     dict(fragments=2, scales_from='runs/a'),

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import re
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ import pytest
 from configs import digits
 import moniqua_jax as mj
 from moniqua_jax import topologies, wire
+from moniqua_jax.algorithms import fragments as fragments_lib
 from moniqua_jax.training import bytes_sent as so_far
 from moniqua_jax.training import checkpoint, experiment, monitor, summary
 from moniqua_jax.workers import AXIS
@@ -235,7 +235,7 @@ def test_each_fragment_has_a_theta_and_goes_on_from_a_checkpoint(tmp_path):
 
 # ---------------------------------------------------------- where they are cut
 
-windows_of = sys.modules[mj.streaming.__module__]._windows
+windows_of = fragments_lib.windows
 
 
 @pytest.mark.parametrize('fragments', [2, 3, 8, 16])

@@ -85,4 +85,5 @@ def _exact(quantizer, axis_name, keep):
     return whole(collectives.mean(leaves, axis_name)), state
 
   init = lambda params: optax.EmptyState()
-  return Reduction(init, update, 'allreduce', quantizes=False)
+  whole = lambda: _exact(quantizer, axis_name, large_leaves.none_small)
+  return Reduction(init, update, 'allreduce', quantizes=False, whole=whole)

@@ -52,6 +52,12 @@ def small(leaf: Array) -> bool:
   return leaf.size < 1024 or leaf.ndim < 2
 
 
+def none_small(leaf: Array) -> bool:
+  """Tells of any leaf that it is quantized."""
+  del leaf
+  return False
+
+
 class ReduceState(NamedTuple):
   """State of a quantized mean of gradients.
 
@@ -125,7 +131,11 @@ def on_large_leaves(
     short = state.short + reduced.short
     return mean, ReduceState(observed, left, short, state.lost + ~took)
 
-  return Reduction(init, update, rule.name, shift=rule.shift)
+  def whole():
+    given = dict(axis_name=axis_name, key=key, keep=none_small)
+    return on_large_leaves(rule, quantizer, **given)
+
+  return Reduction(init, update, rule.name, shift=rule.shift, whole=whole)
 
 
 def _is_memory(error) -> bool:

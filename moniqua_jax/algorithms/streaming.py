@@ -1,4 +1,4 @@
-"""Streaming gossip: in each step another fragment of the parameters.
+"""Streaming: in each step another fragment of the vector.
 
 Douillard et al., "Streaming DiLoCo with overlapping communication", 2025,
 arXiv:2501.18512, where the fragments take turns in an all-reduce.
@@ -9,18 +9,14 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from moniqua_jax import gossip, wire
-from moniqua_jax.algorithms import vectors
+from moniqua_jax import gossip
+from moniqua_jax.algorithms import fragments as parts
+from moniqua_jax.algorithms import streamed_means, vectors
 from moniqua_jax.algorithms.every import require_rest
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import Gossip, Reduction
 from moniqua_jax.quantizers import unreadable
-
-Array = jax.Array
-
-_LONG = 64 * wire.TILE  # values of a fragment that may grow by two tiles
 
 
 class StreamingState(NamedTuple):
@@ -40,7 +36,7 @@ class StreamingState(NamedTuple):
 def streaming(
   algorithm: optax.GradientTransformationExtraArgs, fragments: int
 ) -> optax.GradientTransformationExtraArgs:
-  """Last in the chain: the algorithm on one fragment in each step, in turn.
+  """Last or first in the chain: the algorithm on one fragment in each step.
 
     x^(f) <- algorithm(x^(f), u^(f)) in its round k div K,   f = k mod K
     x^(l) <- x^(l) + u^(l)                                   of all other l
@@ -51,6 +47,14 @@ def streaming(
   fewer coordinates of more bits keep workers closer than all of fewer bits. A
   theta must cover the K updates between two messages of a fragment.
 
+  Of a mean of gradients, which stands first, what waits is added up:
+
+    p <- p + g,   g^(f) <- mean of p^(f),   p^(f) <- 0,   g^(l) <- 0
+
+  Nothing is lost and nothing drifts: workers that start together stay together.
+  A gradient comes (K - 1) / 2 steps late in the mean. All leaves take part, the
+  small ones as well.
+
   Messages are equally long: of s values, where a fragment is shorter with zeros
   in place of its neighbours' values. Fragments begin at tiles of 1024 values,
   so that a TPU finds them in place, and s < d / K + 2048. Where d < 65,536 K
@@ -58,12 +62,13 @@ def streaming(
 
   Args:
     algorithm: dpsgd, d2, choco, deepsqueeze or push_sum, or `every` or
-      `answered` of one. Its quantizer knows nothing of leaves (not `scaled`,
-      `smooth` or `block`), since a fragment is cut without regard to them.
+      `answered` of one; or allreduce, error_feedback, double_squeeze, dcgd or
+      diana. Its quantizer knows nothing of leaves (not `scaled`, `smooth` or
+      `block`), since a fragment is cut without regard to them.
     fragments: K, >= 1; 1 gives the algorithm as it is.
 
   Returns:
-    A transformation whose state is a `StreamingState`.
+    A transformation whose state is a `StreamingState`, or `StreamedMeans`.
 
   Raises:
     ValueError: fragments < 1; an algorithm that must see each step, or sends
@@ -75,12 +80,20 @@ def streaming(
   ...                axis_name='workers', key=jax.random.key(0))
   >>> tx = optax.chain(optax.sgd(0.1), streaming(gossip, fragments=4))
 
-  Source: arXiv:2501.18512 for the fragments; with gossip it is ours.
+  >>> from moniqua_jax import allreduce, eden
+  >>> mean = allreduce(eden(bits=2), 'scatter_reduce',
+  ...                  axis_name='workers', key=jax.random.key(0))
+  >>> tx = optax.chain(streaming(mean, fragments=4), optax.sgd(0.1))
+
+  Source: arXiv:2501.18512 for the fragments; with gossip, or with gradients
+  that wait, it is ours.
   """
   if not isinstance(fragments, int) or fragments < 1:
     raise ValueError(
       f'fragments={fragments!r}; streaming needs a whole number >= 1.'
     )
+  if isinstance(algorithm, Reduction):
+    return streamed_means.streamed(algorithm, fragments)
   require_rest('streaming', algorithm)
   if getattr(algorithm, 'heard', None) is None:
     raise ValueError('streaming: the algorithm sends nothing; use dpsgd.')
@@ -89,7 +102,7 @@ def streaming(
 
   def init(params):
     x, _ = gossip.flatten(params)
-    windows = _windows(x.size, fragments)
+    windows = parts.windows(x.size, fragments)
     rows = jnp.stack([windows.read(x, f) for f in range(fragments)])
     own = jax.vmap(algorithm.init)(rows)
     return StreamingState(_heard(algorithm, own, 0), own)
@@ -99,7 +112,7 @@ def streaming(
     u = vectors.flatten_like(updates, params)
     # What would stay in the state is lost in the other fragments as well.
     u, state = algorithm.taken(u, state)
-    windows = _windows(x.size, fragments)
+    windows = parts.windows(x.size, fragments)
     extra_args = {'counted': step} | extra_args
     turn = gossip.turn(state.heard, step)
     f = turn % fragments
@@ -120,7 +133,7 @@ def streaming(
     return unravel(windows.write(u, f, new)), StreamingState(heard, own)
 
   def message(quantizer, d):
-    return algorithm.message(quantizer, _windows(d, fragments).size)
+    return algorithm.message(quantizer, parts.windows(d, fragments).size)
 
   says = {**vars(algorithm), 'heard': lambda state: state.heard}
   within = says.get('period', 1)
@@ -151,72 +164,3 @@ def _with_account(row, account: unreadable.Account):
     return node._replace(account=own)
 
   return jax.tree.map(one, row, is_leaf=is_heard)
-
-
-class Windows(NamedTuple):
-  """Where the fragments of a vector lie: in windows of one size.
-
-  A window holds its fragment, and may reach into its neighbours. Vectors are
-  cut as matrices of one row: a row of a sharded array is laid out as one, and a
-  TPU would turn all of it into a vector and back for the part that is cut.
-
-  Attributes:
-    size: of each window, s.
-    starts: u32[K], of the windows, in units.
-    begins, ends: u32[K], of the fragments, in values.
-    unit: values; a window starts at starts * unit, a multiple that XLA sees.
-  """
-
-  size: int
-  starts: np.ndarray
-  begins: np.ndarray
-  ends: np.ndarray
-  unit: int
-
-  def _place(self, f) -> tuple[tuple, Array]:
-    """Returns where a window starts, and which values are its fragment's."""
-    start, begin, end = (
-      jnp.asarray(table)[f] for table in (self.starts, self.begins, self.ends)
-    )
-    start = start * jnp.uint32(self.unit)
-    at = start + lax.iota(jnp.uint32, self.size)
-    return (jnp.uint32(0), start), (begin <= at) & (at < end)
-
-  def read(self, vector: Array, f) -> Array:
-    """Returns the window of a fragment, with zeros for its neighbours."""
-    start, own = self._place(f)
-    values = lax.dynamic_slice(vector[None], start, (1, self.size))[0]
-    return jnp.where(own, values, 0)
-
-  def write(self, vector: Array, f, new: Array) -> Array:
-    """Puts a fragment back, and leaves its neighbours as they are."""
-    start, own = self._place(f)
-    old = lax.dynamic_slice(vector[None], start, (1, self.size))[0]
-    new = jnp.where(own, new.astype(vector.dtype), old)
-    written = lax.dynamic_update_slice(vector[None], new[None], start)
-    # Else the place would be sought again for each value of the whole sum.
-    return lax.optimization_barrier(written)[0]
-
-
-def _windows(d: int, fragments: int) -> Windows:
-  """Cuts d values into fragments of as many units, or one more.
-
-  What is no whole unit at the end belongs to the last fragment.
-  """
-  if d < fragments:
-    raise ValueError(
-      f'fragments={fragments}; the vector that gossips has {d} values, and a '
-      'fragment needs one.'
-    )
-  unit = wire.TILE if d >= fragments * _LONG else 1
-  units, rest = divmod(d, unit)
-  cuts = np.arange(fragments + 1, dtype=np.int64) * units // fragments
-  most = -(-units // fragments)
-  u32 = lambda numbers: np.asarray(numbers, np.uint32)
-  return Windows(
-    size=most * unit + rest,
-    starts=u32(np.minimum(cuts[:-1], units - most)),
-    begins=u32(cuts[:-1] * unit),
-    ends=u32([*(cuts[1:-1] * unit), d]),
-    unit=unit,
-  )

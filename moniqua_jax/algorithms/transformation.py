@@ -85,6 +85,8 @@ class Reduction(optax.GradientTransformationExtraArgs):
     name: of the algorithm.
     quantizes: whether its state has `tuned`, of a quantizer, and `short`.
     shift: state -> what is subtracted from gradients before they are quantized.
+    whole: () -> the same `Reduction`, of a vector without leaves; None where it
+      must see each gradient, or takes no mean.
   """
 
   def __new__(
@@ -94,9 +96,11 @@ class Reduction(optax.GradientTransformationExtraArgs):
     name: str,
     quantizes: bool = True,
     shift: Callable = lambda state: 0.0,
+    whole: Callable | None = None,
   ):
     self = super().__new__(cls, init, update)
     self.name, self.quantizes, self.shift = name, quantizes, shift
+    self.whole = whole
     return self
 
 

@@ -91,13 +91,15 @@ def method(config: dict) -> str:
   reduce, gossip, quantizer = (_spell(config.get(slot, {})) for slot in slots)
   shape = _shape(config.get('smoothness', {}))
   other = config.get('optimizer', {}).get('name', 'sgd').replace('sgd', '')
+  fragments = config.get('fragments', 1)
+  parts = f'{fragments} fragments' if fragments > 1 else ''
   if not gossip:
-    return ', '.join(filter(None, [reduce, quantizer, shape, other])) or DASH
+    words = [reduce, quantizer, shape, other, parts]
+    return ', '.join(filter(None, words)) or DASH
   topology = config.get('topology', {'name': 'ring'})
   gamma = config.get('gamma', 1.0)
   kind = _spell(config.get('momentum_kind', {}))
-  every, fragments = config.get('local_steps', 1), config.get('fragments', 1)
-  rounds = config.get('rounds', 1)
+  every, rounds = config.get('local_steps', 1), config.get('rounds', 1)
   later = [
     f'from step {start} on {number} {of}'
     for entry, of in (('rounds_from', 'rounds'), ('local_steps_from', 'steps'))
@@ -118,7 +120,7 @@ def method(config: dict) -> str:
     f'every {every} steps' if every > 1 else '',
     f'{kind} momentum' if kind else '',
     other,
-    f'{fragments} fragments' if fragments > 1 else '',
+    parts,
     'adapt then combine' if 'then' in config.get('order', '') else '',
     *later,
     'overlapped' if config.get('overlap') else '',

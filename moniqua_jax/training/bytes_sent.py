@@ -4,9 +4,11 @@ import inspect
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from moniqua_jax import bytes_sent, pods
+from moniqua_jax.algorithms import fragments as parts
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.bytes_sent import NOTHING
 from moniqua_jax.curvature import refresh
@@ -81,11 +83,22 @@ def _of_means(config, quantizer, gradient, n) -> bytes_sent.Traffic:
   strategy, means = _strategy(config), 1 + (config.reduce.name == 'adiana')
   if strategy is None:
     return NOTHING
+  keep = large_leaves.small
+  if config.fragments > 1 and config.gossip.name == 'none':
+    gradient, keep = (
+      _fragment(gradient, config.fragments),
+      large_leaves.none_small,
+    )
   if strategy == 'exact':
     return bytes_sent.of_exact(gradient, n)
-  return bytes_sent.of_reduce(
-    strategy, quantizer, gradient, n, large_leaves.small, means
-  )
+  return bytes_sent.of_reduce(strategy, quantizer, gradient, n, keep, means)
+
+
+def _fragment(gradient, fragments: int) -> jax.ShapeDtypeStruct:
+  """Returns what travels of a gradient in one step, as a vector."""
+  size = sum(leaf.size for leaf in jax.tree.leaves(gradient))
+  size = parts.windows(size, fragments).size
+  return jax.ShapeDtypeStruct((size,), jnp.float32)
 
 
 def _strategy(config) -> str | None:

@@ -148,7 +148,15 @@ def _reduce(config, pod, means, slices, key):
   given = {'axis_name': axis_name, 'key': key, 'keep': slices}
   if means is not None:
     given['quantizer'] = means
-  return registry.build(registry.REDUCE, 'reduce', spec, **given)
+  reduce = registry.build(registry.REDUCE, 'reduce', spec, **given)
+  if config.gossip.name != 'none' or config.fragments == 1:
+    return reduce
+  return _wrapped(
+    f'fragments={config.fragments}',
+    algorithms.streaming,
+    reduce,
+    config.fragments,
+  )
 
 
 # ---------------------------------------------------------------------- gossip
@@ -194,6 +202,8 @@ def _gossip(config, schedule, quantizer, key):
     key=key,
     on_unreadable='ignore',  # the monitor looks at each step
   )
+  if config.gossip.name == 'none':
+    return gossip
   for entry, wrap, numbers in (
     ('rounds', algorithms.rounds, talk.rounds(config)),
     ('fragments', algorithms.streaming, config.fragments),

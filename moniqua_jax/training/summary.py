@@ -13,9 +13,6 @@ def describe(experiment: experiment_lib.Experiment) -> str:
   config, pace = experiment.setup.config, experiment.pace
   leaves = jax.tree.leaves(experiment.model.variables['params'])
   size = sum(leaf.size for leaf in leaves)
-  schedule, gap = experiment.setup.schedule, 'no gossip'
-  if schedule:
-    gap = f'spectral gap {topologies.spectral_gap(schedule):.4g}'
   statistics = 'none'
   if 'batch_stats' in experiment.model.variables:
     statistics = 'stay with each worker; pooled exactly for the mean model'
@@ -30,10 +27,8 @@ def describe(experiment: experiment_lib.Experiment) -> str:
     f'{config.runner}',
     **_describe_pods(config, experiment),
     **_describe_momentum(config),
-    'reduce': _listed(config.reduce),
-    'gossip': _describe_gossip(config),
-    'rounds': talk.described(config),
-    'topology': f'{config.topology.name}, gamma {config.gamma}, {gap}',
+    'reduce': _describe_reduce(config),
+    **_describe_gossip(config, experiment.setup.schedule),
     'quantizer': _listed(config.quantizer)
     + (', rotated' if config.rotated else ''),
     'smoothness': _describe_smoothness(config, experiment),
@@ -103,14 +98,26 @@ def _listed(spec) -> str:
   return ', '.join([spec.name, *set_])
 
 
-def _describe_gossip(config) -> str:
+def _describe_reduce(config) -> str:
+  alone = config.gossip.name == 'none' and config.fragments > 1
+  return _listed(config.reduce) + (
+    f', one of {config.fragments} fragments at a time' if alone else ''
+  )
+
+
+def _describe_gossip(config, schedule) -> dict:
+  if not schedule:
+    return {}
   fragments, steps = config.fragments, talk.of(config).longest
   updates = fragments * steps
-  return (
-    f'{_listed(config.gossip)}, {config.order.replace("_", " ")}'
+  return {
+    'gossip': f'{_listed(config.gossip)}, {config.order.replace("_", " ")}'
     + (f', one of {fragments} fragments at a time' if fragments > 1 else '')
-    + (f', a theta for {updates} updates' if updates > 1 else '')
-  )
+    + (f', a theta for {updates} updates' if updates > 1 else ''),
+    'rounds': talk.described(config),
+    'topology': f'{config.topology.name}, gamma {config.gamma}, spectral gap '
+    f'{topologies.spectral_gap(schedule):.4g}',
+  }
 
 
 def _describe_smoothness(config, experiment) -> str:

@@ -33,10 +33,8 @@ def slots(config, pod) -> None:
       "config.reduce.name and config.gossip.name are both 'none'; the "
       'workers would never talk.'
     )
-  if config.overlap and config.gossip.name == 'none':
-    raise ValueError(
-      "config.overlap=True needs gossip; config.gossip.name='none' has none."
-    )
+  if config.gossip.name == 'none':
+    _without_gossip(config)
   if config.overlap and config.order == 'adapt_then_combine':
     raise ValueError(
       "config.order='adapt_then_combine' sends what the gradient has moved, "
@@ -53,6 +51,23 @@ def slots(config, pod) -> None:
   if config.momentum_kind.name != 'local':
     _momentum(config)
   local(config)
+
+
+def _without_gossip(config) -> None:
+  """Refuses entries that say when and how to gossip, where nobody does."""
+  for entry, value, wanted in (
+    ('overlap', config.overlap, False),
+    ('local_steps', config.local_steps, 1),
+    ('local_steps_from', tuple(config.local_steps_from), ()),
+    ('rounds', config.rounds, 1),
+    ('rounds_from', tuple(config.rounds_from), ()),
+    ('order', config.order, 'adapt_with_combine'),
+  ):
+    if value != wanted:
+      raise ValueError(
+        f"config.{entry}={value!r} needs gossip; config.gossip.name='none' has "
+        f'none: take {wanted!r}, or a gossip.'
+      )
 
 
 def local(config) -> None:
@@ -96,9 +111,11 @@ def fragments(config) -> None:
   if config.fragments == 1:
     return
   entry = f'config.fragments={config.fragments}'
-  if config.gossip.name == 'none':
+  if config.gradient_probe_every and config.gossip.name == 'none':
     raise ValueError(
-      f"{entry} needs gossip; config.gossip.name='none' is none."
+      f'{entry} has the mean of a part of the gradient, and config.'
+      f'gradient_probe_every={config.gradient_probe_every} looks at all of it; '
+      'take 0, or fragments 1.'
     )
   if config.rounds != 1 or config.rounds_from:
     raise ValueError(
