@@ -62,12 +62,13 @@ def _pairs(**more):
   return _rotated(order='adapt_then_combine') | graph | more
 
 
-def _eden(bits, **more):
-  """All-reduce of gradients in two passes, each of so many bits."""
-  return more | dict(
-    reduce=dict(name='allreduce', strategy='scatter_reduce'),
+def _mean(name, reduce='allreduce', fragments=1, **quantizer):
+  """A mean of gradients in two passes."""
+  return dict(
+    reduce=dict(name=reduce, strategy='scatter_reduce'),
     gossip=dict(name='none'),
-    quantizer=dict(name='eden', bits=bits),
+    quantizer=dict(name=name, **quantizer),
+    fragments=fragments,
   )
 
 
@@ -110,12 +111,15 @@ METHODS = {
   'sent1_dense': _pairs(local_steps_from=((195, 7),)),
   # 2 (8 - 1) / 8 messages of so many bits, 7, 3.5 and 1.75 bits sent; with the
   # biases and norms, whose mean is in full precision, half a bit more.
-  'eden4': _eden(4),
-  'eden2': _eden(2),
-  'eden1': _eden(1),
+  'eden4': _mean('eden', bits=4),
+  'eden2': _mean('eden', bits=2),
+  'eden1': _mean('eden', bits=1),
   # In fragments, biases and norms as well: 1.75, .87, .44, .22 bits sent.
-  'mean2': _eden(2, fragments=2),
-  'mean1': _eden(2, fragments=4),
-  'mean0.5': _eden(2, fragments=8),
-  'mean0.25': _eden(2, fragments=16),
+  'mean2': _mean('eden', bits=2, fragments=2),
+  'mean1': _mean('eden', bits=2, fragments=4),
+  'mean0.5': _mean('eden', bits=2, fragments=8),
+  'mean0.25': _mean('eden', bits=2, fragments=16),
+  # What others would do at 7 and 1.75 bits sent, and half a bit more.
+  'nuqsgd4': _mean('nuqsgd', bits=4, bucket_size=8192),
+  'ef_sign': _mean('sign', 'error_feedback', bucket_size=64),
 }

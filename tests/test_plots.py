@@ -18,7 +18,7 @@ import pytest
 
 import moniqua_jax as mj
 from moniqua_jax import plots, theory, wire
-from moniqua_jax.plots import kept, tables
+from moniqua_jax.plots import budget, kept, tables
 from moniqua_jax.plots import runs as runs_lib
 from moniqua_jax.training import metrics
 
@@ -296,6 +296,28 @@ def of_seeds(folder, **changes):
     row(10 * s, **evaluated(0.5 + 0.1 * s + 0.1 * seed, 0.1)) for s in (1, 2)
   ]
   return [write(folder(s), rows(s), seed=s, **changes) for s in range(3)]
+
+
+def test_a_budget_buys_an_accuracy(tmp_path, baseline, capsys):
+  seeds = of_seeds(lambda seed: tmp_path / f's{seed}', gamma=0.5)
+  fig = budget.budget({'ours': seeds}, ('all', [baseline]), parameters=2000)
+  (axes,) = fig.axes
+  ours, across = axes.lines
+  np.testing.assert_allclose(ours.get_xydata(), [[4, 80]])  # 8 * 1000 / 2000
+  (bar,) = axes.collections[0].get_segments()
+  np.testing.assert_allclose(bar, [[4, 70], [4, 90]])
+  np.testing.assert_allclose(across.get_ydata(), 91.25)
+
+  ask = lambda *args: budget.main(
+    ['--parameters=2000', f'--out={tmp_path}', *args]
+  )
+  assert ask(f'ours={tmp_path}/{{s0,s1}}', f'--line=all={baseline}') == 0
+  assert (tmp_path / 'budget.png').exists()
+  assert ask(str(baseline)) == 2
+  assert 'is not LABEL=RUN' in capsys.readouterr().err
+  write(tmp_path / 'short', [row(1)])
+  assert ask(f'ours={tmp_path}/short') == 2
+  assert 'short has no test/accuracy' in capsys.readouterr().err
 
 
 def test_seeds_are_their_mean_in_a_band(tmp_path, drawn_runs):
