@@ -85,10 +85,12 @@ def default() -> ml_collections.ConfigDict:
     beta=unset(float),
     p=unset(float),
   )
+  # Where not all is in a mean in each step: of what workers moved by then.
+  config.outer = dict(learning_rate=1.0, momentum=0.0, nesterov=False)
   config.gossip = dict(
     name='dpsgd', gamma=unset(float), eta=unset(float), delays=unset(int)
   )
-  config.local_steps = 1  # gossip in one step of so many
+  config.local_steps = 1  # messages in one step of so many
   config.local_steps_from = ()  # later: ((200, 4), ...), one of 4 from step 200
   config.rounds = 1  # of gossip, in a step that has some
   config.rounds_from = ()  # later, as well

@@ -20,6 +20,7 @@ from moniqua_jax.algorithms.dpsgd import dpsgd
 from moniqua_jax.algorithms.ecd import ecd
 from moniqua_jax.algorithms.error_feedback import double_squeeze, error_feedback
 from moniqua_jax.algorithms.every import every
+from moniqua_jax.algorithms.outer import outer
 from moniqua_jax.algorithms.push_sum import push_sum
 from moniqua_jax.algorithms.quantize import quantize
 from moniqua_jax.algorithms.quasi_global import quasi_global
@@ -45,6 +46,7 @@ __all__ = [
   'ecd',
   'error_feedback',
   'every',
+  'outer',
   'push_sum',
   'quantize',
   'quasi_global',

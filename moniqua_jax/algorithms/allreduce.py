@@ -86,4 +86,5 @@ def _exact(quantizer, axis_name, keep):
 
   init = lambda params: optax.EmptyState()
   whole = lambda: _exact(quantizer, axis_name, large_leaves.none_small)
-  return Reduction(init, update, 'allreduce', quantizes=False, whole=whole)
+  says = dict(axis_name=axis_name, whole=whole)
+  return Reduction(init, update, 'allreduce', quantizes=False, **says)

@@ -135,7 +135,8 @@ def on_large_leaves(
     given = dict(axis_name=axis_name, key=key, keep=none_small)
     return on_large_leaves(rule, quantizer, **given)
 
-  return Reduction(init, update, rule.name, shift=rule.shift, whole=whole)
+  says = dict(shift=rule.shift, axis_name=axis_name, whole=whole)
+  return Reduction(init, update, rule.name, **says)
 
 
 def _is_memory(error) -> bool:

@@ -5,6 +5,7 @@ decentralized deep learning on heterogeneous data", ICML 2021, arXiv:2102.04761.
 """
 
 from collections.abc import Callable
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -70,8 +71,8 @@ def quasi_global(
   all the noise of the code is in m then.
 
   Args:
-    algorithm: dpsgd, d2, choco, deepsqueeze, dcd, ecd; or `every`, `streaming`
-      or `adapt_then_combine` of one.
+    algorithm: dpsgd, d2, choco, deepsqueeze, dcd, ecd, outer; or `every`,
+      `streaming` or `adapt_then_combine` of one.
     learning_rate: alpha, a number or a schedule, step i32[] -> f32[].
     momentum: beta of the paper, above 0 and below 1.
     mu: part of m that stays in a turn, at least 0 and below 1.
@@ -128,6 +129,7 @@ def quasi_global(
     return updates, QuasiGlobalState(own, m, moved, state.lost)
 
   says = dict(may_rest=False, message=algorithm.message, period=period)
+  says['heard'] = algorithm.heard and operator.attrgetter('heard')
   return remembering(init, update, f'quasi_global_{name}', taken, **says)
 
 

@@ -4,6 +4,7 @@ Douillard et al., "Streaming DiLoCo with overlapping communication", 2025,
 arXiv:2501.18512, where the fragments take turns in an all-reduce.
 """
 
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +14,9 @@ import optax
 
 from moniqua_jax import gossip
 from moniqua_jax.algorithms import fragments as parts
-from moniqua_jax.algorithms import streamed_means, vectors
+from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.every import require_rest
-from moniqua_jax.algorithms.transformation import Gossip, Reduction
-from moniqua_jax.quantizers import unreadable
+from moniqua_jax.algorithms.transformation import Counted, Gossip
 
 
 class StreamingState(NamedTuple):
@@ -29,14 +29,14 @@ class StreamingState(NamedTuple):
     own: of the algorithm, with a row for each fragment.
   """
 
-  heard: gossip.Heard
+  heard: gossip.Heard | Counted
   own: Any
 
 
 def streaming(
   algorithm: optax.GradientTransformationExtraArgs, fragments: int
 ) -> optax.GradientTransformationExtraArgs:
-  """Last or first in the chain: the algorithm on one fragment in each step.
+  """Last in the chain: the algorithm on one fragment in each step, in turn.
 
     x^(f) <- algorithm(x^(f), u^(f)) in its round k div K,   f = k mod K
     x^(l) <- x^(l) + u^(l)                                   of all other l
@@ -47,28 +47,19 @@ def streaming(
   fewer coordinates of more bits keep workers closer than all of fewer bits. A
   theta must cover the K updates between two messages of a fragment.
 
-  Of a mean of gradients, which stands first, what waits is added up:
-
-    p <- p + g,   g^(f) <- mean of p^(f),   p^(f) <- 0,   g^(l) <- 0
-
-  Nothing is lost and nothing drifts: workers that start together stay together.
-  A gradient comes (K - 1) / 2 steps late in the mean. All leaves take part, the
-  small ones as well.
-
   Messages are equally long: of s values, where a fragment is shorter with zeros
   in place of its neighbours' values. Fragments begin at tiles of 1024 values,
   so that a TPU finds them in place, and s < d / K + 2048. Where d < 65,536 K
   that would be too much: there they begin anywhere, and s = ceil(d / K).
 
   Args:
-    algorithm: dpsgd, d2, choco, deepsqueeze or push_sum, or `every` or
-      `answered` of one; or allreduce, error_feedback, double_squeeze, dcgd or
-      diana. Its quantizer knows nothing of leaves (not `scaled`, `smooth` or
-      `block`), since a fragment is cut without regard to them.
+    algorithm: dpsgd, d2, choco, deepsqueeze, push_sum or outer, or `every` or
+      `answered` of one. Its quantizer knows nothing of leaves (not `scaled`,
+      `smooth` or `block`), since a fragment is cut without regard to them.
     fragments: K, >= 1; 1 gives the algorithm as it is.
 
   Returns:
-    A transformation whose state is a `StreamingState`, or `StreamedMeans`.
+    A transformation whose state is a `StreamingState`.
 
   Raises:
     ValueError: fragments < 1; an algorithm that must see each step, or sends
@@ -80,23 +71,19 @@ def streaming(
   ...                axis_name='workers', key=jax.random.key(0))
   >>> tx = optax.chain(optax.sgd(0.1), streaming(gossip, fragments=4))
 
-  >>> from moniqua_jax import allreduce, eden
-  >>> mean = allreduce(eden(bits=2), 'scatter_reduce',
-  ...                  axis_name='workers', key=jax.random.key(0))
-  >>> tx = optax.chain(streaming(mean, fragments=4), optax.sgd(0.1))
-
-  Source: arXiv:2501.18512 for the fragments; with gossip, or with gradients
-  that wait, it is ours.
+  Source: arXiv:2501.18512 for the fragments; with gossip it is ours.
   """
   if not isinstance(fragments, int) or fragments < 1:
     raise ValueError(
       f'fragments={fragments!r}; streaming needs a whole number >= 1.'
     )
-  if isinstance(algorithm, Reduction):
-    return streamed_means.streamed(algorithm, fragments)
+  if not hasattr(algorithm, 'period') or algorithm.name == 'none':
+    name = getattr(algorithm, 'name', 'the algorithm')
+    raise ValueError(
+      f'streaming: {name} is not the last of a chain, or sends nothing; use '
+      'dpsgd, or outer around a mean.'
+    )
   require_rest('streaming', algorithm)
-  if getattr(algorithm, 'heard', None) is None:
-    raise ValueError('streaming: the algorithm sends nothing; use dpsgd.')
   if fragments == 1:
     return algorithm
 
@@ -118,7 +105,7 @@ def streaming(
     f = turn % fragments
     new, own = algorithm.update(
       windows.read(u, f),
-      _with_account(_row(state.own, f), state.heard.account),
+      _with_account(_row(state.own, f), state.heard),
       windows.read(x, f),
       step=step // fragments,
       **extra_args,
@@ -135,9 +122,9 @@ def streaming(
   def message(quantizer, d):
     return algorithm.message(quantizer, parts.windows(d, fragments).size)
 
-  says = {**vars(algorithm), 'heard': lambda state: state.heard}
-  within = says.get('period', 1)
-  says |= {'message': message, 'period': within and fragments * within}
+  says, within = {**vars(algorithm), 'message': message}, algorithm.period
+  says['heard'] = algorithm.heard and operator.attrgetter('heard')
+  says['period'] = within and fragments * within
   return Gossip(init, update, **says)
 
 
@@ -147,20 +134,22 @@ def _row(tree, f):
   )
 
 
-def _heard(algorithm, own, f) -> gossip.Heard:
+def _heard(algorithm, own, f) -> gossip.Heard | Counted:
   """Returns what a fragment heard, with the short messages of all of them."""
+  if algorithm.heard is None:
+    return _row(own.heard, f)
   every = algorithm.heard(own)
   return _row(every, f)._replace(short=every.short.T.reshape(-1))
 
 
-def _with_account(row, account: unreadable.Account):
+def _with_account(row, heard: gossip.Heard | Counted):
   """Gives a fragment the account of all, but for what is of its own edges."""
   is_heard = lambda node: isinstance(node, gossip.Heard)
 
   def one(node):
     if not is_heard(node):
       return node
-    own = account._replace(in_a_row=node.account.in_a_row)
+    own = heard.account._replace(in_a_row=node.account.in_a_row)
     return node._replace(account=own)
 
   return jax.tree.map(one, row, is_leaf=is_heard)

@@ -7,13 +7,25 @@ itself is in attributes beside the pair, which wrappers hand on:
 
 from collections.abc import Callable
 import operator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from moniqua_jax.quantizers import base
+
+
+class Counted(NamedTuple):
+  """What is counted of an algorithm that hears no single neighbour.
+
+  Attributes:
+    turn: i32[], rounds so far.
+    lost: i32[], updates that were not finite, and taken as 0.
+  """
+
+  turn: jax.Array
+  lost: jax.Array
 
 
 class Gossip(optax.GradientTransformationExtraArgs):
@@ -85,6 +97,7 @@ class Reduction(optax.GradientTransformationExtraArgs):
     name: of the algorithm.
     quantizes: whether its state has `tuned`, of a quantizer, and `short`.
     shift: state -> what is subtracted from gradients before they are quantized.
+    axis_name: of the workers; None where it takes no mean.
     whole: () -> the same `Reduction`, of a vector without leaves; None where it
       must see each gradient, or takes no mean.
   """
@@ -96,11 +109,12 @@ class Reduction(optax.GradientTransformationExtraArgs):
     name: str,
     quantizes: bool = True,
     shift: Callable = lambda state: 0.0,
+    axis_name: str | None = None,
     whole: Callable | None = None,
   ):
     self = super().__new__(cls, init, update)
     self.name, self.quantizes, self.shift = name, quantizes, shift
-    self.whole = whole
+    self.axis_name, self.whole = axis_name, whole
     return self
 
 

@@ -95,7 +95,7 @@ def _of_means(config, quantizer, gradient, n) -> bytes_sent.Traffic:
 
 
 def _fragment(gradient, fragments: int) -> jax.ShapeDtypeStruct:
-  """Returns what travels of a gradient in one step, as a vector."""
+  """Returns what is in one mean of what workers moved, as a vector."""
   size = sum(leaf.size for leaf in jax.tree.leaves(gradient))
   size = parts.windows(size, fragments).size
   return jax.ShapeDtypeStruct((size,), jnp.float32)
@@ -116,7 +116,7 @@ def so_far(experiment, done: int, opt_state) -> dict:
   """Sums up the first `done` steps; the state counts short messages."""
   setup, slots = experiment.setup, optimizer.Optimizer(*opt_state)
   quantizes = experiment.optimizer.reduce.quantizes
-  short = _of_one(slots.reduce.short) if quantizes else 0
+  short = _of_one(slots.reduce.short) if quantizes else _short(slots.gossip)
   heard = experiment.optimizer.heard(opt_state)
   row, shape = {}, setup.smoothness
   if setup.pod.size > 1:
@@ -124,13 +124,27 @@ def so_far(experiment, done: int, opt_state) -> dict:
     row, short = {'wire/bytes_within_pod': within}, 0
   sent = bytes_sent.total(
     experiment.sent.by_worker,
-    done,
+    means(experiment, done),
     experiment.turns.before(done),
     short,
     _of_one(heard.short) if heard else 0,
     refresh.estimates(shape, done) if shape else 0,
   )
   return {'wire/bytes_sent': sent, **row}
+
+
+def means(experiment, steps: int) -> int:
+  """Counts the means in so many steps."""
+  outer = optimizer.is_outer(experiment.setup.config)
+  return experiment.turns.before(steps) if outer else steps
+
+
+def _short(gossip) -> np.ndarray | int:
+  """Counts the short messages of means of what workers moved; else 0."""
+  is_mean = lambda node: isinstance(node, large_leaves.ReduceState)
+  nodes = jax.tree.leaves(gossip, is_leaf=is_mean)
+  counts = [_of_one(node.short) for node in nodes if is_mean(node)]
+  return sum(np.reshape(c, (-1, c.shape[-1])).sum(axis=0) for c in counts)
 
 
 def _of_one(count) -> np.ndarray:

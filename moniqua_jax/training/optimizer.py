@@ -16,6 +16,9 @@ from moniqua_jax.training import registry, talk
 # Of a config, not of its `optimizer`: each optimizer takes those it knows.
 ENTRIES = ('momentum', 'nesterov', 'weight_decay')
 
+# Of `config.outer`: the mean is taken as it is.
+OUTER = {'learning_rate': 1.0, 'momentum': 0.0, 'nesterov': False}
+
 
 class Optimizer(NamedTuple):
   """The chain of one worker, by slots; a state of it has the same slots.
@@ -24,8 +27,9 @@ class Optimizer(NamedTuple):
     momentum: of each worker's own gradients.
     reduce: of gradients to their mean.
     local: weight decay, momentum and learning rate.
-    gossip: of updates to updates and the pull of the neighbours; with
-      quasi-global momentum from gradients, and momentum and rate are here.
+    gossip: of updates to updates and the pull of the neighbours, or the mean of
+      what workers moved; with quasi-global momentum from gradients, and
+      momentum and rate are here.
   """
 
   momentum: optax.GradientTransformation
@@ -50,9 +54,10 @@ class Optimizer(NamedTuple):
 
   def lost(self, state) -> jax.Array:
     """Returns i32[], the steps so far that were not finite, and were lost."""
-    heard, of_means = self.heard(state), Optimizer(*state).reduce
-    lost = jnp.int32(of_means.lost if self.reduce.quantizes else 0)
-    return lost + heard.lost if heard else lost
+    slots = Optimizer(*state)
+    lost = jnp.int32(slots.reduce.lost if self.reduce.quantizes else 0)
+    counts = getattr(slots.gossip, 'heard', None)
+    return lost + counts.lost if counts else lost
 
 
 def make(
@@ -69,6 +74,8 @@ def make(
   if pod.size > 1:
     gossip = pods.on_own_part(gossip, key, pod)
     reduce = pods.of_device(reduce, key, (workers.AXIS, pods.FSDP))
+  elif is_outer(config):
+    gossip, reduce = _outer(config, reduce(key)), transformation.no_reduction()
   else:
     gossip, reduce = gossip(key), reduce(key)
   gossip = _with_momentum(config, gossip, learning_rate)
@@ -148,15 +155,31 @@ def _reduce(config, pod, means, slices, key):
   given = {'axis_name': axis_name, 'key': key, 'keep': slices}
   if means is not None:
     given['quantizer'] = means
-  reduce = registry.build(registry.REDUCE, 'reduce', spec, **given)
-  if config.gossip.name != 'none' or config.fragments == 1:
-    return reduce
-  return _wrapped(
-    f'fragments={config.fragments}',
-    algorithms.streaming,
-    reduce,
-    config.fragments,
-  )
+  return registry.build(registry.REDUCE, 'reduce', spec, **given)
+
+
+def is_outer(config) -> bool:
+  """Tells whether means are of what workers moved, not of their gradients.
+
+  So it is where a mean is not taken of everything in each step.
+  """
+  if config.gossip.name != 'none' or reduce_name(config) == 'none':
+    return False
+  often = talk.local_steps(config) == ((0, 1),) and config.fragments == 1
+  return not often or dict(config.outer) != OUTER
+
+
+def _outer(config, reduction):
+  """Builds local steps and fragments around a mean."""
+  spec = dict(config.outer)
+  rate = spec.pop('learning_rate')
+  if not 0 < rate <= 2:
+    raise ValueError(
+      f'config.outer.learning_rate={rate}; it must be above 0 and at most 2.'
+    )
+  optimizer = optax.sgd(rate, spec['momentum'] or None, spec['nesterov'])
+  outer = _wrapped('reduce', algorithms.outer, reduction, optimizer)
+  return _seldom(config, outer)
 
 
 # ---------------------------------------------------------------------- gossip
@@ -204,6 +227,16 @@ def _gossip(config, schedule, quantizer, key):
   )
   if config.gossip.name == 'none':
     return gossip
+  gossip = _seldom(config, gossip)
+  gossip = _wrapped(f'order={config.order!r}', _order(config), gossip)
+  if waits(config):
+    mixed = mixing(config, schedule)
+    gossip = _wrapped('overlap', algorithms.stale, gossip, mixed)
+  return gossip
+
+
+def _seldom(config, gossip):
+  """Wraps what a step does more often, or less."""
   for entry, wrap, numbers in (
     ('rounds', algorithms.rounds, talk.rounds(config)),
     ('fragments', algorithms.streaming, config.fragments),
@@ -211,10 +244,6 @@ def _gossip(config, schedule, quantizer, key):
   ):
     if numbers not in (1, ((0, 1),)):
       gossip = _wrapped(f'{entry}={config[entry]}', wrap, gossip, numbers)
-  gossip = _wrapped(f'order={config.order!r}', _order(config), gossip)
-  if waits(config):
-    mixed = mixing(config, schedule)
-    gossip = _wrapped('overlap', algorithms.stale, gossip, mixed)
   return gossip
 
 

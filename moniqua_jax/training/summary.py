@@ -4,8 +4,8 @@ import jax
 
 from moniqua_jax import bytes_sent as traffic_lib
 from moniqua_jax import topologies
+from moniqua_jax.training import bytes_sent, optimizer, talk
 from moniqua_jax.training import experiment as experiment_lib
-from moniqua_jax.training import talk
 
 
 def describe(experiment: experiment_lib.Experiment) -> str:
@@ -89,7 +89,8 @@ def _bytes_per_step(experiment, traffic) -> float:
   clock, steps = experiment.turns, experiment.pace.steps
   if len(clock.pieces) == 1:
     steps = max(1, len(traffic.gossip)) * clock.longest
-  return traffic_lib.total(traffic, steps, clock.before(steps)) / steps
+  means = bytes_sent.means(experiment, steps)
+  return traffic_lib.total(traffic, means, clock.before(steps)) / steps
 
 
 def _listed(spec) -> str:
@@ -99,10 +100,13 @@ def _listed(spec) -> str:
 
 
 def _describe_reduce(config) -> str:
-  alone = config.gossip.name == 'none' and config.fragments > 1
-  return _listed(config.reduce) + (
-    f', one of {config.fragments} fragments at a time' if alone else ''
-  )
+  words = [_listed(config.reduce)]
+  if optimizer.is_outer(config):
+    words += ['of what workers moved', talk.described(config)]
+    if config.fragments > 1:
+      words += [f'one of {config.fragments} fragments at a time']
+    words += [f'outer {k} {v:g}' for k, v in config.outer.items() if v]
+  return ', '.join(words)
 
 
 def _describe_gossip(config, schedule) -> dict:

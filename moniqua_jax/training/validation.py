@@ -50,6 +50,7 @@ def slots(config, pod) -> None:
     _adiana(config, entry)
   if config.momentum_kind.name != 'local':
     _momentum(config)
+  outer(config)
   local(config)
 
 
@@ -57,8 +58,6 @@ def _without_gossip(config) -> None:
   """Refuses entries that say when and how to gossip, where nobody does."""
   for entry, value, wanted in (
     ('overlap', config.overlap, False),
-    ('local_steps', config.local_steps, 1),
-    ('local_steps_from', tuple(config.local_steps_from), ()),
     ('rounds', config.rounds, 1),
     ('rounds_from', tuple(config.rounds_from), ()),
     ('order', config.order, 'adapt_with_combine'),
@@ -67,6 +66,27 @@ def _without_gossip(config) -> None:
       raise ValueError(
         f"config.{entry}={value!r} needs gossip; config.gossip.name='none' has "
         f'none: take {wanted!r}, or a gossip.'
+      )
+
+
+def outer(config) -> None:
+  """Refuses what does not go with means of what workers moved."""
+  if not optimizer.is_outer(config):
+    if dict(config.outer) != optimizer.OUTER:
+      raise ValueError(
+        f'config.outer={dict(config.outer)} is of the mean of what workers '
+        f"moved: set config.gossip.name='none' and config.reduce.name, such as "
+        "'allreduce'."
+      )
+    return
+  for entry, value in (
+    ('gradient_probe_every', config.gradient_probe_every),
+    ('local_momentum', config.local_momentum),
+  ):
+    if value:
+      raise ValueError(
+        f'config.{entry}={value} is of means of gradients; with local_steps, '
+        'fragments or outer the mean is of what workers moved: take 0.'
       )
 
 
@@ -111,12 +131,6 @@ def fragments(config) -> None:
   if config.fragments == 1:
     return
   entry = f'config.fragments={config.fragments}'
-  if config.gradient_probe_every and config.gossip.name == 'none':
-    raise ValueError(
-      f'{entry} has the mean of a part of the gradient, and config.'
-      f'gradient_probe_every={config.gradient_probe_every} looks at all of it; '
-      'take 0, or fragments 1.'
-    )
   if config.rounds != 1 or config.rounds_from:
     raise ValueError(
       f'{entry} sends less in a step, and config.rounds={config.rounds} more; '
