@@ -21,7 +21,11 @@ def config_with(method='moniqua4', **entries):
   return config
 
 
-MEANS = dict(gossip=dict(name='none'), reduce=dict(name='allreduce'))
+MEANS = dict(
+  gossip=dict(name='none'),
+  reduce=dict(name='allreduce', strategy='scatter_reduce'),
+  quantizer=dict(name='eden', bits=2, theta=None),
+)
 MISTAKES = {
   'a model': (
     dict(model=dict(name='resnet21')),
@@ -78,11 +82,19 @@ MISTAKES = {
   'no fragments': (dict(fragments=0), 'config.fragments=0: .* >= 1'),
   'fragments of what is looked at whole': (
     MEANS | dict(fragments=2, gradient_probe_every=5),
-    'config.fragments=2 has .*gradient_probe_every=5 looks at all of it',
+    'config.gradient_probe_every=5 is of means of gradients; .* take 0',
   ),
-  'local steps of nothing': (
-    MEANS | dict(local_steps=2),
-    'config.local_steps=2 needs gossip; .* take 1, or a gossip',
+  'rounds of nothing': (
+    MEANS | dict(rounds=2),
+    'config.rounds=2 needs gossip; .* take 1, or a gossip',
+  ),
+  'an outer optimizer of nothing': (
+    dict(outer=dict(momentum=0.9)),
+    r"config.outer=\{.*'momentum': 0.9.* set config.gossip.name='none'",
+  ),
+  'an outer rate': (
+    MEANS | dict(outer=dict(learning_rate=3.0)),
+    'config.outer.learning_rate=3.0; it must be above 0',
   ),
   'fragments and scales of leaves': (
     dict(fragments=2, scales_from='runs/a'),
