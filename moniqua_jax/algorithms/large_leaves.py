@@ -47,6 +47,19 @@ def require_suited(name: str, quantizer: base.Quantizer | base.Tuned) -> None:
     )
 
 
+def require_far(name: str, quantizer: base.Tuned) -> None:
+  """Refuses, in `outer`, what one worker may read and another one not.
+
+  Who could not would stay where it is, and the workers be at two points.
+  """
+  if base.needs_near(quantizer):
+    raise ValueError(
+      f'outer: this quantizer (moniqua, or one made of it) may be read by one '
+      f'worker and not by another, and the {name} of both would be another; '
+      f'take {_UNBIASED}.'
+    )
+
+
 def small(leaf: Array) -> bool:
   """Tells whether a leaf stays exact: it has below 1024 values, or is 1-d."""
   return leaf.size < 1024 or leaf.ndim < 2
@@ -132,6 +145,7 @@ def on_large_leaves(
     return mean, ReduceState(observed, left, short, state.lost + ~took)
 
   def whole():
+    require_far(rule.name, tuned)
     given = dict(axis_name=axis_name, key=key, keep=none_small)
     return on_large_leaves(rule, quantizer, **given)
 

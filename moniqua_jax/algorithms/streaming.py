@@ -103,9 +103,10 @@ def streaming(
     extra_args = {'counted': step} | extra_args
     turn = gossip.turn(state.heard, step)
     f = turn % fragments
-    new, own = algorithm.update(
+    before = _with_account(_row(state.own, f), state.heard)
+    new, after = algorithm.update(
       windows.read(u, f),
-      _with_account(_row(state.own, f), state.heard),
+      before,
       windows.read(x, f),
       step=step // fragments,
       **extra_args,
@@ -113,10 +114,10 @@ def streaming(
     own = jax.tree.map(
       lambda rows, row: lax.dynamic_update_index_in_dim(rows, row, f, 0),
       state.own,
-      own,
+      after,
     )
-    heard = _heard(algorithm, own, f)
-    heard = heard._replace(turn=turn + 1, lost=state.heard.lost)
+    lost = state.heard.lost + after.heard.lost - before.heard.lost
+    heard = _heard(algorithm, own, f)._replace(turn=turn + 1, lost=lost)
     return unravel(windows.write(u, f, new)), StreamingState(heard, own)
 
   def message(quantizer, d):
