@@ -115,11 +115,11 @@ METHODS = {
   'eden2': _mean('eden', bits=2),
   'eden1': _mean('eden', bits=1),
   # In fragments, of what workers moved, biases and norms as well: 1.84, .93,
-  # .51 and .26 bits sent, with EDEN's scales.
+  # .51 and .23 bits sent, with EDEN's scales.
   'mean2': _mean('eden', bits=2, fragments=2),
   'mean1': _mean('eden', bits=1, fragments=2),
   'mean0.5': _mean('eden', bits=1, fragments=4),
-  'mean0.25': _mean('eden', bits=1, fragments=8),
+  'mean0.25': _mean('eden', bits=1, fragments=9),
   # What others would do at 7 and 1.75 bits sent, and half a bit more.
   'nuqsgd4': _mean('nuqsgd', bits=4, bucket_size=8192),
   'ef_sign': _mean('sign', 'error_feedback', bucket_size=64),
