@@ -47,6 +47,19 @@ def require_suited(name: str, quantizer: base.Quantizer | base.Tuned) -> None:
     )
 
 
+def require_far(name: str, quantizer: base.Tuned) -> None:
+  """Refuses, where gradients wait, what one worker reads and another does not.
+
+  Who could not would keep them for another mean, and the workers drift apart.
+  """
+  if base.needs_near(quantizer):
+    raise ValueError(
+      f'streaming: this quantizer (moniqua, or one made of it) may be read by '
+      f'one worker and not by another, and what waits in {name} would be in '
+      f'the mean of one of them; take {_UNBIASED}, or fragments=1.'
+    )
+
+
 def small(leaf: Array) -> bool:
   """Tells whether a leaf stays exact: it has below 1024 values, or is 1-d."""
   return leaf.size < 1024 or leaf.ndim < 2
@@ -132,6 +145,7 @@ def on_large_leaves(
     return mean, ReduceState(observed, left, short, state.lost + ~took)
 
   def whole():
+    require_far(rule.name, tuned)
     given = dict(axis_name=axis_name, key=key, keep=none_small)
     return on_large_leaves(rule, quantizer, **given)
 

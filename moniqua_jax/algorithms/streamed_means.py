@@ -39,8 +39,9 @@ class StreamedMeans(NamedTuple):
 def streamed(reduction: Reduction, fragments: int) -> Reduction:
   """Builds `streaming` of a reduction.
 
-  A gradient that is not finite is lost, as it would stay in what waits; where a
-  mean is not, its fragment goes on waiting.
+  A gradient that is not finite is lost, as it would stay in what waits. Where a
+  mean is not, what waited for it is lost, on all workers: at its next turn it
+  would be as large, and its fragment in no mean again.
   """
   if reduction.whole is None:
     raise ValueError(
@@ -79,8 +80,9 @@ def streamed(reduction: Reduction, fragments: int) -> Reduction:
       state.own,
       moved,
     )
-    waiting = windows.write(waiting, f, jnp.where(failed, sent, 0))
+    waiting = windows.write(waiting, f, jnp.zeros_like(sent))
     mean = unravel(windows.write(jnp.zeros_like(gradient), f, mean))
+    mean = jax.tree.map(lambda new, old: new.astype(old.dtype), mean, updates)
     lost = state.lost + lost + failed
     return mean, StreamedMeans(waiting, own, turn + 1, _short(own), lost)
 

@@ -72,7 +72,7 @@ def streaming(
 
   Raises:
     ValueError: fragments < 1; an algorithm that must see each step, or sends
-      nothing; later, fewer parameters than fragments.
+      nothing; a mean by moniqua; later, fewer parameters than fragments.
 
   >>> import jax
   >>> from moniqua_jax import dpsgd, moniqua, ring
