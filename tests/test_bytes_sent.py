@@ -310,11 +310,21 @@ CONFIGS = {
     )
     for reduce in ('error_feedback', 'double_squeeze', 'dcgd')
   },
+  'means in fragments': (
+    'allreduce',
+    dict(
+      reduce=dict(name='allreduce', strategy='scatter_reduce'),
+      quantizer=dict(name='eden', bits=2),
+      fragments=4,
+    ),
+  ),
+  'exact means in fragments': ('allreduce', dict(fragments=4)),
 }
 
 
 @pytest.mark.parametrize(
-  'name', helpers.tiered(CONFIGS, ('push_sum', 'double_squeeze'))
+  'name',
+  helpers.tiered(CONFIGS, ('push_sum', 'double_squeeze', 'means in fragments')),
 )
 def test_a_step_of_training_sends_what_the_run_says(name):
   """Loss, accuracy and what was seen leave the step for each worker."""

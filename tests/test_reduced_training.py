@@ -53,6 +53,7 @@ RESUMED = {
   'double squeeze': reducing('double_squeeze', quantizer=SIGN),
   'coded': reducing(strategy='all_gather', coded=3.9),
   'alq': reducing(quantizer=ALQ),
+  'fragments': reducing(quantizer=dict(name='eden', bits=2), fragments=4),
 }
 SLOW = pytest.mark.slow
 
@@ -95,6 +96,10 @@ def test_it_learns_and_resumes_with_the_same_bits(tmp_path, name):
     whole = 22 * (7 * (LARGE // 2 + 4 * -(-LARGE // 512)) + EXACT)
     # Some messages were short.
     assert 0.9 * whole < row['wire/bytes_sent'] < whole
+  if name == 'fragments':
+    fragment = -(-(LARGE + KEPT) // 4)
+    message = helpers.QUANTIZERS['eden 2'][2](-(-fragment // 8))
+    assert row['wire/bytes_sent'] == 22 * 2 * 7 * message
   stop_after(config, 11, tmp_path / 'two')
   loop.train_and_evaluate(config, tmp_path / 'two', resume=True)
   assert_same_run(tmp_path / 'one', tmp_path / 'two')
