@@ -408,6 +408,49 @@ def test_a_link_has_its_rate_and_counts_its_bytes(tmp_path):
   assert not _ours()
 
 
+def test_frames_are_held_back_and_stay_in_order():
+  ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+  theirs.setblocking(False)
+  program = 'import sys; from benchmarks.network import delay; '
+  program += 'delay.hold(int(sys.argv[1]), 0.05, 100)'
+  argv = [sys.executable, '-c', program, str(theirs.fileno())]
+  holding = subprocess.Popen(argv, pass_fds=[theirs.fileno()], cwd=ROOT)
+  try:
+    ours.settimeout(20)
+    ours.send(b'it is there')
+    ours.recv(100)
+    sent = time.monotonic()
+    for frame in (b'first', b'second', b'third'):
+      ours.send(frame)
+    assert [ours.recv(100) for _ in range(3)] == [b'first', b'second', b'third']
+    assert time.monotonic() - sent >= 0.05
+  finally:
+    holding.kill()
+    holding.wait()
+    ours.close(), theirs.close()
+
+
+@pytest.mark.slow
+@needs_root
+def test_a_delay_is_one_of_packets_and_leaves_the_rate(tmp_path):
+  if why := _why_not():
+    pytest.skip(why)
+  sizes = ['1'] * 10 + ['250000', '1250000']
+  try:
+    with namespaces.network(2, namespaces.Link(10e6, delay=0.02)) as network:
+      send = [sys.executable, '-c', SEND, network.addresses[1], *sizes]
+      receive = [sys.executable, '-c', RECEIVE, *sizes]
+      running.run(network, [send, receive], tmp_path, 60)
+  except namespaces.NetworkError as error:
+    pytest.skip(str(error))
+  assert not _ours()  # and with them the process that held the packets
+  times = list(map(float, (tmp_path / 'process_0.txt').read_text().split()))
+  assert 0.04 <= np.median(times[:10]) < 0.044
+  # What came in the time of a million bytes, and headers, all behind a start.
+  headers = (namespaces.MTU + namespaces.FRAME) / (namespaces.MTU - 52)
+  assert times[-1] - times[-2] == pytest.approx(0.8 * headers, rel=0.05)
+
+
 @pytest.mark.slow
 @needs_root
 def test_a_worker_that_is_killed_ends_the_run(tmp_path):
