@@ -153,6 +153,12 @@ def test_a_rate_that_is_none_is_refused(rate):
     namespaces.parse_rate(rate)
 
 
+@pytest.mark.parametrize('delay', ['20', '-1ms', '2s', 'ms'])
+def test_a_delay_that_is_none_is_refused(delay):
+  with pytest.raises(ValueError, match="give '0ms'"):
+    namespaces.parse_delay(delay)
+
+
 @pytest.mark.parametrize('rate', ['10mbit', '100mbit', '1gbit'])
 def test_a_bucket_holds_a_frame_and_no_more_than_a_few(rate):
   link = namespaces.Link(namespaces.parse_rate(rate))
@@ -308,11 +314,11 @@ def test_seconds_leave_out_evaluations():
   np.testing.assert_allclose(curves.curve(rows).seconds, [0, 1, 2, 3])
 
 
-def _trained(rate, method, seconds, losses):
-  config = network_cifar10_cpu.get_config(method).to_dict()
+def _trained(link, method, seconds, losses, seed=0):
+  config = network_cifar10_cpu.get_config(method).to_dict() | {'seed': seed}
   rows = [row | {'wire/bytes_sent': 1e6} for row in _rows(seconds, losses)]
   note = {'ended': 'done', 'seconds': 300}
-  return curves.Run(rate, method, method.upper(), rows, config, note)
+  return curves.Run(link, method, method.upper(), rows, config, note)
 
 
 def test_the_table_says_who_was_first(tmp_path):
@@ -329,6 +335,37 @@ def test_the_table_says_who_was_first(tmp_path):
   assert '10mbit: moniqua1 1.0 s, dpsgd 4.0 s.\n' in text
   assert '1mbit: dpsgd 1.0 s, moniqua1 2.0 s; not Moniqua first.\n' in text
   assert (tmp_path / 'training.svg').stat().st_size > 0
+
+
+def test_seeds_are_one_row_and_who_does_not_always_come_there_is_not_first():
+  falling, level = [2.0, 1.0, 1.0, 1.0], [2.0] * 4
+  quick, slow = [1.0, 2.0, 3.0, 4.0], [1.0, 4.0, 7.0, 10.0]
+  runs = [
+    _trained('10mbit, 20ms', 'dpsgd', quick, falling),
+    _trained('10mbit, 20ms', 'dpsgd', slow, falling, seed=1),
+    _trained('10mbit, 20ms', 'sent1', quick, falling),
+    _trained('10mbit, 20ms', 'sent1', quick, level, seed=1),
+  ]
+  lines = curves.table(runs, 1.5).splitlines()
+  head, _, *rows = ([c.strip() for c in x.split('|')[1:-1]] for x in lines[:4])
+  rows = [dict(zip(head, row, strict=True)) for row in rows]
+  assert [row['seeds'] for row in rows] == ['2', '2']
+  assert [row['seconds to loss 1.5'] for row in rows] == [
+    '2.0 ± 1.4',
+    '1.0 (1)',
+  ]
+  assert rows[1]['times D-PSGD'] == '2.00'
+  assert lines[-1] == '10mbit, 20ms: dpsgd 2.0 s; not Moniqua first.'
+
+
+def test_a_run_has_the_name_of_its_link_and_seed():
+  names = [
+    training.name('dpsgd', '10mbit', delay, seed)
+    for delay in ('0ms', '20ms')
+    for seed in (0, 1)
+  ]
+  assert names[0] == '10mbit-dpsgd'  # as before there were delays and seeds
+  assert len(set(names)) == 4
 
 
 def test_the_command_of_a_training_process(tmp_path):

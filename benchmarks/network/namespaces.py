@@ -119,6 +119,20 @@ def parse_rate(text: str) -> float | None:
   return float(match[1]) * {'k': 1e3, 'm': 1e6, 'g': 1e9}[match[2]]
 
 
+def parse_delay(text: str) -> float:
+  """Seconds of '20ms'.
+
+  Raises:
+    ValueError: it is none of these.
+
+  >>> parse_delay('20ms'), parse_delay('0ms')
+  (0.02, 0.0)
+  """
+  if not re.fullmatch(r'\d+(?:\.\d+)?ms', text):
+    raise ValueError(f"delay {text!r}; give '0ms', '20ms', ...")
+  return 1e-3 * float(text[:-2])
+
+
 @contextlib.contextmanager
 def network(n: int, link: Link) -> Iterator[Network]:
   """Makes the namespaces of n workers; they are gone when the block ends.
