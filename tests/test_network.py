@@ -460,7 +460,7 @@ def test_frames_are_held_back_and_stay_in_order():
     for frame in (b'first', b'second', b'third'):
       ours.send(frame)
     assert [ours.recv(100) for _ in range(3)] == [b'first', b'second', b'third']
-    assert time.monotonic() - sent >= 0.05
+    assert 0.049 <= time.monotonic() - sent < 0.5
   finally:
     holding.kill()
     holding.wait()
@@ -482,7 +482,7 @@ def test_a_delay_is_one_of_packets_and_leaves_the_rate(tmp_path):
     pytest.skip(str(error))
   assert not _ours()  # and with them the process that held the packets
   times = list(map(float, (tmp_path / 'process_0.txt').read_text().split()))
-  assert 0.04 <= np.median(times[:10]) < 0.044
+  assert 0.0395 <= np.median(times[:10]) < 0.044
   # What came in the time of a million bytes, and headers, all behind a start.
   headers = (namespaces.MTU + namespaces.FRAME) / (namespaces.MTU - 52)
   assert times[-1] - times[-2] == pytest.approx(0.8 * headers, rel=0.05)

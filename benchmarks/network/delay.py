@@ -24,7 +24,7 @@ import time
 DEVICE = 'late'
 # All frames of so many seconds are looked at in one go, not each at its time:
 # at 100 Mbit/s eight workers send 40,000 in a second, with acknowledgements.
-TICK = 300e-6
+TICK = 500e-6
 # A message after the gradient of a long step would begin with ten packets and
 # wait for their answers, two delays each time, as if the link were a new one.
 SYSCTL = '/proc/sys/net/ipv4/tcp_slow_start_after_idle'
@@ -94,7 +94,7 @@ def hold(frames: int, seconds: float, frame: int) -> None:
     with contextlib.suppress(BlockingIOError):
       while True:
         held.append((now + seconds, os.read(frames, frame)))
-    while held and held[0][0] <= now:
+    while held and held[0][0] <= now + TICK / 2:
       os.write(frames, held.popleft()[1])
 
 
