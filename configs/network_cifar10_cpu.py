@@ -119,6 +119,11 @@ METHODS = {
   'eden1': quantized('eden', bits=1),
   'mean1': quantized('eden', bits=2) | dict(fragments=4),
   'mean0.25': quantized('eden', bits=2) | dict(fragments=16),
+  # What the plan chooses: by bits where the link is narrow, by messages where
+  # it is long.
+  'mean0.6': quantized('eden', bits=1) | dict(fragments=3),
+  'local2': pairs(local_steps=2),
+  'local4': pairs(local_steps=4),
 }
 
 
