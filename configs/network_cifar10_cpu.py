@@ -70,6 +70,16 @@ def leaf(bits, theta, gamma=1.0):
   return fixed(bits, theta, gamma) | dict(scales_from='results/network/probe')
 
 
+def pairs(**more):
+  """One message to one partner, rotated and mixed last; theta finds itself."""
+  return more | dict(
+    topology=dict(name='one_peer_hypercube'),
+    quantizer=dict(name='fitted_theta', bits=4),
+    rotated=True,
+    order='adapt_then_combine',
+  )
+
+
 PEER = dict(topology=dict(name='one_peer_exponential'))
 METHODS = {
   'allreduce': dict(reduce=dict(name='allreduce'), gossip=dict(name='none')),
@@ -101,6 +111,19 @@ METHODS = {
   | dict(gamma=0.5, overlap=True),
   'nuqsgd4': quantized('nuqsgd', bits=4, bucket_size=8192),
   'qsgdinf4': quantized('qsgd', bits=4, bucket_size=8192, norm='linf'),
+  # By the bits that a worker sends for each parameter in each step: fragments
+  # of models in pairs, and of gradients in two passes of 2 (8 - 1) / 8 bits.
+  'sent2': pairs(fragments=2),
+  'sent1': pairs(fragments=4),
+  'eden2': quantized('eden', bits=2),
+  'eden1': quantized('eden', bits=1),
+  'mean1': quantized('eden', bits=2) | dict(fragments=4),
+  'mean0.25': quantized('eden', bits=2) | dict(fragments=16),
+  # What the plan chooses: by bits where the link is narrow, by messages where
+  # it is long.
+  'mean0.6': quantized('eden', bits=1) | dict(fragments=3),
+  'local2': pairs(local_steps=2),
+  'local4': pairs(local_steps=4),
 }
 
 
@@ -139,4 +162,10 @@ CHOSEN = {
   'moniqua2leaf_peer': {'quantizer.theta': 4.5},
   'nuqsgd4': {'learning_rate.peak': 0.01},
   'qsgdinf4': {'learning_rate.peak': 0.01},
+  'sent2': {'learning_rate.peak': 0.01},
+  'sent1': {'learning_rate.peak': 0.01},
+  'eden2': {'learning_rate.peak': 0.01},
+  'eden1': {'learning_rate.peak': 0.01},
+  'mean1': {'learning_rate.peak': 0.01},
+  'mean0.25': {'learning_rate.peak': 0.01},
 }

@@ -153,6 +153,12 @@ def test_a_rate_that_is_none_is_refused(rate):
     namespaces.parse_rate(rate)
 
 
+@pytest.mark.parametrize('delay', ['20', '-1ms', '2s', 'ms'])
+def test_a_delay_that_is_none_is_refused(delay):
+  with pytest.raises(ValueError, match="give '0ms'"):
+    namespaces.parse_delay(delay)
+
+
 @pytest.mark.parametrize('rate', ['10mbit', '100mbit', '1gbit'])
 def test_a_bucket_holds_a_frame_and_no_more_than_a_few(rate):
   link = namespaces.Link(namespaces.parse_rate(rate))
@@ -308,11 +314,11 @@ def test_seconds_leave_out_evaluations():
   np.testing.assert_allclose(curves.curve(rows).seconds, [0, 1, 2, 3])
 
 
-def _trained(rate, method, seconds, losses):
-  config = network_cifar10_cpu.get_config(method).to_dict()
+def _trained(link, method, seconds, losses, seed=0):
+  config = network_cifar10_cpu.get_config(method).to_dict() | {'seed': seed}
   rows = [row | {'wire/bytes_sent': 1e6} for row in _rows(seconds, losses)]
   note = {'ended': 'done', 'seconds': 300}
-  return curves.Run(rate, method, method.upper(), rows, config, note)
+  return curves.Run(link, method, method.upper(), rows, config, note)
 
 
 def test_the_table_says_who_was_first(tmp_path):
@@ -329,6 +335,37 @@ def test_the_table_says_who_was_first(tmp_path):
   assert '10mbit: moniqua1 1.0 s, dpsgd 4.0 s.\n' in text
   assert '1mbit: dpsgd 1.0 s, moniqua1 2.0 s; not Moniqua first.\n' in text
   assert (tmp_path / 'training.svg').stat().st_size > 0
+
+
+def test_seeds_are_one_row_and_who_does_not_always_come_there_is_not_first():
+  falling, level = [2.0, 1.0, 1.0, 1.0], [2.0] * 4
+  quick, slow = [1.0, 2.0, 3.0, 4.0], [1.0, 4.0, 7.0, 10.0]
+  runs = [
+    _trained('10mbit, 20ms', 'dpsgd', quick, falling),
+    _trained('10mbit, 20ms', 'dpsgd', slow, falling, seed=1),
+    _trained('10mbit, 20ms', 'sent1', quick, falling),
+    _trained('10mbit, 20ms', 'sent1', quick, level, seed=1),
+  ]
+  lines = curves.table(runs, 1.5).splitlines()
+  head, _, *rows = ([c.strip() for c in x.split('|')[1:-1]] for x in lines[:4])
+  rows = [dict(zip(head, row, strict=True)) for row in rows]
+  assert [row['seeds'] for row in rows] == ['2', '2']
+  assert [row['seconds to loss 1.5'] for row in rows] == [
+    '2.0 ± 1.4',
+    '1.0 (1)',
+  ]
+  assert rows[1]['times D-PSGD'] == '2.00'
+  assert lines[-1] == '10mbit, 20ms: dpsgd 2.0 s; not Moniqua first.'
+
+
+def test_a_run_has_the_name_of_its_link_and_seed():
+  names = [
+    training.name('dpsgd', '10mbit', delay, seed)
+    for delay in ('0ms', '20ms')
+    for seed in (0, 1)
+  ]
+  assert names[0] == '10mbit-dpsgd'  # as before there were delays and seeds
+  assert len(set(names)) == 4
 
 
 def test_the_command_of_a_training_process(tmp_path):
@@ -406,6 +443,49 @@ def test_a_link_has_its_rate_and_counts_its_bytes(tmp_path):
   assert times[0] > 8 * (34_000 - 2 * 3264) / 10e6
   assert 0.8 < times[1] < 1.6
   assert not _ours()
+
+
+def test_frames_are_held_back_and_stay_in_order():
+  ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+  theirs.setblocking(False)
+  program = 'import sys; from benchmarks.network import delay; '
+  program += 'delay.hold(int(sys.argv[1]), 0.05, 100)'
+  argv = [sys.executable, '-c', program, str(theirs.fileno())]
+  holding = subprocess.Popen(argv, pass_fds=[theirs.fileno()], cwd=ROOT)
+  try:
+    ours.settimeout(20)
+    ours.send(b'it is there')
+    ours.recv(100)
+    sent = time.monotonic()
+    for frame in (b'first', b'second', b'third'):
+      ours.send(frame)
+    assert [ours.recv(100) for _ in range(3)] == [b'first', b'second', b'third']
+    assert 0.049 <= time.monotonic() - sent < 0.5
+  finally:
+    holding.kill()
+    holding.wait()
+    ours.close(), theirs.close()
+
+
+@pytest.mark.slow
+@needs_root
+def test_a_delay_is_one_of_packets_and_leaves_the_rate(tmp_path):
+  if why := _why_not():
+    pytest.skip(why)
+  sizes = ['1'] * 10 + ['250000', '1250000']
+  try:
+    with namespaces.network(2, namespaces.Link(10e6, delay=0.02)) as network:
+      send = [sys.executable, '-c', SEND, network.addresses[1], *sizes]
+      receive = [sys.executable, '-c', RECEIVE, *sizes]
+      running.run(network, [send, receive], tmp_path, 60)
+  except namespaces.NetworkError as error:
+    pytest.skip(str(error))
+  assert not _ours()  # and with them the process that held the packets
+  times = list(map(float, (tmp_path / 'process_0.txt').read_text().split()))
+  assert 0.0395 <= np.median(times[:10]) < 0.044
+  # What came in the time of a million bytes, and headers, all behind a start.
+  headers = (namespaces.MTU + namespaces.FRAME) / (namespaces.MTU - 52)
+  assert times[-1] - times[-2] == pytest.approx(0.8 * headers, rel=0.05)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Real slow links on one Linux machine: n processes in n network namespaces.
 
 namespaces.py   the links, set up and torn down
+delay.py        packets that are on their way for a time
 running.py      one process in each namespace, ended after a time limit
 collectives.py  what a function sends: found, replaced by copies, run alone
 steps.py        one step of a method, whole and in parts

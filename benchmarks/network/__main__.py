@@ -57,7 +57,7 @@ def parsed(argv):
   add('--steps', type=int, default=3, help='in a block')
   add('--rounds', type=int, default=5, help='blocks of each part')
   add('--mtu', type=int, default=namespaces.MTU, help='bytes of an IP packet')
-  add('--delay_ms', type=float, default=0.0, help='where there is netem')
+  add('--delay_ms', type=float, default=0.0, help='from worker to worker')
   add('--limit', type=float, default=900.0, help='seconds for a cell')
   add('--out', type=pathlib.Path, required=True)
   return parser.parse_args(argv)

@@ -4,44 +4,36 @@ from collections.abc import Sequence
 
 from benchmarks.network import curves, report
 from moniqua_jax import plots
-from moniqua_jax.plots import ends
 
 SHARES = {'compute': 'compute', 'codec': 'codec', 'wire': 'communication'}
 
 
-def losses(runs: Sequence, target: float, path) -> None:
-  """Loss and accuracy against seconds, a column a rate, as SVG and PNG.
+def first(runs: Sequence, target: float, path) -> None:
+  """Seconds to a loss, a row a method and a panel a link, as SVG and PNG.
+
+  Points are seeds, red those of the first method; an arrow stands where the
+  runs of a method ended of which not all came there.
 
   Args:
     runs: of curves.py.
-    target: the loss that the table asks for, a thin line.
+    target: the loss.
     path: of the files, without suffix.
   """
-  rates = list(dict.fromkeys(run.rate for run in runs))
-  methods = list(dict.fromkeys(run.method for run in runs))
-  with plots.drawing(3.4 * len(rates) + 2.4, 5.4) as fig:
-    grid = fig.subplots(2, len(rates), squeeze=False, sharey='row')
-    numbered = lambda axes: {
-      int(line.get_label().split()[0]) - 1: line for line in axes.lines
-    }
-    drawn = []
-    for rate, (above, below) in zip(rates, grid.T, strict=True):
-      for run in (run for run in runs if run.rate == rate):
-        _lines(above, below, run, methods.index(run.method))
-      drawn.append((above, numbered(above)))
-      drawn.append((below, numbered(below)))
-      above.axhline(target, color='grey', linewidth=0.6)
-      above.set(title=rate, yscale='log')
-      below.set(xlabel='seconds', xlim=above.get_xlim())
-      plots.number_log(above.yaxis)
-    grid[0, 0].set_ylabel('training loss')
-    grid[1, 0].set_ylabel('test accuracy, mean model (%)')
-    lines = {line.get_label(): line for axes in grid[0] for line in axes.lines}
-    lines = {k: v for k, v in lines.items() if not k.startswith('_')}
-    fig.legend(lines.values(), lines, loc='outside right center', frameon=False)
-    fig.draw_without_rendering()
-    for axes, lines in drawn:
-      ends.number(axes, lines)
+  links = list(dict.fromkeys(run.link for run in runs))
+  titles = list(dict.fromkeys(run.title for run in runs))
+  width, height = 1.5 * len(links) + 4.5, 0.2 * len(titles) + 1
+  with plots.drawing(width, height) as fig:
+    panels = fig.subplots(1, len(links), squeeze=False, sharey=True)[0]
+    for link, axes in zip(links, panels, strict=True):
+      groups = curves.grouped([run for run in runs if run.link == link])
+      _arrivals(axes, groups.values(), titles, target)
+      axes.set(title=link.replace(', ', ',\n'), xlim=(0, None))
+      axes.tick_params(axis='y', length=0)
+    panels[0].set_yticks(range(len(titles)), titles)
+    panels[0].invert_yaxis()
+    fig.supxlabel(
+      f'seconds to a training loss of {target:g}', fontsize='medium'
+    )
   plots.save(fig, path)
 
 
@@ -72,21 +64,20 @@ def bars(cells: Sequence[dict], path) -> None:
   plots.save(fig, path)
 
 
-def _lines(above, below, run, i):
-  """The i-th method; its accuracies are points, each after an epoch."""
-  line, style = curves.curve(run.rows), plots.line_style(i)
-  every = 1 + len(line.seconds) // 5
-  above.plot(
-    *line, label=f'{i + 1}  {run.title}', markevery=(i % every, every), **style
-  )
-  accuracy = [
-    (second, 100 * row['test/accuracy'])
-    for second, row in zip(line.seconds, run.rows, strict=True)
-    if 'test/accuracy' in row
+def _arrivals(axes, groups, titles, target):
+  """One panel."""
+  times = [curves.arrivals(group, target) for group in groups]
+  means = [
+    sum(own) / len(own) if len(own) == len(group) else float('inf')
+    for own, group in zip(times, groups, strict=True)
   ]
-  if accuracy:
-    style |= {'linestyle': 'none', 'label': f'{i + 1}'}
-    below.plot(*zip(*accuracy, strict=True), **style)
+  for group, own, mean in zip(groups, times, means, strict=True):
+    row = titles.index(group[0].title)
+    colour = plots.COLOURS[2 if mean == min(means) else 0]
+    axes.plot(own, [row] * len(own), 'o', color=colour, markersize=4)
+    if len(own) < len(group):
+      last = max(curves.curve(run.rows).seconds[-1] for run in group)
+      axes.plot(last, row, '>', color='0.6', markersize=4)
 
 
 def _stack(axes, cells, names):

@@ -27,6 +27,8 @@ import sys
 import threading
 from typing import NamedTuple
 
+from benchmarks.network import delay
+
 PREFIX = 'moniqua'
 HOSTS = pathlib.Path('/etc/netns')  # `ip netns exec` reads NAME/hosts there
 
@@ -57,7 +59,7 @@ class Link(NamedTuple):
 
   Attributes:
     rate: bits per second; None for no links, all workers on one loopback.
-    delay: seconds from worker to worker, by `netem`.
+    delay: seconds from worker to worker; see delay.py.
     mtu: bytes of an IP packet.
   """
 
@@ -117,6 +119,20 @@ def parse_rate(text: str) -> float | None:
   return float(match[1]) * {'k': 1e3, 'm': 1e6, 'g': 1e9}[match[2]]
 
 
+def parse_delay(text: str) -> float:
+  """Seconds of '20ms'.
+
+  Raises:
+    ValueError: it is none of these.
+
+  >>> parse_delay('20ms'), parse_delay('0ms')
+  (0.02, 0.0)
+  """
+  if not re.fullmatch(r'\d+(?:\.\d+)?ms', text):
+    raise ValueError(f"delay {text!r}; give '0ms', '20ms', ...")
+  return 1e-3 * float(text[:-2])
+
+
 @contextlib.contextmanager
 def network(n: int, link: Link) -> Iterator[Network]:
   """Makes the namespaces of n workers; they are gone when the block ends.
@@ -132,8 +148,8 @@ def network(n: int, link: Link) -> Iterator[Network]:
     A `Network`.
 
   Raises:
-    NetworkError: no right to make namespaces, no `ip` or `tc`, no `netem`, or
-      this process has a network already.
+    NetworkError: no right to make namespaces, no `ip` or `tc`, no TUN for a
+      delay, or this process has a network already.
   """
   check()
   clean()
@@ -216,18 +232,17 @@ def _bridged(owner, n, link):
   for i, (name, address) in enumerate(zip(names, addresses, strict=True)):
     _namespace(name, address)
     pair = f'link add port{i} type veth peer name eth0 netns {name}'
-    _run('ip', '-n', bridge, *pair.split())
+    _run('ip', '-n', bridge, *pair.split(), 'address', _mac(i))
     _run('ip', '-n', bridge, *f'link set port{i} master br0'.split())
     _run('ip', '-n', name, *f'addr add {address}/16 dev eth0'.split())
     _slow(name, 'eth0', link)
     _slow(bridge, f'port{i}', link)
     _fair(name, 'eth0', 'dst', addresses, link)
-    if link.delay:
-      _delayed(bridge, f'port{i}', link)
-    else:
-      _fair(bridge, f'port{i}', 'src', addresses, link)
+    _fair(bridge, f'port{i}', 'src', addresses, link)
     _up(name, 'eth0', link.mtu)
     _up(bridge, f'port{i}', link.mtu)
+  if link.delay:
+    _delayed(bridge, names, link)
   return Network(names, addresses, 'eth0')
 
 
@@ -266,19 +281,24 @@ def _fair(name, interface, end, addresses, link):
     _run('tc', '-n', name, 'filter', 'add', *where, *line.split())
 
 
-def _delayed(name, interface, link):
-  """Delays what comes down to a worker; the bucket is in front."""
-  where = ['dev', interface, 'parent', '1:', 'handle', '10:']
-  delay = ['netem', 'delay', f'{1e6 * link.delay:.0f}us', 'limit', '100000']
+def _delayed(bridge, names, link):
+  """Delays what comes up from the workers; the bucket is in front."""
+  ports = {f'port{i}': _mac(i) for i in range(len(names))}
+  made = delay.commands(bridge, ports, link.delay, link.mtu + FRAME)
   try:
-    _run('tc', '-n', name, 'qdisc', 'add', *where, *delay)
-  except NetworkError as error:
-    if 'kind is unknown' not in str(error):
-      raise
+    for command in made:
+      _run(*command)
+  except (NetworkError, FileNotFoundError) as error:
     raise NetworkError(
-      f'delay {link.delay:g} s: this kernel has no netem '
-      '(CONFIG_NET_SCH_NETEM); leave the delay out.'
+      f'delay {link.delay:g} s: it takes TUN, u32 and mirred of the kernel '
+      f'and bridge of iproute2; leave the delay out. {error}'
     ) from error
+  for name in names:
+    _run('ip', 'netns', 'exec', name, 'tee', delay.SYSCTL, given='0')
+
+
+def _mac(i):
+  return f'02:00:00:00:{i // 256:02x}:{i % 256:02x}'
 
 
 def _up(name, interface, mtu):

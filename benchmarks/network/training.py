@@ -3,11 +3,12 @@
   python -m benchmarks.network.training --data_dir=DATA --out=results/network
 
 On Linux as root. Runs `train.py` as n processes in n network namespaces, for
-each method of configs/network_cifar10_cpu.py and each rate, each in a work
-directory RUNS/RATE-METHOD, keeps them in DIR and writes DIR/training.md and a
-figure. A run that trains more than so many seconds is stopped where it is; one
-that is there is not run again. With JAX_COMPILATION_CACHE_DIR set, a method
-compiles once for all rates.
+each method of configs/network_cifar10_cpu.py, each link and each seed, each in
+a work directory RUNS/RATE-DELAY-METHOD-seedS, keeps them in DIR and writes
+DIR/training.md and a figure. No delay and seed 0 are not in the name. A run
+that trains more than so many seconds is stopped where it is; one that is there
+is not run again. With JAX_COMPILATION_CACHE_DIR set, a method compiles once for
+all links and seeds.
 """
 
 import argparse
@@ -33,10 +34,16 @@ def main(argv=None) -> int:
     for method in args.methods.split(','):
       if method not in METHODS:
         raise ValueError(f'method {method!r}; choose from {METHODS}.')
-    rates = args.rates.split(',')
-    links = [namespaces.Link(namespaces.parse_rate(r)) for r in rates]
-    for rate, link in zip(rates, links, strict=True):
-      train_all(rate, link, args)
+    links = {
+      (rate, delay): namespaces.Link(
+        namespaces.parse_rate(rate), namespaces.parse_delay(delay)
+      )
+      for rate in args.rates.split(',')
+      for delay in args.delays.split(',')
+    }
+    for seed in range(args.seeds):  # if time is up, some of all
+      for (rate, delay), link in links.items():
+        train_all(dict(rate=rate, delay=delay, seed=seed), link, args)
     if (args.out / 'runs.jsonl').exists():
       write(curves.loaded(args.out, METHODS), args.target, args.out)
   except ValueError as error:
@@ -57,7 +64,9 @@ def parsed(argv):
   add = parser.add_argument
   add('--data_dir', help='a TFDS directory with cifar10/3.0.2')
   add('--rates', default='100mbit,10mbit', help='a comma list')
+  add('--delays', default='0ms', help="a comma list, as '0ms,20ms'")
   add('--methods', default=','.join(METHODS), help='a comma list')
+  add('--seeds', type=int, default=1, help='of each method on each link')
   add('--n', type=int, default=8, help='workers')
   add('--seconds', type=float, default=300.0, help='of training, for a run')
   add('--limit', type=float, default=1200.0, help='seconds, with all it takes')
@@ -74,32 +83,41 @@ def parsed(argv):
   return parser.parse_args(argv)
 
 
-def train_all(rate, link, args) -> None:
-  """The runs of one rate that are not there."""
+def train_all(about, link, args) -> None:
+  """The runs of one link and one seed that are not there."""
   there = seeds.found(args.out)
-  folders = {
-    method: args.runs / f'{rate}-{method}'
-    for method in args.methods.split(',')
-    if f'{rate}-{method}' not in there
-  }
-  if not folders:
+  names = {method: name(method, **about) for method in args.methods.split(',')}
+  missing = {method: run for method, run in names.items() if run not in there}
+  if not missing:
     return
   with namespaces.network(args.n, link) as network:
-    for method, folder in folders.items():
-      ended = train(method, network, folder, args)
-      note = {'rate': rate, 'method': method, 'ended': ended}
+    for method, run in missing.items():
+      folder = args.runs / run
+      ended = train(method, about['seed'], network, folder, args)
+      note = {**about, 'method': method, 'ended': ended}
       note |= {'seconds': args.seconds, 'load': os.getloadavg()}
       note |= {'bucket': namespaces.bucket(link), 'mtu': link.mtu}
       if (folder / 'metrics.jsonl').exists():  # also of one that failed
         workdir.note(folder, network=note)
         kept.write([kept.load(folder)], args.out)
-      print(f'{rate}, {method}: {ended}', flush=True)
+      print(f'{run}: {ended}', flush=True)
 
 
-def train(method, network, folder, args) -> str:
+def name(method, rate, delay, seed) -> str:
+  """Of a run.
+
+  >>> name('dpsgd', '10mbit', '0ms', 0), name('dpsgd', '10mbit', '20ms', 1)
+  ('10mbit-dpsgd', '10mbit-20ms-dpsgd-seed1')
+  """
+  late = [delay] if namespaces.parse_delay(delay) else []
+  return '-'.join([rate, *late, method, *([f'seed{seed}'] if seed else [])])
+
+
+def train(method, seed, network, folder, args) -> str:
   """Runs train.py in all namespaces; how it ended."""
   shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
-  entries = {'workers': args.n, **dict(e.split('=', 1) for e in args.set)}
+  entries = {'workers': args.n, 'seed': seed}
+  entries |= dict(entry.split('=', 1) for entry in args.set)
   if args.data_dir:
     entries['data.data_dir'] = args.data_dir
   commands = [
@@ -147,7 +165,7 @@ def write(runs, target, out) -> None:
   target = target or curves.reached_by_all(runs)
   text = curves.table(runs, target)
   (out / 'training.md').write_text(text)
-  figures.losses(runs, target, out / 'training')
+  figures.first(runs, target, out / 'training')
   print(text)
 
 
