@@ -68,8 +68,8 @@ def outer(
     steps: from one mean to the next, as for `every`.
 
   Returns:
-    A transformation whose state is an `OuterState`. An update or a mean that is
-    not finite is lost, and counted.
+    A transformation whose state is an `OuterState`. An update that is not
+    finite is lost, and counted; so is a mean, after which all are back at phi.
 
   Raises:
     ValueError: no mean; steps < 1.
@@ -106,10 +106,9 @@ def outer(
     anchor, own = base.select(
       took, (state.anchor + change, own), (state.anchor, state.own)
     )
-    # Where a mean is lost, all go on from where they are.
-    u = jnp.where(took, anchor - x, u)
     turn, lost = gossip.turn(state.heard, step), state.heard.lost + ~took
-    return unravel(u), OuterState(Counted(turn + 1, lost), anchor, own, mean)
+    heard = Counted(turn + 1, lost)
+    return unravel(anchor - x), OuterState(heard, anchor, own, mean)
 
   form = remembering(init, update, f'outer_{algorithm.name}', heard=None)
   return form if steps == 1 else every(form, steps)
