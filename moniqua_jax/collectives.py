@@ -89,21 +89,8 @@ def largest(x: Array, axis_name: str) -> Array:
 
 
 def gathered(x: Array, axis_name: str) -> Array:
-  """Returns what all workers have, on a new first axis: x_1, ..., x_n.
-
-  Between CPUs each sends to all at once: Gloo hands a gathering round, in n - 1
-  messages in sequence, each of which is on its way as long as the first.
-  """
-  return lax.platform_dependent(
-    x,
-    cpu=functools.partial(_to_each, axis_name=axis_name),
-    default=functools.partial(lax.all_gather, axis_name=axis_name),
-  )
-
-
-def _to_each(x, axis_name):
-  n = lax.axis_size(axis_name)
-  return swap(jnp.broadcast_to(x, (n, *x.shape)), axis_name)
+  """Returns what all workers have, on a new first axis: x_1, ..., x_n."""
+  return lax.all_gather(x, axis_name)
 
 
 def swap(rows: Array, axis_name: str) -> Array:
@@ -117,13 +104,11 @@ def whole(piece: Array, axis_name: str) -> Array:
 
   whole = x_1, ..., x_n        dx_i = (1/n) sum_j (dwhole_j)_i
   """
-  return lax.all_gather(piece, axis_name)
+  return gathered(piece, axis_name)
 
 
 def _mean_of_piece(axis_name, _, gradient):
   return (jnp.mean(swap(gradient, axis_name), axis=0),)
 
 
-whole.defvjp(
-  lambda piece, axis: (lax.all_gather(piece, axis), None), _mean_of_piece
-)
+whole.defvjp(lambda piece, axis: (gathered(piece, axis), None), _mean_of_piece)
