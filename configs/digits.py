@@ -37,6 +37,11 @@ def default() -> ml_collections.ConfigDict:
   config.seed = 0
   config.workers = 8
   config.runner = 'simulated'  # or one worker a device: sharded, pmapped
+  # Of which moniqua_jax.plan chooses how to talk: bits sent per parameter and
+  # step, or 10Mbit, 20ms of a message, 350ms of a gradient.
+  config.budget = dict(
+    bits=unset(float), link=unset(str), latency=unset(str), compute=unset(str)
+  )
   # Devices of a worker, with runner 'sharded': replicas, and shards of each.
   config.pod = dict(data=1, fsdp=1)
 

@@ -5,6 +5,7 @@ compiled program. n workers, d values.
 """
 
 from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import jax
@@ -158,6 +159,7 @@ def _flags(quantizer, rounds: int, n: int) -> float:
 def _sizes(quantizer, n):
   """Builds values -> bytes of a message: of a whole one, of a short one."""
 
+  @functools.cache  # rounds are of one size
   def whole(size):
     x = jax.ShapeDtypeStruct((n, size), jnp.float32)
     key = jax.random.key(0)

@@ -102,7 +102,7 @@ PROGRAMS = {
   'theory.__main__ import main': (0, 'topology '),
   'launch.__main__ import main': (2, 'required: --n'),
   'command_line import plots as main': (2, "pip install 'moniqua_jax[train]'"),
-  'plan import run as main': (2, "pip install 'moniqua_jax[train]'"),
+  'plan.__main__ import run as main': (2, "pip install 'moniqua_jax[train]'"),
 }
 
 

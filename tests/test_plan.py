@@ -110,7 +110,7 @@ def test_the_utilisation_is_a_fraction():
 
 
 def test_an_unknown_chip_is_one_line(tmp_path):
-  command = 'moniqua_jax/plan.py', '--topology=v9:2x2'
+  command = 'moniqua_jax/plan/__main__.py', '--topology=v9:2x2'
   status, out, err = programs.run(*command, folder=tmp_path)
   assert status == 2 and out == ''
   assert err.startswith("error: --topology=v9:2x2: unknown chip 'v9'")

@@ -89,7 +89,7 @@ def train(config, workdir):
     driver.run(config, workdir, _RESUME.value)
     return
   from moniqua_jax import plots
-  from moniqua_jax.training import loop, monitor
+  from moniqua_jax.training import loop, monitor, summary
 
   try:
     loop.train_and_evaluate(config, workdir, _RESUME.value, _START_FROM.value)
@@ -98,6 +98,8 @@ def train(config, workdir):
     sys.exit(1)
   if multihost.is_primary():
     print(plots.shown(plots.report([workdir], workdir)))
+    if came := summary.came(workdir):
+      print(came)
 
 
 def described(config) -> str:

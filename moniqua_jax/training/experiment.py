@@ -1,6 +1,8 @@
 """From a config to what is trained, in one direction.
 
 resolve(config) -> data, model -> quantizer -> optimizer -> bytes sent
+
+A budget chooses the way to talk as soon as the model is known.
 """
 
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import numpy as np
 from moniqua_jax import data, pods
 from moniqua_jax.algorithms import large_leaves, turns
 from moniqua_jax.curvature import refresh
+from moniqua_jax.plan import choice
 from moniqua_jax.training import (
   bytes_sent,
   optimizer,
@@ -103,6 +106,7 @@ def from_config(config) -> Experiment:
   read = _data(setup)
   pace = _pace(setup, read)
   model = _model(setup, read)
+  setup = _within_budget(setup, model)
   part, gradient = model.held.part, _gradient(model.held, setup.pod)
   quantized = quantizer.make(
     setup,
@@ -139,6 +143,16 @@ def batches(experiment: Experiment, seed: int, start: int, stop: int, own):
     batch_size=experiment.setup.config.batch_size,
     workers=own,
   )
+
+
+def _within_budget(setup, model) -> Setup:
+  """Takes the way to talk that the budget chooses for this net, if there is."""
+  budget = choice.budget(setup.config.budget)
+  if budget is None:
+    return setup
+  rows = choice.of_config(setup.config, model.variables['params'], budget)
+  best = choice.best(rows, budget)
+  return resolve(choice.applied(setup.config, best))._replace(planned=best)
 
 
 def _data(setup) -> Data:

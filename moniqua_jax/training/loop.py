@@ -12,6 +12,7 @@ import numpy as np
 from moniqua_jax import pods
 from moniqua_jax.curvature import refresh
 from moniqua_jax.launch import multihost
+from moniqua_jax.plan import report as plan_report
 from moniqua_jax.training import (
   bytes_sent,
   checkpoint,
@@ -39,10 +40,13 @@ def train_and_evaluate(
   """
   # ------------------------------------------------------------------ set up
   experiment = _experiment(config, None if resume else start_from)
+  config = experiment.setup.config  # with what a budget chose
   noise = _noise(experiment)
   workdir = workdir_lib.open_(pathlib.Path(workdir), config, resume)
   if multihost.is_primary():
     print(summary.describe(experiment))
+    if planned := experiment.setup.planned:
+      workdir_lib.note(workdir, planned=plan_report.noted(planned))
   pod, pace = experiment.setup.pod, experiment.pace
   own = multihost.own(pod.devices)
   own_workers = [device // pod.size for device in own]

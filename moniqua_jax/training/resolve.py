@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from moniqua_jax import pods, topologies, workers
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.curvature import refresh
+from moniqua_jax.plan import choice
 from moniqua_jax.quantizers import base
 from moniqua_jax.training import (
   optimizer,
@@ -35,6 +36,8 @@ class Setup(NamedTuple):
     smoothness: how estimates shape the quantizer; None without.
     patience: consecutive unreadable messages on an edge before the run stops.
     make: the factories that wait for data.
+    planned: what is expected of the way to talk that `config.budget` chose;
+      None without a budget, and before the net is known.
   """
 
   config: Any
@@ -45,6 +48,7 @@ class Setup(NamedTuple):
   smoothness: refresh.Smoothness | None
   patience: int
   make: 'Factories'
+  planned: choice.Row | None = None
 
 
 class Factories(NamedTuple):

@@ -1,16 +1,24 @@
-"""What a config would run, in words: for --dry_run and the start of a run."""
+"""What a config would run, in words: for --dry_run and the start of a run.
+
+And, at its end, what came of a plan.
+"""
+
+import json
+import pathlib
 
 import jax
 
 from moniqua_jax import bytes_sent as traffic_lib
 from moniqua_jax import topologies
-from moniqua_jax.training import bytes_sent, optimizer, talk
+from moniqua_jax.plan import report
+from moniqua_jax.training import bytes_sent, metrics, optimizer, talk
 from moniqua_jax.training import experiment as experiment_lib
 
 
 def describe(experiment: experiment_lib.Experiment) -> str:
   """Says in a few lines what a run is: data, net, topology, bytes."""
   config, pace = experiment.setup.config, experiment.pace
+  planned = experiment.setup.planned
   leaves = jax.tree.leaves(experiment.model.variables['params'])
   size = sum(leaf.size for leaf in leaves)
   statistics = 'none'
@@ -27,6 +35,7 @@ def describe(experiment: experiment_lib.Experiment) -> str:
     f'{config.runner}',
     **_describe_pods(config, experiment),
     **_describe_momentum(config),
+    'budget': report.planned(planned) if planned else 'none',
     'reduce': _describe_reduce(config),
     **_describe_gossip(config, experiment.setup.schedule),
     'quantizer': _listed(config.quantizer)
@@ -37,6 +46,13 @@ def describe(experiment: experiment_lib.Experiment) -> str:
   }
   told = {name: text for name, text in rows.items() if text != 'none'}
   return '\n'.join(f'{name:10s} {text}' for name, text in told.items())
+
+
+def came(workdir) -> str | None:
+  """Says what a run made of its plan; None of a run without a budget."""
+  run = json.loads((pathlib.Path(workdir) / 'run.json').read_text())
+  planned = run.get('planned')
+  return report.came(planned, metrics.read(workdir)) if planned else None
 
 
 def _describe_data(config, read) -> str:

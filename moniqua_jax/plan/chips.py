@@ -18,31 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from moniqua_jax import (
-  bytes_sent,
-  command_line,
-  extras,
-  quantizers,
-  topologies,
-  wire,
-)
+from moniqua_jax import bytes_sent, quantizers, topologies, wire
 from moniqua_jax.quantizers import base
-
-with command_line.one_line_errors(), extras.needed('train'):
-  from absl import flags
-  from ml_collections import config_flags
 
 BITS = (32, 8, 4, 2, 1)
 UTILISATION = 0.4
-
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'What to train.')
-_TOPOLOGY = flags.DEFINE_string('topology', 'v5e:16x16', 'CHIP or CHIP:AxB.')
-_WORKERS = flags.DEFINE_integer(
-  'workers', None, 'In all; one a chip if not given. More: so many pods.'
-)
-_UTILISATION = flags.DEFINE_float(
-  'utilisation', UTILISATION, "Of the chip's peak, by the gradient."
-)
 
 
 class Chip(NamedTuple):
@@ -176,10 +156,10 @@ def images(config) -> tuple[tuple[int, int, int], int]:
   return IMAGES[name]
 
 
-def work(config) -> tuple[int, float]:
-  """Counts the model's parameters, and the operations of a worker's gradient.
+def gradient(config):
+  """Builds a worker's gradient, and the shapes of what it takes.
 
-  Operations of a step are counted by XLA, before the program is compiled.
+  Returns a function of (params, state, image, label), and these.
   """
   from moniqua_jax.training import registry
 
@@ -200,9 +180,17 @@ def work(config) -> tuple[int, float]:
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     return losses.mean()
 
-  lowered = jax.jit(jax.grad(loss)).lower(params, variables, image, label)
-  size = sum(leaf.size for leaf in jax.tree.leaves(params))
-  return size, float(lowered.cost_analysis()['flops'])
+  return jax.grad(loss), (params, variables, image, label)
+
+
+def work(config) -> tuple[int, float]:
+  """Counts the model's parameters, and the operations of a worker's gradient.
+
+  Operations of a step are counted by XLA, before the program is compiled.
+  """
+  fn, shapes = gradient(config)
+  size = sum(leaf.size for leaf in jax.tree.leaves(shapes[0]))
+  return size, float(jax.jit(fn).lower(*shapes).cost_analysis()['flops'])
 
 
 def rows(
@@ -277,21 +265,3 @@ def text(config, where: Pod, utilisation: float = UTILISATION) -> str:
       f'{1e3 * row.codec:>12.3g}{pays:>20}{row.exceeds_below / 1e9:>32,.3f}'
     )
   return '\n'.join(lines)
-
-
-def main(argv):
-  """Prints the plan of a config on some chips."""
-  with command_line.one_line_errors(), extras.needed('train'):
-    if len(argv) > 1:
-      raise ValueError(f'{argv[1:]} are not flags.')
-    where = pod(_TOPOLOGY.value, _WORKERS.value)
-    print(text(_CONFIG.value, where, _UTILISATION.value))
-
-
-def run():
-  """The console script `moniqua-plan`."""
-  command_line.run(main, __name__)
-
-
-if __name__ == '__main__':
-  run()

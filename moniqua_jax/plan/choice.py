@@ -1,0 +1,202 @@
+"""The way to talk that is soonest at a loss, on a link or in a budget of bits.
+
+  score = steps to a loss, relative to all-reduce, times seconds of a step
+
+without a link only the steps. What is sent is exact; the rest is an estimate:
+see `candidates`, `links` and `steps`.
+"""
+
+from collections.abc import Mapping, Sequence
+import functools
+from typing import NamedTuple
+
+import jax
+
+from moniqua_jax.plan import candidates, links, steps
+
+ENTRIES = ('bits', 'link', 'latency', 'compute')  # of config.budget
+
+
+class Budget(NamedTuple):
+  """What a run may send, and through what.
+
+  Attributes:
+    bits: that a worker sends for each parameter in a step, at most; or None.
+    link: of a worker; None for whatever it takes.
+    compute: seconds of a worker's gradient; of use with a link.
+  """
+
+  bits: float | None = None
+  link: links.Link | None = None
+  compute: float = 0.0
+
+
+class Row(NamedTuple):
+  """A candidate and what is expected of it.
+
+  Attributes:
+    way: the candidate.
+    nbytes: that a worker sends in a step, the mean.
+    bits: the same for each parameter.
+    seconds: of a step; 0 without a link.
+    steps: to a loss, over those of an all-reduce in full precision.
+    fits: whether it is within the budget.
+  """
+
+  way: candidates.Candidate
+  nbytes: float
+  bits: float
+  seconds: float
+  steps: float
+  fits: bool
+
+  @property
+  def score(self) -> float:
+    """What is least in the best row."""
+    return self.steps * (self.seconds or 1.0)
+
+
+def budget(spec: Mapping, entry: str = 'config.budget.') -> Budget | None:
+  """Reads `bits`, `link`, `latency` and `compute`; None if there is no budget.
+
+  >>> budget(dict(bits=None, link='10Mbit', latency='20ms', compute='1s')).link
+  Link(rate=10000000.0, latency=0.02)
+  """
+  given = {key: value for key, value in spec.items() if value is not None}
+  if not given:
+    return None
+  bits, link, latency, compute = map(spec.get, ENTRIES)
+  if bits is not None and not bits > 0:
+    raise ValueError(
+      f'{entry}bits={bits}: a budget is a number of bits above 0, that a '
+      'worker sends for each parameter in a step.'
+    )
+  if link is None:
+    for name in given.keys() - {'bits'}:
+      raise ValueError(
+        f'{entry}{name}={spec[name]} is of a link; give {entry}link as well, '
+        'such as 10Mbit.'
+      )
+    return Budget(bits)
+  if compute is None:
+    raise ValueError(
+      f'{entry}link={link} wants {entry}compute as well, the time of a '
+      "worker's gradient, such as 350ms; `python -m moniqua_jax.plan` measures "
+      'it.'
+    )
+  latency = links.seconds(latency, f'{entry}latency') if latency else 0.0
+  return Budget(
+    bits,
+    links.Link(links.rate(link, f'{entry}link'), latency),
+    links.seconds(compute, f'{entry}compute'),
+  )
+
+
+def seconds(
+  link: links.Link,
+  nbytes: float,
+  messages: float,
+  compute: float,
+  codec: float = 0.0,
+  beside: bool = False,
+) -> float:
+  """Predicts the seconds of a step, of which some may go side by side.
+
+  >>> seconds(links.Link(latency=0.1), 1e6, 2, compute=0.5)
+  0.7
+  """
+  sent = link.seconds(nbytes, messages)
+  return codec + (max(sent, compute) if beside else sent + compute)
+
+
+def rows(budget: Budget, params, n: int, momentum: float) -> list[Row]:
+  """Weighs all candidates: two in full precision, the others from the best on.
+
+  `params` is a tree of the shapes of the parameters.
+  """
+  weigh = functools.partial(weighed, budget, params)
+  every = candidates.every(n, momentum)
+  full, others = every[:2], every[2:]
+  others = sorted(filter(None, map(weigh, others)), key=lambda row: row.score)
+  return [*map(weigh, full), *others]
+
+
+def weighed(budget: Budget, params, way: candidates.Candidate) -> Row | None:
+  """Weighs a candidate; None if the net is too small for it."""
+  d = sum(leaf.size for leaf in jax.tree.leaves(params))
+  if way.beside and budget.link is None:
+    return None  # it is there for the clock
+  try:
+    nbytes = way.size(params)
+  except ValueError:
+    return None
+  bits, took = 8 * nbytes / d, 0.0
+  if budget.link:
+    codec = d * way.codec
+    took = seconds(
+      budget.link, nbytes, way.messages, budget.compute, codec, way.beside
+    )
+  more = steps.relative(way.apart, way.noise)
+  fits = budget.bits is None or bits <= budget.bits
+  return Row(way, nbytes, bits, took, more, fits)
+
+
+def best(rows: Sequence[Row], budget: Budget) -> Row:
+  """Chooses the row of the least score among those that fit."""
+  fitting = [row for row in rows if row.fits]
+  if not fitting:
+    least = min(rows, key=lambda row: row.bits)
+    raise ValueError(
+      f'a budget of {budget.bits:g} bits: nothing fits; the least is '
+      f'{least.bits:.3g} bits, of {least.way.name}.'
+    )
+  return min(fitting, key=lambda row: (row.score, row.bits))
+
+
+# ------------------------------------------------------------------ configs
+
+
+def of_config(config, params, budget: Budget) -> list[Row]:
+  """Weighs the candidates for a config."""
+  if config.pod.data * config.pod.fsdp > 1:
+    raise ValueError(
+      f'config.pod is {config.pod.data} (data) x {config.pod.fsdp} (fsdp); a '
+      'budget chooses for workers of one device.'
+    )
+  if config.workers < 2:
+    raise ValueError('config.workers=1: one worker sends nothing.')
+  # Other optimizers remember about as long as momentum .9 does.
+  momentum = config.momentum if config.optimizer.name == 'sgd' else 0.9
+  return rows(budget, params, config.workers, momentum)
+
+
+def applied(config, row: Row):
+  """Returns the config with a candidate's way to talk."""
+  config = config.copy_and_resolve_references()
+  for entry, value in row.way.specs.items():
+    if isinstance(value, Mapping):
+      config[entry].update({key: None for key in config[entry]} | value)
+    else:
+      config[entry] = value
+  return config
+
+
+def flags(config, row: Row) -> list[str]:
+  """Lists the flags that make of a config the one with a candidate's way."""
+  before, after = dict(_leaves(config)), dict(_leaves(applied(config, row)))
+  changed = {key: after[key] for key in after if after[key] != before[key]}
+  for key, value in changed.items():
+    if value is None or isinstance(value, tuple):
+      raise ValueError(
+        f'config.{key}={before[key]} is of the method that is given, and no '
+        'flag takes it away: plan from one in full precision, such as dpsgd.'
+      )
+  return [f'--config.{key}={value}' for key, value in changed.items()]
+
+
+def _leaves(config, prefix=''):
+  for key, value in config.items():
+    if isinstance(value, Mapping) or hasattr(value, 'items'):
+      yield from _leaves(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}', value
