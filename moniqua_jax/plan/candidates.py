@@ -23,8 +23,8 @@ STEPS = (2, 4, 8, 16)  # from one round of gossip to the next
 ROUNDS = (2, 3)
 MOST = 16  # workers; on pairs more of them are hardly further apart
 
-# Seconds for a parameter that is sent and received, on one CPU core: measured
-# at 10^6 of them.
+# Seconds for a parameter that is sent and received, on one CPU core, at 10^6 of
+# them; of EDEN an estimate, by the turns that it takes.
 PLAIN, ROTATED, EDEN = 3e-9, 50e-9, 70e-9
 
 
@@ -70,6 +70,7 @@ def every(n: int, momentum: float) -> list[Candidate]:
     *(pairs(fragments=k, overlap=True) for k in FRAGMENTS),
     *(means(n, momentum, bits, k) for bits in (1, 2) for k in FRAGMENTS),
     *(means(n, momentum, 4, k) for k in FRAGMENTS[:2]),
+    *(means(n, momentum, bits, 1, h) for bits in (1, 2) for h in STEPS),
   ]
 
 
@@ -177,38 +178,46 @@ def exact(n: int) -> Candidate:
   )
 
 
-def means(n: int, momentum: float, bits: int, fragments: int) -> Candidate:
+def means(
+  n: int, momentum: float, bits: int, fragments: int, local_steps: int = 1
+) -> Candidate:
   """Builds an all-reduce by EDEN, in two passes of so many bits.
 
   The error of each worker in the first pass falls in the mean, as the noise of
-  its batch does; the second pass errs by omega of the mean. Of fragments the
-  mean is of what workers moved since the last one: in between they drift.
+  its batch does; the second pass errs by omega of the mean. Of fragments, or
+  after local steps, the mean is of what workers moved: in between they drift.
   """
-  whole = fragments == 1  # small leaves go by an exact mean of their own
-  often = '' if whole else f', {fragments} fragments'
+  often = dict(fragments=fragments, local_steps=local_steps)
+  # Of gradients: small leaves go by an exact mean of their own.
+  whole = fragments == local_steps == 1
+  words = [
+    f'all-reduce, EDEN {bits} bit{"s" * (bits > 1)}',
+    f'{fragments} fragments' if fragments > 1 else '',
+    f'every {local_steps} steps' if local_steps > 1 else '',
+  ]
   apart = ('complete', min(n, MOST), 'adapt_then_combine', None, momentum)
   return Candidate(
-    f'all-reduce, EDEN {bits} bit{"s" * (bits > 1)}{often}',
+    ', '.join(filter(None, words)),
     _specs(
       reduce=dict(name='allreduce', strategy='scatter_reduce'),
       quantizer=dict(name='eden', bits=bits),
-      fragments=fragments,
+      **often,
     ),
-    functools.partial(_reduced, n, bits, fragments),
-    n + (2 * (n - 1) if whole else 0),
-    EDEN / fragments,
-    apart=0.0 if whole else _apart(*apart, 1, 1, fragments),
+    functools.partial(_reduced, n, bits, fragments, local_steps),
+    (n + (2 * (n - 1) if whole else 0)) / local_steps,
+    EDEN / fragments / local_steps,
+    apart=0.0 if whole else _apart(*apart, local_steps, 1, fragments),
     noise=2 * theory.eden_variance(bits),
   )
 
 
-def _reduced(n, bits, fragments, params) -> float:
-  """Counts the bytes of a mean; in fragments small leaves take part."""
+def _reduced(n, bits, fragments, local_steps, params) -> float:
+  """Counts the bytes of a mean; of what was moved small leaves take part."""
   shapes = tuple(leaf.shape for leaf in jax.tree.leaves(params))
-  if fragments == 1:
+  if fragments == local_steps == 1:
     return _in_two_passes(n, bits, shapes, large_leaves.small)
   shapes = ((parts.windows(_size(params), fragments).size,),)
-  return _in_two_passes(n, bits, shapes, large_leaves.none_small)
+  return _in_two_passes(n, bits, shapes, large_leaves.none_small) / local_steps
 
 
 @functools.cache
@@ -232,6 +241,7 @@ _QUIET = dict(
   theta=dict(name='fixed'),
   smoothness=dict(name='none'),
   momentum_kind=dict(name='local'),
+  outer=dict(learning_rate=1.0, momentum=0.0, nesterov=False),
   rotated=False,
   order='adapt_with_combine',
   overlap=False,
