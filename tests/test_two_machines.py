@@ -110,10 +110,10 @@ def test_the_last_two_are_kept(tmp_path):
 def test_all_go_on_from_one_step(tmp_path, monkeypatch, table, expected):
   monkeypatch.setattr(multihost, 'table', lambda steps, width: table)
   if isinstance(expected, int):
-    assert parts.newest({}, tmp_path, N) == expected
+    assert parts.newest([], tmp_path) == expected
     return
   with pytest.raises(ValueError, match=expected):
-    parts.newest({}, tmp_path, N)
+    parts.newest([], tmp_path)
 
 
 def test_rows_that_are_not_here_are_named(tmp_path):
