@@ -61,6 +61,12 @@ def _check(workdir, new, resume) -> dict | None:
   held = path.exists()
   if workdir.is_file():
     raise ValueError(f'--workdir={workdir} is a file; name a folder.')
+  if set('[*?') & set(str(workdir.absolute())):
+    raise ValueError(
+      f'--workdir={workdir.absolute()}: for what saves checkpoints a path with '
+      '[, * or ? is a pattern, and they would lack their arrays; take a name '
+      'without, or a link without to that folder.'
+    )
   if held and not resume:
     raise ValueError(
       f'--workdir={workdir} holds another run; take another folder, or go on '
