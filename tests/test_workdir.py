@@ -1,8 +1,14 @@
 """The folder of a run: what may be in it, what it may be called."""
 
+import json
+import shutil
+
 import pytest
 
+from configs import smoothness
+from moniqua_jax.training import metrics, same_run
 from moniqua_jax.training import workdir as workdir_lib
+from moniqua_jax.training.same_run import MAY_CHANGE
 from tests.trained import small
 
 
@@ -12,3 +18,110 @@ def test_a_name_that_is_a_pattern_is_refused(tmp_path, name):
   with pytest.raises(ValueError, match='is a pattern, .*; take a name'):
     workdir_lib.open_(tmp_path / name, small(), False)
   assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------ the same run
+
+
+def plain(config) -> dict:
+  return json.loads(config.to_json())
+
+
+def changed(config, entry):
+  """The config with another value of an entry, and none of the rest."""
+  other = plain(config)
+  *path, last = entry.split('.')
+  node = other
+  for name in path:
+    node = node[name]
+  node[last] = 'another'
+  return other
+
+
+ENTRIES = [name for name, _ in same_run._entries(plain(small()))]
+ENTRIES_OF_A_LABORATORY = [
+  name for name, _ in same_run._entries(plain(smoothness.get_config()))
+]
+
+
+def test_all_entries_are_compared_but_those_of_the_table(tmp_path):
+  config = small()
+  for entry in ENTRIES:
+    other, free = changed(config, entry), same_run._among(entry, MAY_CHANGE)
+    if free:
+      same_run.check(plain(config), other, tmp_path, saved=True)
+      continue
+    with pytest.raises(ValueError, match=f'config.{entry} was .* is now .ano'):
+      same_run.check(plain(config), other, tmp_path, saved=True)
+  for entry in ('data.path', 'topology.name', 'local_momentum', 'seed'):
+    assert not same_run._among(entry, MAY_CHANGE) and entry in ENTRIES
+  assert {each.split('.')[0] for each in MAY_CHANGE} - {'clock'} <= {
+    each.split('.')[0] for each in ENTRIES
+  }
+
+
+def test_a_laboratory_goes_on_with_the_same_problem(tmp_path):
+  config = smoothness.get_config('libsvm')
+  for entry in ENTRIES_OF_A_LABORATORY:
+    other = changed(config, entry)
+    if entry in MAY_CHANGE:
+      same_run.check(plain(config), other, tmp_path, saved=True)
+      continue
+    with pytest.raises(ValueError, match=f'config.{entry} was') as error:
+      same_run.check(plain(config), other, tmp_path, saved=True)
+    assert '--start_from' not in str(error.value)
+
+
+def test_before_the_first_checkpoint_another_quantizer_may_be_tried(tmp_path):
+  old, new = (plain(small(method)) for method in ('moniqua4', 'auto4'))
+  same_run.check(old, new, tmp_path, saved=False)
+  with pytest.raises(ValueError, match='config.quantizer.name was'):
+    same_run.check(old, new, tmp_path, saved=True)
+  with pytest.raises(ValueError, match='config.seed was'):
+    same_run.check(old, plain(small(seed=1)), tmp_path, saved=False)
+
+
+def test_an_entry_that_older_versions_did_not_have_is_free(tmp_path):
+  new = plain(small())
+  old = {k: v for k, v in new.items() if k != 'fragments'}
+  same_run.check(old, new | {'fragments': 4}, tmp_path, saved=True)
+
+
+# ------------------------------------------------------ what was there is gone
+
+
+@pytest.fixture
+def stopped(tmp_path):
+  """The folder of a run that wrote a checkpoint, of step 11, and 3 rows."""
+  workdir_lib.open_(tmp_path, small(), False)
+  (tmp_path / 'checkpoints' / '11').mkdir(parents=True)
+  log = workdir_lib.Log(tmp_path, False, 22, 0)
+  for step in (10, 11, 20):
+    log.write({'step': step, 'train/loss': 1.0, 'wire/bytes_sent': 1.0})
+  log.close()
+  return tmp_path
+
+
+def test_checkpoints_that_were_deleted_are_missed(stopped):
+  (stopped / 'checkpoints' / '11').rmdir()
+  with pytest.raises(ValueError, match='that of step 11 was written: put it'):
+    workdir_lib.Log(stopped, False, 22, 0)
+  (stopped / 'checkpoints').rmdir()
+  with pytest.raises(ValueError, match='checkpoints is gone: put it back'):
+    workdir_lib.open_(stopped, small(), True)
+  assert len(metrics.read(stopped)) == 3
+
+
+def test_who_drops_rows_says_so(stopped, capsys):
+  workdir_lib.Log(stopped, False, 22, 11).close()
+  assert 'rows after step 11 are dropped (1)' in capsys.readouterr().err
+  assert [row['step'] for row in metrics.read(stopped)] == [10, 11]
+
+
+@pytest.mark.parametrize('left', ['metrics.jsonl', 'run.json', 'checkpoints'])
+def test_a_new_run_does_not_go_on_with_what_another_left(stopped, left):
+  for path in stopped.iterdir():
+    if path.name != left:
+      shutil.rmtree(path) if path.is_dir() else path.unlink()
+  with pytest.raises(ValueError, match=f'holds another run .{left}.'):
+    workdir_lib.open_(stopped, small(), False)

@@ -126,7 +126,8 @@ def run(config, workdir: str, resume: bool = False) -> str:
 def _iterate(config, problem, all_methods, keys, workdir) -> Record:
   carry, record = runs.start(problem, all_methods, keys), _empty(config)
   with contextlib.closing(checkpoint.manager(workdir, keep=1)) as checkpoints:
-    _, (carry, record) = checkpoint.restore(checkpoints, (carry, record))
+    start, (carry, record) = checkpoint.restore(checkpoints, (carry, record))
+    workdir_lib.saved(workdir, start)
     record = jax.tree.map(np.array, record)
     carry, active, compiled = list(carry), [], None
     began, saved = time.perf_counter() - record.seconds, time.perf_counter()
@@ -149,6 +150,8 @@ def _iterate(config, problem, all_methods, keys, workdir) -> Record:
       if time.perf_counter() - saved > 60 * MINUTES:
         step = int(record.done.max())
         checkpoint.save(checkpoints, step, (carry, record))
+        checkpoints.wait_until_finished()
+        workdir_lib.note(workdir, saved=step)
         saved = time.perf_counter()
     progress.close()
   return record

@@ -10,31 +10,11 @@ import sys
 import time
 
 from moniqua_jax.launch import multihost
-from moniqua_jax.training import metrics, progress
+from moniqua_jax.training import metrics, parts, progress, same_run
 
+_OF_A_RUN = ('config.json', 'metrics.jsonl', 'run.json', 'checkpoints')
+_PUT_BACK = 'put it back, or begin again in another --workdir.'
 PACKAGES = ['jax', 'jaxlib', 'flax', 'optax', 'numpy', 'moniqua_jax']
-
-# What a checkpoint is a checkpoint of; the rest may change on --resume.
-_FIXED = (
-  'seed',
-  'workers',
-  'pod',
-  'model',
-  'partition',
-  'batch_size',
-  'momentum',
-  'momentum_kind',
-  'optimizer',
-  'reduce',
-  'gossip',
-  'smoothness',
-  # Of the laboratory.
-  'seeds',
-  'problem',
-  'methods',
-  'norm',
-  'iterations',
-)
 
 
 def open_(workdir, config, resume) -> pathlib.Path:
@@ -58,7 +38,7 @@ def open_(workdir, config, resume) -> pathlib.Path:
 def _check(workdir, new, resume) -> dict | None:
   """Returns the config of the run that a folder holds, and that may go on."""
   path = workdir / 'config.json'
-  held = path.exists()
+  held = [name for name in _OF_A_RUN if (workdir / name).exists()]
   if workdir.is_file():
     raise ValueError(f'--workdir={workdir} is a file; name a folder.')
   if set('[*?') & set(str(workdir.absolute())):
@@ -69,21 +49,21 @@ def _check(workdir, new, resume) -> dict | None:
     )
   if held and not resume:
     raise ValueError(
-      f'--workdir={workdir} holds another run; take another folder, or go on '
-      'with it by --resume.'
+      f'--workdir={workdir} holds another run ({held[0]}); take another '
+      'folder, or go on with it by --resume.'
     )
-  if resume and not held:
-    raise ValueError(f'--resume: --workdir={workdir} holds no run.')
-  if not held:
+  if not resume:
     return None
-  old = json.loads(path.read_text())
-  # An entry that older versions did not have is not held against a run.
-  for key in _changed(old, new).keys() & set(_FIXED) & set(old):
+  if not path.exists():
     raise ValueError(
-      f'--resume: config.{key} was {old.get(key)} and is now {new[key]}; '
-      'that would be another run. (A new one may begin at its mean model: '
-      f'--start_from={workdir} with another --workdir.)'
+      f'--resume: --workdir={workdir} holds no run: it has no {path.name}.'
     )
+  checkpoints = workdir / 'checkpoints'
+  states = [*parts.found(checkpoints), *workdir.glob('worker*/state.npz')]
+  if 'metrics.jsonl' in held and not (states or checkpoints.is_dir()):
+    raise ValueError(f'--resume: {checkpoints} is gone: {_PUT_BACK}')
+  old = json.loads(path.read_text())
+  same_run.check(old, new, workdir, saved=bool(states))
   return old
 
 
@@ -105,16 +85,41 @@ def rewind(workdir, start) -> float:
   path = workdir / 'metrics.jsonl'
   if not path.exists():
     return 0.0
-  rows = [row for row in metrics.read(workdir) if row['step'] <= start]
-  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  found = metrics.read(workdir)
+  rows = [row for row in found if row['step'] <= start]
+  if len(rows) < len(found):
+    print(
+      f'{path}: rows after step {start} are dropped '
+      f'({len(found) - len(rows)}); the run goes on from there.',
+      file=sys.stderr,
+    )
+    path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
   return rows[-1]['seconds'] if rows else 0.0
 
 
 def note(workdir, **entries):
   """Adds entries to run.json."""
+  text = json.dumps(_run(workdir) | entries, indent=1)
+  (workdir / 'run.json').write_text(text)
+
+
+def saved(workdir, start) -> int:
+  """The last step whose checkpoint was written, as far as run.json knows.
+
+  Raises a `ValueError` where the run would begin again although there was one.
+  """
+  last = _run(workdir).get('saved', 0)
+  if last and not start:
+    raise ValueError(
+      f'--resume: {workdir}/checkpoints has none, and that of step {last} was '
+      f'written: {_PUT_BACK}'
+    )
+  return last
+
+
+def _run(workdir) -> dict:
   path = workdir / 'run.json'
-  run = json.loads(path.read_text()) if path.exists() else {}
-  path.write_text(json.dumps(run | entries, indent=1))
+  return json.loads(path.read_text()) if path.exists() else {}
 
 
 class Log:
@@ -125,6 +130,7 @@ class Log:
 
   def __init__(self, workdir, tensorboard: bool, steps: int, start: int):
     lead, self._workdir = multihost.is_primary(), workdir
+    self._saved = saved(workdir, start) if lead else 0
     self._seconds = rewind(workdir, start) if lead else 0.0
     self._writer = metrics.Writer(workdir, tensorboard) if lead else None
     self._progress = progress.make(steps, start) if lead else progress.silent()
@@ -135,12 +141,21 @@ class Log:
     self._seconds = row['seconds'] = time.perf_counter() - self._began
     if self._writer:
       self._writer.write(row)
+      self._note_saved()
     self._progress.show(row)
 
   def note_seconds(self) -> None:
     """Adds the seconds of the whole run to run.json."""
     if self._writer:
+      self._note_saved()
       note(self._workdir, seconds=self._seconds)
+
+  def _note_saved(self):
+    """What is on the disk by now; that of this step is still on its way."""
+    last = max(parts.found(self._workdir / 'checkpoints'), default=0)
+    if last > self._saved:
+      self._saved = last
+      note(self._workdir, saved=last)
 
   def close(self) -> None:
     """Closes the files."""
