@@ -115,12 +115,14 @@ def run(config, workdir: str, resume: bool = False) -> str:
   """Runs all methods of a config until each is done, and writes the report."""
   problem = problem_of(config)
   named = methods_of(config, problem)
-  workdir = workdir_lib.open_(pathlib.Path(workdir), config, resume)
   keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-  record = _iterate(config, problem, list(named.values()), keys, workdir)
-  clock = _clock(problem, list(named.values()), keys) if config.clock else None
-  workdir_lib.note(workdir, seconds=float(record.seconds))
-  return report.write(workdir, config, problem, named, record, clock)
+  with workdir_lib.opened(pathlib.Path(workdir), config, resume) as workdir:
+    record = _iterate(config, problem, list(named.values()), keys, workdir)
+    clock = None
+    if config.clock:
+      clock = _clock(problem, list(named.values()), keys)
+    workdir_lib.note(workdir, seconds=float(record.seconds))
+    return report.write(workdir, config, problem, named, record, clock)
 
 
 def _iterate(config, problem, all_methods, keys, workdir) -> Record:

@@ -19,7 +19,7 @@ from moniqua_jax import pods
 from moniqua_jax.launch import multihost
 from moniqua_jax.models import norms
 from moniqua_jax.quantizers import base
-from moniqua_jax.training import digests, parts
+from moniqua_jax.training import digests, parts, whole
 
 
 def manager(workdir: pathlib.Path, keep: int = 2):
@@ -154,7 +154,7 @@ def mean_model(workdir: str, like: dict) -> dict:
   path = pathlib.Path(workdir).absolute()
   if not (path / 'checkpoints').is_dir():
     raise ValueError(f'--start_from={workdir}: it holds no checkpoints.')
-  config = json.loads((path / 'config.json').read_text())
+  config = whole.read_json(path / 'config.json')
   pod = pods.of(ml_collections.ConfigDict(config))
   _, state = last(path, pod.devices)
   try:

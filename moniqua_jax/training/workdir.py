@@ -1,5 +1,6 @@
 """The folder of a run: its config, where it came from, its metrics so far."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -9,30 +10,65 @@ import platform
 import sys
 import time
 
+import jax
+
 from moniqua_jax.launch import multihost
-from moniqua_jax.training import metrics, parts, progress, same_run
+from moniqua_jax.training import metrics, parts, progress, same_run, whole
+
+try:
+  import fcntl
+except ImportError:  # not on Windows
+  fcntl = None
 
 _OF_A_RUN = ('config.json', 'metrics.jsonl', 'run.json', 'checkpoints')
 _PUT_BACK = 'put it back, or begin again in another --workdir.'
 PACKAGES = ['jax', 'jaxlib', 'flax', 'optax', 'numpy', 'moniqua_jax']
 
 
-def open_(workdir, config, resume) -> pathlib.Path:
+@contextlib.contextmanager
+def opened(workdir, config, resume):
   """Makes the folder, or checks that it holds the run to go on with.
 
-  Each process opens its own: one folder for all, or one on a disk of each.
+  Each process opens its own: one folder for all, or one on a disk of each. It
+  is locked meanwhile; the system unlocks it when a process ends, however.
   """
   new = json.loads(config.to_json())
   # All look before one writes.
   held = multihost.by_all(lambda: _check(workdir, new, resume))
-  multihost.by_all(lambda: _write(workdir, new))
-  entries = provenance()
-  if held is not None:
-    changed = _changed(held, new)
-    entries = {'resumed': {**entries, 'changed': changed}}
-  if multihost.is_primary():
-    note(workdir, **entries)
-  return workdir
+  with multihost.by_all(lambda: _locked(workdir)):
+    multihost.by_all(lambda: _write(workdir, new))
+    entries = provenance()
+    if held is not None:
+      changed = _changed(held, new)
+      entries = {'resumed': {**entries, 'changed': changed}}
+    if multihost.is_primary():
+      note(workdir, **entries)
+    yield workdir
+
+
+def _locked(workdir):
+  """Locks the folder, for this process of a run; returns what holds the lock.
+
+  The first process of a run does not lock out the second.
+  """
+  with _one_line(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = (workdir / f'.lock{jax.process_index()}').open('a+')
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    with file:
+      file.seek(0)
+      raise ValueError(
+        f'--workdir={workdir}: {file.read() or "a process"} trains in it now; '
+        'wait for its end, or take another folder.'
+      ) from None
+  except (OSError, AttributeError):  # a file system or a system without locks
+    return file
+  file.truncate(0)
+  file.write(f'process {os.getpid()} of {platform.node()}')
+  file.flush()
+  return file
 
 
 def _check(workdir, new, resume) -> dict | None:
@@ -62,7 +98,13 @@ def _check(workdir, new, resume) -> dict | None:
   states = [*parts.found(checkpoints), *workdir.glob('worker*/state.npz')]
   if 'metrics.jsonl' in held and not (states or checkpoints.is_dir()):
     raise ValueError(f'--resume: {checkpoints} is gone: {_PUT_BACK}')
-  old = json.loads(path.read_text())
+  try:
+    old = whole.read_json(path)
+  except ValueError as error:
+    raise ValueError(
+      f'{error} Without it --resume does not know which run this is. The same '
+      'command with another --workdir writes it anew: copy it from there.'
+    ) from error
   same_run.check(old, new, workdir, saved=bool(states))
   return old
 
@@ -72,10 +114,15 @@ def _changed(old, new) -> dict:
 
 
 def _write(workdir, new):
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
+  with _one_line(workdir):
     text = json.dumps(new, indent=1, sort_keys=True)
-    (workdir / 'config.json').write_text(text)
+    whole.write(workdir / 'config.json', text)
+
+
+@contextlib.contextmanager
+def _one_line(workdir):
+  try:
+    yield
   except OSError as error:
     raise ValueError(f'--workdir={workdir}: {error.strerror}.') from error
 
@@ -87,20 +134,22 @@ def rewind(workdir, start) -> float:
     return 0.0
   found = metrics.read(workdir)
   rows = [row for row in found if row['step'] <= start]
-  if len(rows) < len(found):
+  dropped = len(found) - len(rows)
+  if dropped:
     print(
-      f'{path}: rows after step {start} are dropped '
-      f'({len(found) - len(rows)}); the run goes on from there.',
+      f'{path}: rows after step {start} are dropped ({dropped}); the run goes '
+      'on from there.',
       file=sys.stderr,
     )
-    path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  # Without half a line at the end, too.
+  whole.write(path, ''.join(json.dumps(row) + '\n' for row in rows))
   return rows[-1]['seconds'] if rows else 0.0
 
 
 def note(workdir, **entries):
   """Adds entries to run.json."""
   text = json.dumps(_run(workdir) | entries, indent=1)
-  (workdir / 'run.json').write_text(text)
+  whole.write(workdir / 'run.json', text)
 
 
 def saved(workdir, start) -> int:
@@ -119,7 +168,12 @@ def saved(workdir, start) -> int:
 
 def _run(workdir) -> dict:
   path = workdir / 'run.json'
-  return json.loads(path.read_text()) if path.exists() else {}
+  try:
+    return whole.read_json(path) if path.exists() else {}
+  except ValueError as error:
+    # Where a run came from is no reason not to go on with it.
+    print(f'warning: {error} It begins anew.', file=sys.stderr)
+    return {}
 
 
 class Log:
