@@ -23,7 +23,7 @@ from moniqua_jax.laboratory import (
   splits,
   stopping,
 )
-from moniqua_jax.training import checkpoint, registry
+from moniqua_jax.training import checkpoint, registry, signals
 from moniqua_jax.training import workdir as workdir_lib
 
 CHUNK = 250  # iterations in one call of the compiled function
@@ -127,7 +127,10 @@ def run(config, workdir: str, resume: bool = False) -> str:
 
 def _iterate(config, problem, all_methods, keys, workdir) -> Record:
   carry, record = runs.start(problem, all_methods, keys), _empty(config)
-  with contextlib.closing(checkpoint.manager(workdir, keep=1)) as checkpoints:
+  with contextlib.ExitStack() as stack:
+    came = stack.enter_context(signals.heard())
+    checkpoints = checkpoint.manager(workdir, keep=1)
+    stack.enter_context(contextlib.closing(checkpoints))
     start, (carry, record) = checkpoint.restore(checkpoints, (carry, record))
     workdir_lib.saved(workdir, start)
     record = jax.tree.map(np.array, record)
@@ -149,12 +152,16 @@ def _iterate(config, problem, all_methods, keys, workdir) -> Record:
       record.seconds[...] = time.perf_counter() - began
       progress.update(CHUNK)
       progress.set_postfix_str(f'{len(wanted)} methods')
-      if time.perf_counter() - saved > 60 * MINUTES:
+      number = came()
+      if number or time.perf_counter() - saved > 60 * MINUTES:
         step = int(record.done.max())
         checkpoint.save(checkpoints, step, (carry, record))
         checkpoints.wait_until_finished()
         workdir_lib.note(workdir, saved=step)
         saved = time.perf_counter()
+      if number:
+        said = f'{workdir} has all of iteration {record.done.max()}'
+        raise signals.Interrupted(number, said)
     progress.close()
   return record
 

@@ -18,6 +18,7 @@ from moniqua_jax.training import (
   evaluation,
   gradient_noise,
   monitor,
+  signals,
   suggestion,
   summary,
   talk,
@@ -35,7 +36,8 @@ def train_and_evaluate(
 
   With `resume` it goes on from the last checkpoint in workdir; with
   `start_from` all workers start at the mean model of the run in that folder.
-  Raises `monitor.Stopped` where a loss is not finite, or a message unreadable.
+  Raises `monitor.Stopped` where a loss is not finite, or a message unreadable,
+  and `signals.Interrupted` at the end of a step in which a signal came.
   """
   experiment = _experiment(config, None if resume else start_from)
   opened = workdir_lib.opened(pathlib.Path(workdir), config, resume)
@@ -59,6 +61,7 @@ def _train(experiment, workdir, stack) -> dict:
   refreshed = refresh.make(experiment)
   evaluate = evaluation.make(experiment, eval_step)
   probe = evaluation.Probe(experiment, workdir)
+  came = stack.enter_context(signals.heard())  # until all is saved
   checkpoints = checkpoint.manager(workdir)
   stack.enter_context(contextlib.closing(checkpoints))
   watch = monitor.of(
@@ -82,6 +85,8 @@ def _train(experiment, workdir, stack) -> dict:
     state, report = train(state, batch, np.int32(step))
     watch.take(step, report, state.params)
     due = _due(config, pace, step + 1)
+    if number := multihost.leaving(step, came()):
+      due = due._replace(row=True, checkpoint=True)
     if due.probe:
       probe.look(state.params)
     if not due.row:
@@ -96,6 +101,8 @@ def _train(experiment, workdir, stack) -> dict:
     log.write(row)
     if due.checkpoint:
       _save(checkpoints, step + 1, state, workdir)
+    if number and not due.last:
+      raise signals.Interrupted(number, f'{workdir} has all of step {step + 1}')
   log.note_seconds()
   evaluation.export(experiment, state, workdir)
   return row

@@ -31,7 +31,10 @@ def write(path: pathlib.Path, text: str) -> None:
 
 def read_json(path: pathlib.Path) -> dict:
   """Reads the object of a JSON file; a `ValueError` names file and line."""
-  return parsed(path.read_bytes(), path, 1)
+  try:
+    return parsed(path.read_bytes(), path, 1)
+  except OSError as error:
+    raise ValueError(f'{path}: {error.strerror}.') from error
 
 
 def parsed(line: bytes, path: pathlib.Path, number: int) -> dict:
