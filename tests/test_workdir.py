@@ -16,8 +16,8 @@ from moniqua_jax.training.same_run import MAY_CHANGE
 from tests.trained import small
 
 
-def opened(folder, resume=False):
-  with workdir_lib.opened(folder, small(), resume):
+def opened(folder, resume=False, data=()):
+  with workdir_lib.opened(folder, small(), resume, dict(data)):
     pass
 
 
@@ -102,7 +102,7 @@ def test_an_entry_that_older_versions_did_not_have_is_free(tmp_path):
 @pytest.fixture
 def stopped(tmp_path):
   """The folder of a run that wrote a checkpoint, of step 11, and 3 rows."""
-  opened(tmp_path)
+  opened(tmp_path, data={'labels': 'a', 'shards': 'b'})
   (tmp_path / 'checkpoints' / '11').mkdir(parents=True)
   log = workdir_lib.Log(tmp_path, False, 22, 0)
   for step in (10, 11, 20):
@@ -119,6 +119,16 @@ def test_checkpoints_that_were_deleted_are_missed(stopped):
   with pytest.raises(ValueError, match='checkpoints is gone: put it back'):
     opened(stopped, resume=True)
   assert len(metrics.read(stopped)) == 3
+
+
+def test_other_data_under_the_same_name_are_refused(stopped):
+  """But not where nothing was learned from them, or nothing is known."""
+  with pytest.raises(ValueError, match='config.data gives other labels than'):
+    opened(stopped, resume=True, data={'labels': 'c', 'shards': 'b'})
+  opened(stopped, resume=True, data={'labels': 'a', 'shards': 'b'})
+  opened(stopped, resume=True, data={'images': 'd'})
+  (stopped / 'checkpoints' / '11').rmdir()
+  opened(stopped, resume=True, data={'labels': 'c'})
 
 
 def test_who_drops_rows_says_so(stopped, capsys):

@@ -23,7 +23,7 @@ from moniqua_jax.laboratory import (
   splits,
   stopping,
 )
-from moniqua_jax.training import checkpoint, registry, signals
+from moniqua_jax.training import checkpoint, digests, registry, signals
 from moniqua_jax.training import workdir as workdir_lib
 
 CHUNK = 250  # iterations in one call of the compiled function
@@ -116,7 +116,9 @@ def run(config, workdir: str, resume: bool = False) -> str:
   problem = problem_of(config)
   named = methods_of(config, problem)
   keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-  with workdir_lib.opened(pathlib.Path(workdir), config, resume) as workdir:
+  folder = pathlib.Path(workdir)
+  marks = digests.of({'rows': problem.features, 'targets': problem.targets})
+  with workdir_lib.opened(folder, config, resume, marks) as workdir:
     record = _iterate(config, problem, list(named.values()), keys, workdir)
     clock = None
     if config.clock:

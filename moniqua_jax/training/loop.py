@@ -15,6 +15,7 @@ from moniqua_jax.launch import multihost
 from moniqua_jax.training import (
   bytes_sent,
   checkpoint,
+  digests,
   evaluation,
   gradient_noise,
   monitor,
@@ -40,7 +41,9 @@ def train_and_evaluate(
   and `signals.Interrupted` at the end of a step in which a signal came.
   """
   experiment = _experiment(config, None if resume else start_from)
-  opened = workdir_lib.opened(pathlib.Path(workdir), config, resume)
+  labels, shards = experiment.data.dataset.train.labels, experiment.data.shards
+  marks = digests.of({'labels': labels, 'shards': np.concatenate(shards)})
+  opened = workdir_lib.opened(pathlib.Path(workdir), config, resume, marks)
   with opened as workdir, contextlib.ExitStack() as stack:
     return _train(experiment, workdir, stack)
 

@@ -60,6 +60,17 @@ def check(old: dict, new: dict, workdir: pathlib.Path, saved: bool) -> None:
   )
 
 
+def check_data(old: dict, new: dict) -> None:
+  """Refuses data that are others under the same name."""
+  other = sorted(k for k in old.keys() & new.keys() if old[k] != new[k])
+  if other:
+    raise ValueError(
+      f'--resume: config.data gives other {" and ".join(other)} than when the '
+      'run began; that would be another run: put the data back, or take '
+      'another --workdir.'
+    )
+
+
 def _entries(config, prefix=''):
   for name, value in config.items():
     if isinstance(value, dict):

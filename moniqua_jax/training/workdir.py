@@ -1,5 +1,6 @@
 """The folder of a run: its config, where it came from, its metrics so far."""
 
+from collections.abc import Mapping
 import contextlib
 import datetime
 import importlib.metadata
@@ -9,6 +10,7 @@ import pathlib
 import platform
 import sys
 import time
+import types
 
 import jax
 
@@ -21,20 +23,22 @@ except ImportError:  # not on Windows
   fcntl = None
 
 _OF_A_RUN = ('config.json', 'metrics.jsonl', 'run.json', 'checkpoints')
+_NOTHING = types.MappingProxyType({})
 _PUT_BACK = 'put it back, or begin again in another --workdir.'
 PACKAGES = ['jax', 'jaxlib', 'flax', 'optax', 'numpy', 'moniqua_jax']
 
 
 @contextlib.contextmanager
-def opened(workdir, config, resume):
+def opened(workdir, config, resume, data: Mapping[str, str] = _NOTHING):
   """Makes the folder, or checks that it holds the run to go on with.
 
   Each process opens its own: one folder for all, or one on a disk of each. It
-  is locked meanwhile; the system unlocks it when a process ends, however.
+  is locked meanwhile; the system unlocks it when a process ends. `data` has
+  digests of what the run learns from, which must be as they were.
   """
   new = json.loads(config.to_json())
   # All look before one writes.
-  held = multihost.by_all(lambda: _check(workdir, new, resume))
+  held = multihost.by_all(lambda: _check(workdir, new, resume, data))
   with multihost.by_all(lambda: _locked(workdir)):
     multihost.by_all(lambda: _write(workdir, new))
     entries = provenance()
@@ -42,7 +46,7 @@ def opened(workdir, config, resume):
       changed = _changed(held, new)
       entries = {'resumed': {**entries, 'changed': changed}}
     if multihost.is_primary():
-      note(workdir, **entries)
+      note(workdir, data=dict(data), **entries)
     yield workdir
 
 
@@ -71,7 +75,7 @@ def _locked(workdir):
   return file
 
 
-def _check(workdir, new, resume) -> dict | None:
+def _check(workdir, new, resume, data) -> dict | None:
   """Returns the config of the run that a folder holds, and that may go on."""
   path = workdir / 'config.json'
   held = [name for name in _OF_A_RUN if (workdir / name).exists()]
@@ -106,6 +110,8 @@ def _check(workdir, new, resume) -> dict | None:
       'command with another --workdir writes it anew: copy it from there.'
     ) from error
   same_run.check(old, new, workdir, saved=bool(states))
+  if states:
+    same_run.check_data(_run(workdir).get('data', {}), data)
   return old
 
 
