@@ -116,6 +116,7 @@ def _end(started):
     with contextlib.suppress(subprocess.TimeoutExpired):
       process.wait(PATIENCE)
     process.kill()
+    process.wait()
 
 
 if __name__ == '__main__':
