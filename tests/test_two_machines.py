@@ -294,29 +294,21 @@ def test_both_end_and_go_on(network, whole, tmp_path, how, lost):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('asked', [0, 1])
-@pytest.mark.parametrize('how', ['SIGTERM', 'SIGINT'])
-def test_both_save_after_one_step_and_go_on(
-  network, whole, tmp_path, how, asked
-):
-  """And nothing is lost: the row of that step is one more."""
+@pytest.mark.parametrize('how,status', [('SIGTERM', 0), ('SIGINT', 130)])
+def test_both_save_after_the_same_step(network, tmp_path, how, status):
+  """One is asked, and each has its rows of it on its own disk."""
   machines = Machines(network, tmp_path)
-  machines.train()
+  machines.train('--config.epochs=500.0')
   machines.wait_for_rows(6)
-  machines.processes[asked].send_signal(getattr(signal, how))
-  status = {'SIGTERM': 0, 'SIGINT': 130}[how]
-  assert machines.ended(60) == [status] * 2, machines.said(1 - asked)
+  machines.processes[1].send_signal(getattr(signal, how))
+  assert machines.ended(60) == [status] * 2, machines.said(0)
   assert '--resume' in machines.said(0)
-  steps = [
-    parts.found(disk / 'run' / 'checkpoints').keys() for disk in machines.disks
-  ]
-  last = rows(machines.disks[0] / 'run')[-1]['step']
-  assert max(steps[0]) == max(steps[1]) == last
-  machines.train('--resume')
+  runs = [disk / 'run' for disk in machines.disks]
+  step = rows(runs[0])[-1]['step']
+  assert [max(parts.found(run / 'checkpoints')) for run in runs] == [step] * 2
+  machines.train('--resume', f'--config.epochs={(step + 11) / 11}')
   assert machines.ended(programs.SECONDS) == [0, 0], machines.said(1)
-  end, expected = (rows(run)[-1] for run in (machines.disks[0] / 'run', whole))
-  for name in ('step', 'test/loss', 'test/accuracy', 'gossip/consensus_rms'):
-    assert end[name] == expected[name]
+  assert rows(runs[0])[-1]['step'] == step + 11
 
 
 @pytest.mark.slow
