@@ -9,13 +9,39 @@ import numpy as np
 import pytest
 
 from moniqua_jax.training import checkpoint, digests, parts
-from tests.test_two_machines import N, restored, save, state
+from moniqua_jax.training.step import TrainState
+from tests.test_two_machines import as_process
+
+N = 4
 
 SLOW = pytest.mark.slow
 # Threads of tensorstore, of which one has failed.
 pytestmark = pytest.mark.filterwarnings(
   'ignore::pytest.PytestUnraisableExceptionWarning'
 )
+
+
+def state(step) -> TrainState:
+  """A state of N rows of noise, which no compression makes shorter."""
+  params = np.random.default_rng(step).normal(size=(N, 500)).astype('f4')
+  opt_state = ({'count': np.full(N, step, np.int32)}, (), {'mu': params[:, :9]})
+  return TrainState(params, opt_state, {})
+
+
+def save(workdir, me, own):
+  with pytest.MonkeyPatch.context() as patch:
+    as_process(patch, me, own)
+    checkpoints = checkpoint.manager(workdir)
+    for step in (1, 2):
+      checkpoint.save(checkpoints, step, state(step))
+
+
+def restored(workdir, then=lambda checkpoints: None):
+  like = jax.device_put(jax.tree.map(np.zeros_like, state(0)))
+  with contextlib.closing(checkpoint.manager(workdir)) as checkpoints:
+    step, found = checkpoint.restore(checkpoints, like)
+    then(checkpoints)
+  return step, jax.device_get(found)
 
 
 @pytest.fixture(scope='module')
@@ -25,8 +51,8 @@ def intact(tmp_path_factory):
   with contextlib.closing(checkpoint.manager(one)) as checkpoints:
     for step in (1, 2):
       checkpoint.save(checkpoints, step, state(step))
-  save(two, 0, [2, 0], [1, 2])
-  save(two, 1, [1, 3], [1, 2])
+  save(two, 0, [2, 0])
+  save(two, 1, [1, 3])
   return {'one': one, 'two': two}
 
 
@@ -61,7 +87,7 @@ def emptied(file):
 
 
 def largest(files):
-  flipped(max(files, key=lambda file: file.stat().st_size), 700)
+  flipped(max(files, key=lambda file: file.stat().st_size), 8 * 2000)
 
 
 FAULTS = {
@@ -84,18 +110,18 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_used(
 ):
   folder, files = copied(fault.split(',')[0])
   FAULTS[fault](files)
-  step, found = restored(folder)
+  again = lambda checkpoints: checkpoint.save(checkpoints, 2, state(2))
+  step, found = restored(folder, again)
   assert step == 1
   jax.tree.map(np.testing.assert_array_equal, found, state(1))
   said = capfd.readouterr().err
   assert f'{folder}/checkpoints: step 2 is damaged: ' in said
   assert 'goes on from step 1.' in said
-  # It is out of the way, and the step will be saved again.
-  assert list(parts.found(folder / 'checkpoints')) == [1]
+  # It is out of the way, and the step could be saved again.
   assert list((folder / 'checkpoints').rglob('2*.damaged'))
-  with contextlib.closing(checkpoint.manager(folder)) as checkpoints:
-    checkpoint.save(checkpoints, 2, state(2))
-  assert restored(folder)[0] == 2
+  step, found = restored(folder)
+  assert step == 2
+  jax.tree.map(np.testing.assert_array_equal, found, state(2))
 
 
 @pytest.mark.parametrize('kind', ['one', 'two'])

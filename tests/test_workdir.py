@@ -206,6 +206,17 @@ def test_a_full_disk_leaves_a_file_as_it_was(stopped, monkeypatch):
   assert {path: path.read_bytes() for path in stopped.glob('*.json*')} == before
 
 
+def test_what_is_written_takes_the_place_of_what_was(stopped):
+  path, before = stopped / 'run.json', stopped / 'before'
+  os.link(path, before)
+  workdir_lib.note(stopped, seconds=1.0)
+  assert json.loads(path.read_text()) == {
+    **json.loads(before.read_text()),
+    'seconds': 1.0,
+  }
+  assert not list(stopped.glob('*.partial'))
+
+
 def test_a_live_run_keeps_its_folder(stopped):
   """Also from a process that is another one; and only while it lives."""
   with (
