@@ -6,6 +6,7 @@ The numbers that are held to are those of the NumPy prototype of the reference
 
 import functools
 import json
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -329,15 +330,19 @@ def test_a_run_writes_what_came_of_it(whole, cancer):
   assert gd[-1]['coded_bits'] == gd[-1]['packed_bits'] == expected
 
 
-def test_a_stopped_run_goes_on(tmp_path, monkeypatch, whole):
-  monkeypatch.setattr(driver, 'MINUTES', 0)  # a checkpoint after each chunk
+@pytest.mark.parametrize('how', ['killed', pytest.param('asked', marks=SLOW)])
+def test_a_stopped_run_goes_on(tmp_path, monkeypatch, whole, how):
+  # A checkpoint after each chunk, or none until the signal.
+  monkeypatch.setattr(driver, 'MINUTES', 0 if how == 'killed' else 1000)
   original, calls = driver._note, []
 
   def killed(*args):
     original(*args)
     calls.append(1)
     if len(calls) == 2:
-      raise KeyboardInterrupt
+      if how == 'killed':
+        raise KeyboardInterrupt
+      signal.raise_signal(signal.SIGTERM)
 
   monkeypatch.setattr(driver, '_note', killed)
   with pytest.raises(KeyboardInterrupt):

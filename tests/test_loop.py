@@ -1,7 +1,10 @@
 """The loop: what is written, resuming bit for bit, stopping with a reason."""
 
 import json
+import os
 import re
+import shlex
+import signal
 
 import jax
 import numpy as np
@@ -17,7 +20,9 @@ from tests.trained import (
   compiled_quickly,
   described,
   on_made_up_images,
+  rows,
   saved,
+  signal_in,
   small,
   stop_after,
 )
@@ -104,6 +109,59 @@ def test_what_an_algorithm_keeps_is_saved(tmp_path, entries, vectors):
   kept = [leaf for leaf in leaves if leaf.shape[-1] == 9610]
   assert step > 4 and all(np.any(leaf) for leaf in kept)
   assert sum(leaf.size for leaf in kept) == vectors * 8 * 9610
+
+
+@pytest.mark.parametrize(
+  'name,status',
+  [
+    ('SIGTERM', 0),
+    pytest.param('SIGHUP', 0, marks=SLOW),
+    pytest.param('SIGINT', 130, marks=SLOW),
+  ],
+)
+def test_a_signal_saves_the_step_and_resuming_gives_the_same_bits(
+  tmp_path, whole, name, status
+):
+  handler = signal.getsignal(getattr(signal, name))
+  ended = signal_in(small(), 14, getattr(signal, name), tmp_path)
+  assert signal.getsignal(getattr(signal, name)) == handler
+  assert ended.status == status and 'has all of step 15' in str(ended)
+  assert saved(tmp_path)[0] == rows(tmp_path)[-1]['step'] == 15
+  loop.train_and_evaluate(small(), tmp_path, resume=True)
+  (step, state), (_, expected) = saved(tmp_path), saved(whole)
+  assert step == 22
+  jax.tree.map(np.testing.assert_array_equal, state, expected)
+  tests = lambda folder: [
+    r['test/loss'] for r in rows(folder) if 'test/loss' in r
+  ]
+  assert tests(tmp_path) == tests(whole)
+
+
+@SLOW
+@pytest.mark.parametrize('name,status', [('SIGTERM', 0), ('SIGINT', 130)])
+def test_a_program_says_how_to_go_on_and_a_second_signal_ends_it(
+  tmp_path, name, status
+):
+  command = [
+    'train.py',
+    '--config=configs/digits.py:moniqua4',
+    '--config.epochs=60.0',
+    f'--workdir={tmp_path}/a run',
+  ]
+  number, path = getattr(signal, name), tmp_path / 'a run' / 'metrics.jsonl'
+  process = programs.started(*command, folder=tmp_path)
+  programs.wait_for(lambda: path.exists() and path.stat().st_size)
+  os.kill(process.pid, number)
+  found, _, said = programs.ended(process, tmp_path)
+  assert found == status and f'{name} came: ' in said
+  assert saved(tmp_path / 'a run')[0] == metrics.read(path.parent)[-1]['step']
+  again = said.split('Go on with:\n  python ')[1].splitlines()[0]
+  before = path.stat().st_size
+  process = programs.started(*shlex.split(again), folder=tmp_path)
+  programs.wait_for(lambda: path.stat().st_size > before)
+  for _ in range(2):
+    os.kill(process.pid, number)
+  assert programs.ended(process, tmp_path).status in (status, -number)
 
 
 @SLOW

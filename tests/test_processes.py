@@ -1,6 +1,8 @@
 """Many processes: the same bits as one, and one clear line when they fail."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -160,6 +162,27 @@ def test_a_killed_process_is_named_and_the_run_resumes_bit_for_bit(
   assert 0 < step < 88 and np.isfinite(state['params']).all()
   programs.finished(train(2, cut, tmp_path, '--resume'), tmp_path)
   assert rows(cut) == rows(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'name,asked,status',
+  [('SIGTERM', [1], 0), ('SIGTERM', [0, 1], 0), ('SIGINT', [0, 1], 130)],
+)
+def test_all_save_after_the_same_step(tmp_path, name, asked, status):
+  cut = tmp_path / 'run'
+  started = train(2, cut, tmp_path, '--config.epochs=5000.0')
+  programs.wait_for(lambda: steps_in(cut) >= 10)
+  for i in asked:
+    os.kill(started[i].pid, getattr(signal, name))
+  for i, process in enumerate(started):
+    found, _, err = programs.ended(process, tmp_path / str(i))
+    assert found == status, err
+  step, _ = checkpoint.last(cut, 8)
+  assert step == steps_in(cut)
+  flags = '--resume', f'--config.epochs={(step + 11) / 11}'
+  programs.finished(train(2, cut, tmp_path, *flags), tmp_path)
+  assert steps_in(cut) == step + 11
 
 
 @pytest.mark.slow

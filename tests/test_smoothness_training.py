@@ -136,7 +136,9 @@ def test_all_keep_and_decode_with_the_table_of_the_sender(tmp_path):
   assert step == 22  # and the estimate was not due
   jax.tree.map(np.testing.assert_array_equal, shapes_of(state), shape)
   config.smoothness.draws = 3
-  with pytest.raises(ValueError, match='config.smoothness was .* another run'):
+  with pytest.raises(
+    ValueError, match='config.smoothness.draws was .* another run'
+  ):
     loop.train_and_evaluate(config, tmp_path, resume=True)
 
 

@@ -110,10 +110,10 @@ def test_the_last_two_are_kept(tmp_path):
 def test_all_go_on_from_one_step(tmp_path, monkeypatch, table, expected):
   monkeypatch.setattr(multihost, 'table', lambda steps, width: table)
   if isinstance(expected, int):
-    assert parts.newest({}, tmp_path, N) == expected
+    assert parts.newest([], tmp_path) == expected
     return
   with pytest.raises(ValueError, match=expected):
-    parts.newest({}, tmp_path, N)
+    parts.newest([], tmp_path)
 
 
 def test_rows_that_are_not_here_are_named(tmp_path):
@@ -276,7 +276,7 @@ def whole(network, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('lost', [0, 1])
-@pytest.mark.parametrize('how', ['SIGKILL', 'SIGSTOP', 'SIGTERM'])
+@pytest.mark.parametrize('how', ['SIGKILL', 'SIGSTOP'])
 def test_both_end_and_go_on(network, whole, tmp_path, how, lost):
   """Within a minute, with a message; resumed, the run is the same."""
   machines = Machines(network, tmp_path)
@@ -291,6 +291,24 @@ def test_both_end_and_go_on(network, whole, tmp_path, how, lost):
   machines.train('--resume')
   assert machines.ended(programs.SECONDS) == [0, 0], machines.said(1)
   assert rows(machines.disks[0] / 'run') == rows(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('how,status', [('SIGTERM', 0), ('SIGINT', 130)])
+def test_both_save_after_the_same_step(network, tmp_path, how, status):
+  """One is asked, and each has its rows of it on its own disk."""
+  machines = Machines(network, tmp_path)
+  machines.train('--config.epochs=500.0')
+  machines.wait_for_rows(6)
+  machines.processes[1].send_signal(getattr(signal, how))
+  assert machines.ended(60) == [status] * 2, machines.said(0)
+  assert '--resume' in machines.said(0)
+  runs = [disk / 'run' for disk in machines.disks]
+  step = rows(runs[0])[-1]['step']
+  assert [max(parts.found(run / 'checkpoints')) for run in runs] == [step] * 2
+  machines.train('--resume', f'--config.epochs={(step + 11) / 11}')
+  assert machines.ended(programs.SECONDS) == [0, 0], machines.said(1)
+  assert rows(runs[0])[-1]['step'] == step + 11
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import signal
 
 from flax import linen as nn
 import jax
@@ -12,7 +13,14 @@ import pytest
 
 from configs import digits
 from moniqua_jax import data
-from moniqua_jax.training import checkpoint, experiment, loop, metrics, summary
+from moniqua_jax.training import (
+  checkpoint,
+  experiment,
+  loop,
+  metrics,
+  signals,
+  summary,
+)
 from moniqua_jax.training import step as step_lib
 from tests import hlo
 
@@ -93,6 +101,23 @@ def stop_after(config, step, workdir):
     with pytest.raises(Interrupted):
       loop.train_and_evaluate(config, workdir)
   assert step <= saved(workdir)[0] < step + 2
+
+
+def signal_in(config, step, number, workdir):
+  """Trains, and gets a signal in a step; how the run was ended by it."""
+
+  def batches(*args, **kwargs):
+    for k, batch in original(*args, **kwargs):
+      if k == step:
+        signal.raise_signal(number)
+      yield k, batch
+
+  original = data.batches
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(data, 'batches', batches)
+    with pytest.raises(signals.Interrupted) as ended:
+      loop.train_and_evaluate(config, workdir)
+  return ended.value
 
 
 def collectives_of_a_step(config):

@@ -60,6 +60,8 @@ _SLOW = flags.DEFINE_multi_string(
   'slow', [], "RANK:FACTOR, a worker made slower: '3:4' makes 3 take 4 times."
 )
 
+_HELD = contextlib.ExitStack()  # the folder of the run, by process 0
+
 
 def main(argv, mpi):
   """Trains one worker, and reports on process 0 what all of them did."""
@@ -114,7 +116,7 @@ def _build(argv, network):
   config.runner = 'simulated'  # of no use here, and asks for no devices
   built = training.setup(config, network.rank, network.n)
   if network.rank == 0:
-    workdir.open_(folder, config, _RESUME.value)
+    _HELD.enter_context(workdir.opened(folder, config, _RESUME.value))
     if not _RESUME.value:
       command = [*COMMAND.format(network.n).split(), *sys.argv[1:]]
       workdir.note(folder, command=shlex.join(command), mpi=network.library)

@@ -23,7 +23,7 @@ from moniqua_jax.laboratory import (
   splits,
   stopping,
 )
-from moniqua_jax.training import checkpoint, registry
+from moniqua_jax.training import checkpoint, digests, registry, signals
 from moniqua_jax.training import workdir as workdir_lib
 
 CHUNK = 250  # iterations in one call of the compiled function
@@ -115,18 +115,26 @@ def run(config, workdir: str, resume: bool = False) -> str:
   """Runs all methods of a config until each is done, and writes the report."""
   problem = problem_of(config)
   named = methods_of(config, problem)
-  workdir = workdir_lib.open_(pathlib.Path(workdir), config, resume)
   keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-  record = _iterate(config, problem, list(named.values()), keys, workdir)
-  clock = _clock(problem, list(named.values()), keys) if config.clock else None
-  workdir_lib.note(workdir, seconds=float(record.seconds))
-  return report.write(workdir, config, problem, named, record, clock)
+  folder = pathlib.Path(workdir)
+  marks = digests.of({'rows': problem.features, 'targets': problem.targets})
+  with workdir_lib.opened(folder, config, resume, marks) as workdir:
+    record = _iterate(config, problem, list(named.values()), keys, workdir)
+    clock = None
+    if config.clock:
+      clock = _clock(problem, list(named.values()), keys)
+    workdir_lib.note(workdir, seconds=float(record.seconds))
+    return report.write(workdir, config, problem, named, record, clock)
 
 
 def _iterate(config, problem, all_methods, keys, workdir) -> Record:
   carry, record = runs.start(problem, all_methods, keys), _empty(config)
-  with contextlib.closing(checkpoint.manager(workdir, keep=1)) as checkpoints:
-    _, (carry, record) = checkpoint.restore(checkpoints, (carry, record))
+  with contextlib.ExitStack() as stack:
+    came = stack.enter_context(signals.heard())
+    checkpoints = checkpoint.manager(workdir, keep=1)
+    stack.enter_context(contextlib.closing(checkpoints))
+    start, (carry, record) = checkpoint.restore(checkpoints, (carry, record))
+    workdir_lib.saved(workdir, start)
     record = jax.tree.map(np.array, record)
     carry, active, compiled = list(carry), [], None
     began, saved = time.perf_counter() - record.seconds, time.perf_counter()
@@ -146,10 +154,16 @@ def _iterate(config, problem, all_methods, keys, workdir) -> Record:
       record.seconds[...] = time.perf_counter() - began
       progress.update(CHUNK)
       progress.set_postfix_str(f'{len(wanted)} methods')
-      if time.perf_counter() - saved > 60 * MINUTES:
+      number = came()
+      if number or time.perf_counter() - saved > 60 * MINUTES:
         step = int(record.done.max())
         checkpoint.save(checkpoints, step, (carry, record))
+        checkpoints.wait_until_finished()
+        workdir_lib.note(workdir, saved=step)
         saved = time.perf_counter()
+      if number:
+        said = f'{workdir} has all of iteration {record.done.max()}'
+        raise signals.Interrupted(number, said)
     progress.close()
   return record
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from moniqua_jax.laboratory import figures, methods, stopping
 from moniqua_jax.plots import tables
+from moniqua_jax.training import whole
 
 POINTS = 200  # rows of metrics.jsonl for a method
 COLUMNS = (
@@ -83,12 +84,12 @@ def write(workdir, config, problem, named, record, clock) -> str:
     last=config.iterations,
     load=os.getloadavg()[0],
   )
-  (workdir / 'table.md').write_text(f'{title}\n\n{text}{notes}')
+  whole.write(workdir / 'table.md', f'{title}\n\n{text}{notes}')
   lines = [
     json.dumps({'method': k, **row}) for k in curves for row in curves[k]
   ]
-  (workdir / 'metrics.jsonl').write_text('\n'.join(lines) + '\n')
-  (workdir / 'results.json').write_text(json.dumps(entries, indent=1))
+  whole.write(workdir / 'metrics.jsonl', '\n'.join(lines) + '\n')
+  whole.write(workdir / 'results.json', json.dumps(entries, indent=1))
   figures.draw(curves, title, workdir / 'figure')
   return text
 

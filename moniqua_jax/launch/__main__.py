@@ -5,7 +5,8 @@
 What stands after -- is a file such as train.py or a script of this package.
 Each process gets its --coordinator_address, --num_processes and --process_id.
 Their output comes with the number of the process in front; when one fails, all
-are ended, and so is this command, with its exit status.
+are ended, and so is this command, with its exit status. Ctrl-C and SIGTERM go
+to all.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import threading
 
-PATIENCE = 10  # seconds between the request to end and the end
+PATIENCE = 60  # seconds to save in, between the request to end and the end
 
 
 def main():
@@ -79,11 +80,12 @@ def run(programs: list[list[str]]) -> int:
       i, status = ended.get()
       if status:
         print(f'process {i} {_why(status)}; all are ended.', file=sys.stderr)
-        return status if status > 0 else 128 - status
+        return _status(status)
     return 0
   except KeyboardInterrupt:
     print('interrupted; all processes are ended.', file=sys.stderr)
-    return 130
+    _end(started)
+    return max(_status(process.returncode) for process in started)
   finally:
     _end(started)
 
@@ -94,6 +96,11 @@ def _stream(i, process, ended):
       text = line.decode(errors='replace').rstrip().split('\r')[-1]
       print(f'[{i}] {text}', flush=True)
   ended.put((i, process.wait()))
+
+
+def _status(code) -> int:
+  """Of a shell, where a process was ended by a signal."""
+  return code if code >= 0 else 128 - code
 
 
 def _why(status) -> str:
@@ -109,6 +116,7 @@ def _end(started):
     with contextlib.suppress(subprocess.TimeoutExpired):
       process.wait(PATIENCE)
     process.kill()
+    process.wait()
 
 
 if __name__ == '__main__':

@@ -22,7 +22,8 @@ from jax.errors import JaxRuntimeError
 
 BEAT = 2  # seconds from one sign of life to the next
 SILENCE = 20  # seconds without one after which a process counts as lost
-_KEYS = 'moniqua/'  # alive/I and ended/I of process I
+_KEYS = 'moniqua/'  # alive/I, leave/I and ended/I of process I
+_STEPS = 'moniqua_steps/'  # I, the step that its loop has reached
 _AGAIN = (
   'Start all processes again; with --resume they go on from the last '
   'checkpoint that all have.'
@@ -37,6 +38,9 @@ class Watch:
     self._heard = dict.fromkeys(range(n), time.monotonic())
     self._words, self._going = {}, False
     self._signals, self._witness = None, None
+    # The step of the loop, and the one after which all end.
+    self._loop, self._step = threading.Lock(), None
+    self._asked = self._end_after = self._number = 0
 
   def start(self) -> None:
     """Starts the threads and the witness, and listens for SIGTERM."""
@@ -59,6 +63,27 @@ class Watch:
     if self._me == 0:
       time.sleep(2 * BEAT)  # the keys end with process 0
 
+  def leaving(self, step: int, number: int) -> int:
+    """Returns the signal for which all end after this step, or 0."""
+    if number and not self._asked:
+      self._asked = number
+      self._set(f'{_KEYS}leave/{self._me}', str(number))
+    with self._loop:
+      self._step = step
+      return self._number if self._number and step >= self._end_after else 0
+
+  def _agree(self, number):
+    """Finds the step after which all end: one that nobody has gone past.
+
+    Loops wait here at the end of their steps until all have said theirs.
+    """
+    with self._loop, contextlib.suppress(JaxRuntimeError):
+      mine = -1 if self._step is None else self._step
+      self._client.key_value_set(f'{_STEPS}{self._me}', str(mine))
+      self._client.wait_at_barrier('moniqua_leave', 1000 * SILENCE)
+      steps = [int(text) for _, text in self._client.key_value_dir_get(_STEPS)]
+      self._end_after, self._number = max(steps) + 1, number
+
   def _set(self, key, value):
     with contextlib.suppress(JaxRuntimeError):
       self._client.key_value_set(key, value, allow_overwrite=True)
@@ -72,7 +97,7 @@ class Watch:
       os.write(self._witness, byte)
 
   def _exchange(self):
-    last, count = {}, 0
+    last, count, leave, agreed = {}, 0, 0, False
     while True:
       count += 1
       self._set(f'{_KEYS}alive/{self._me}', str(count))
@@ -81,9 +106,14 @@ class Watch:
           what, number = key.split('/')[-2:]
           if what == 'ended':
             self._words[int(number)] = value
+          elif what == 'leave':
+            leave = leave or int(value)
           elif last.get(key) != value:
             last[key] = value
             self._heard[int(number)] = time.monotonic()
+      if leave and not agreed:
+        agreed = True
+        self._agree(leave)
       time.sleep(BEAT)
 
   def _judge(self):
@@ -92,7 +122,9 @@ class Watch:
       self._beat(b'+')
       waiting = [] if self._signals is None else [self._signals]
       asked, _, _ = select.select(waiting, [], [], 1)
-      if asked and signal.SIGTERM in os.read(self._signals, 64):
+      came = os.read(self._signals, 64) if asked else b''
+      # In its loop a process ends with the others, after a step.
+      if signal.SIGTERM in came and self._step is None:
         got = f'process {self._me} got SIGTERM. {_AGAIN}'
         self._end(got, 143, words=got)
       now = time.monotonic()
@@ -134,6 +166,11 @@ def start() -> None:
   state = distributed.global_state
   _watch = Watch(state.client, state.process_id, state.num_processes)
   _watch.start()
+
+
+def leaving(step: int, number: int) -> int:
+  """The signal for which all processes end after this step, or 0."""
+  return _watch.leaving(step, number) if _watch else number
 
 
 def end(message: str, status: int, words: str | None = None) -> None:

@@ -60,7 +60,8 @@ def main(argv):
     if _WORKDIR.value is None:
       raise ValueError('--workdir is not given; it takes a folder.')
     multihost.agreed(config.to_json(), '--config')
-    train(config, _WORKDIR.value)
+    status = train(config, _WORKDIR.value)
+  sys.exit(status)
 
 
 def start(config):
@@ -81,21 +82,39 @@ def start(config):
     jax.config.update('jax_num_cpu_devices', devices)
 
 
-def train(config, workdir):
-  """Runs a laboratory; or trains, and draws the report of the run."""
-  if 'laboratory' in config:
-    from moniqua_jax.laboratory import driver
+def train(config, workdir) -> int:
+  """Runs a laboratory or training, and its report; returns the exit status."""
+  from moniqua_jax.training import monitor, signals
 
-    driver.run(config, workdir, _RESUME.value)
-    return
-  from moniqua_jax import plots
-  from moniqua_jax.training import loop, monitor, summary
-
+  run = _laboratory if 'laboratory' in config else _training
   try:
-    loop.train_and_evaluate(config, workdir, _RESUME.value, _START_FROM.value)
+    run(config, workdir)
   except monitor.Stopped as error:
     print(f'stopped: {error}', file=sys.stderr)
     sys.exit(1)
+  except signals.Interrupted as error:
+    if multihost.is_primary():
+      print(f'{error}. {signals.again()}', file=sys.stderr)
+    return error.status
+  except KeyboardInterrupt:
+    if jax.process_count() > 1:
+      raise  # the others are told
+    print('interrupted.', file=sys.stderr)
+    return 130
+  return 0
+
+
+def _laboratory(config, workdir):
+  from moniqua_jax.laboratory import driver
+
+  driver.run(config, workdir, _RESUME.value)
+
+
+def _training(config, workdir):
+  from moniqua_jax import plots
+  from moniqua_jax.training import loop, summary
+
+  loop.train_and_evaluate(config, workdir, _RESUME.value, _START_FROM.value)
   if multihost.is_primary():
     print(plots.shown(plots.report([workdir], workdir)))
     if came := summary.came(workdir):

@@ -1,7 +1,12 @@
 """Checkpoints of the train state: by orbax, of many processes by parts."""
 
+import contextlib
+import gc
 import json
+import logging
 import pathlib
+import sys
+import time
 
 from flax import traverse_util
 import jax
@@ -14,7 +19,7 @@ from moniqua_jax import pods
 from moniqua_jax.launch import multihost
 from moniqua_jax.models import norms
 from moniqua_jax.quantizers import base
-from moniqua_jax.training import parts
+from moniqua_jax.training import digests, parts, whole
 
 
 def manager(workdir: pathlib.Path, keep: int = 2):
@@ -27,9 +32,17 @@ def manager(workdir: pathlib.Path, keep: int = 2):
 
 
 def save(checkpoints, step: int, state) -> None:
-  """Saves the state as it is after `step` steps."""
-  if step not in checkpoints.all_steps():
-    checkpoints.save(step, args=ocp.args.StandardSave(state))
+  """Saves the state as it is after `step` steps, and its digests."""
+  if step in checkpoints.all_steps():
+    return
+  if jax.process_count() > 1:
+    checkpoints.save(step, state)
+    return
+  marks = digests.of(parts.names(jax.device_get(state)))
+  args = ocp.args.Composite(
+    default=ocp.args.StandardSave(state), digests=ocp.args.JsonSave(marks)
+  )
+  checkpoints.save(step, args=args)
 
 
 def not_finite(state) -> list[str]:
@@ -55,27 +68,55 @@ def _sound(leaves):
 def restore(checkpoints, like):
   """Reads the last steps and state; (0, like) if nothing was saved.
 
-  Of many processes: the last that all have, wherever each has it.
+  Of many processes: the last that all have, wherever each has it. One that is
+  damaged is named and put aside, for the last that is not.
   """
   path = pathlib.Path(checkpoints.directory)
-  steps, n = parts.found(path), _rows(like)
-  step = parts.newest(steps, path.parent, n)
+  steps, own = parts.found(path), multihost.own(_rows(like))
+  intact, damaged = _read(path, steps, own)
+  step = parts.newest(intact, path.parent)
   if not step:
     return 0, like
-  parts.forget(steps, step)
+  if damaged:
+    print(f'The run goes on from step {step}.', file=sys.stderr)
+  parts.forget(steps, step, damaged)
+  checkpoints.reload()
   try:
-    if step in checkpoints.all_steps() and jax.process_count() == 1:
-      abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-      args = ocp.args.StandardRestore(abstract)
-      return step, checkpoints.restore(step, args=args)
-    leaves = parts.read(steps[step], multihost.own(n), _whole)
-    return step, _placed(leaves, like)
+    return step, _placed(intact[step], like)
   except ValueError as error:
     raise ValueError(
       f'--resume: the checkpoint of step {step} holds another state than this '
       'version keeps. --start_from takes the model out of it, into a new '
       f'--workdir. {error}'
     ) from error
+
+
+def _read(path, steps, wanted) -> tuple[dict, list]:
+  """Reads from the newest on, one process until it has what is intact.
+
+  Returns the rows that are wanted of each leaf, by step, and the steps that are
+  damaged, which it names; a `ValueError` if nothing else is left.
+  """
+  intact, damaged = {}, []
+  for step in sorted(steps, reverse=True):
+    try:
+      leaves = parts.read(steps[step], wanted, _whole)
+    except ValueError as error:
+      print(
+        f'warning: {path}: step {step} is damaged: {error}', file=sys.stderr
+      )
+      damaged.append(step)
+      continue
+    if leaves is not None:
+      intact[step] = leaves
+      if jax.process_count() == 1:
+        break
+  if damaged and not intact:
+    raise ValueError(
+      f'{path}: of the steps {sorted(steps)} no checkpoint is intact. Put back '
+      'a copy of one, or begin again in another --workdir.'
+    )
+  return intact, damaged
 
 
 def _rows(state) -> int:
@@ -89,17 +130,20 @@ def _placed(leaves: dict, like):
   for name in wanted.keys() | leaves.keys():
     if name not in wanted or name not in leaves:
       raise ValueError(f'{name} is in one of them only.')
-    if wanted[name].shape[1:] != leaves[name].shape[1:]:
+    leaf, of = leaves[name], wanted[name]
+    if of.shape[1:] != leaf.shape[1:]:
       raise ValueError(f'{name} has another shape.')
-  rows = [
     # A file does not know the types that NumPy does not.
-    leaf.view(of.dtype) if leaf.dtype.kind == 'V' else leaf
-    for leaf, of in ((leaves[name], of) for name, of in wanted.items())
-  ]
+    leaves[name] = leaf.view(of.dtype) if leaf.dtype.kind == 'V' else leaf
+    types = {jax.dtypes.canonicalize_dtype(x.dtype) for x in (leaves[name], of)}
+    if len(types) > 1:
+      raise ValueError(f'{name} has another type.')
+  rows = [leaves[name] for name in wanted]
   state = jax.tree.unflatten(jax.tree.structure(like), rows)
   if jax.process_count() > 1:
     return multihost.placed(state)
-  return jax.tree.map(lambda x, of: jax.device_put(x, of.sharding), state, like)
+  put = lambda x, of: jax.device_put(x, getattr(of, 'sharding', None))
+  return jax.tree.map(put, state, like)
 
 
 def mean_model(workdir: str, like: dict) -> dict:
@@ -110,7 +154,7 @@ def mean_model(workdir: str, like: dict) -> dict:
   path = pathlib.Path(workdir).absolute()
   if not (path / 'checkpoints').is_dir():
     raise ValueError(f'--start_from={workdir}: it holds no checkpoints.')
-  config = json.loads((path / 'config.json').read_text())
+  config = whole.read_json(path / 'config.json')
   pod = pods.of(ml_collections.ConfigDict(config))
   _, state = last(path, pod.devices)
   try:
@@ -123,24 +167,26 @@ def mean_model(workdir: str, like: dict) -> dict:
 
 def last(workdir: pathlib.Path, n: int) -> tuple[int, dict]:
   """The last step of which all n rows are here, and its state, in NumPy."""
-  steps = parts.found(pathlib.Path(workdir).absolute() / 'checkpoints')
-  here = {step: parts.rows(files, n) for step, files in steps.items()}
-  whole = [step for step, rows in here.items() if len(rows) == n]
-  if not whole:
+  path = pathlib.Path(workdir).absolute() / 'checkpoints'
+  steps = parts.found(path)
+  intact, _ = _read(path, steps, list(range(n)))
+  step = max(intact, default=0)
+  if not step:
     raise ValueError(
       f'--start_from={workdir}: it holds no checkpoint yet.'
       if not steps
       else f'--start_from={workdir}: of its last checkpoint only the rows '
-      f"{sorted(here[max(here)])} of {n} are here; copy the other processes' "
-      'checkpoints/process_* beside it.'
+      f'{sorted(parts.rows(steps[max(steps)], n))} of {n} are here; copy the '
+      "other processes' checkpoints/process_* beside it."
     )
-  step = max(whole)
-  leaves = parts.read(steps[step], list(range(n)), _whole)
-  return step, traverse_util.unflatten_dict(leaves, sep='/')
+  return step, traverse_util.unflatten_dict(intact[step], sep='/')
 
 
 def _whole(folder) -> dict:
-  """Reads all leaves of a folder of orbax as NumPy arrays, by their names."""
+  """Reads all leaves of a folder of orbax as NumPy arrays, by their names.
+
+  Raises whatever orbax raises, or a `ValueError` that names a damaged leaf.
+  """
   # No other process is waited for: it may have none, or read another one.
   me = jax.process_index()
   alone = ocp.options.MultiprocessingOptions(
@@ -150,9 +196,30 @@ def _whole(folder) -> dict:
   )
   handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
   path = folder / 'default'
-  with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-    tree = checkpointer.metadata(path).item_metadata.tree
+  with _quiet(), contextlib.closing(handler):
+    tree = handler.metadata(path).tree
     as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
     each = jax.tree.map(lambda _: as_numpy, tree)
     args = ocp.args.PyTreeRestore(restore_args=each)
-    return parts.names(checkpointer.restore(path, args=args))
+    leaves = parts.names(handler.restore(path, args=args))
+  marks = folder / 'digests' / 'metadata'
+  if marks.exists():  # older versions saved none
+    digests.check(leaves, json.loads(marks.read_text()))
+  return leaves
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Says nothing of what orbax's tasks and threads say when one has failed."""
+  hook, disabled = sys.unraisablehook, logging.root.manager.disable
+  sys.unraisablehook = lambda unraisable: None
+  logging.disable()
+  try:
+    yield
+  except Exception:
+    gc.collect()
+    time.sleep(0.1)  # they report to a loop that has been closed
+    raise
+  finally:
+    sys.unraisablehook = hook
+    logging.disable(disabled)

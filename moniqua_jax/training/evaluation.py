@@ -10,7 +10,7 @@ import numpy as np
 from moniqua_jax import collectives, data, gossip, pods, workers
 from moniqua_jax.launch import multihost
 from moniqua_jax.models import norms
-from moniqua_jax.training import quantizer
+from moniqua_jax.training import quantizer, whole
 
 
 def make(experiment, eval_step):
@@ -92,9 +92,8 @@ def export(experiment, state, workdir) -> None:
     folder.mkdir(exist_ok=True)
     leaves = jax.tree.leaves_with_path({'params': params, **pooled})
     name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
-    np.savez(
-      folder / 'variables.npz', **{name(path): leaf for path, leaf in leaves}
-    )
+    with whole.written(folder / 'variables.npz', 'wb') as file:
+      np.savez(file, **{name(path): leaf for path, leaf in leaves})
 
 
 def _shared(eval_step, pod):
@@ -132,7 +131,7 @@ class Probe:
     self._path = workdir / 'leaf_distance.json'
     self._largest = np.zeros(len(sizes))
     if self._path.exists():
-      self._largest = np.array([*json.loads(self._path.read_text()).values()])
+      self._largest = np.array([*whole.read_json(self._path).values()])
 
   def look(self, params: jax.Array) -> None:
     """Takes the workers' parameters into account, and writes the file."""
@@ -143,4 +142,4 @@ class Probe:
       self._largest = np.maximum(self._largest, leaves)
     rows = dict(zip(self._names, self._largest.tolist(), strict=True))
     if multihost.is_primary():
-      self._path.write_text(json.dumps(rows, indent=1))
+      whole.write(self._path, json.dumps(rows, indent=1))

@@ -16,9 +16,11 @@ from moniqua_jax.plan import report as plan_report
 from moniqua_jax.training import (
   bytes_sent,
   checkpoint,
+  digests,
   evaluation,
   gradient_noise,
   monitor,
+  signals,
   suggestion,
   summary,
   talk,
@@ -36,13 +38,22 @@ def train_and_evaluate(
 
   With `resume` it goes on from the last checkpoint in workdir; with
   `start_from` all workers start at the mean model of the run in that folder.
-  Raises `monitor.Stopped` where a loss is not finite, or a message unreadable.
+  Raises `monitor.Stopped` where a loss is not finite, or a message unreadable,
+  and `signals.Interrupted` at the end of a step in which a signal came.
   """
-  # ------------------------------------------------------------------ set up
   experiment = _experiment(config, None if resume else start_from)
   config = experiment.setup.config  # with what a budget chose
-  noise = _noise(experiment)
-  workdir = workdir_lib.open_(pathlib.Path(workdir), config, resume)
+  labels, shards = experiment.data.dataset.train.labels, experiment.data.shards
+  marks = digests.of({'labels': labels, 'shards': np.concatenate(shards)})
+  opened = workdir_lib.opened(pathlib.Path(workdir), config, resume, marks)
+  with opened as workdir, contextlib.ExitStack() as stack:
+    return _train(experiment, workdir, stack)
+
+
+def _train(experiment, workdir, stack) -> dict:
+  """Does that in a folder of its own; what it opens is closed by the stack."""
+  # ------------------------------------------------------------------ set up
+  config, noise = experiment.setup.config, _noise(experiment)
   if multihost.is_primary():
     print(summary.describe(experiment))
     if planned := experiment.setup.planned:
@@ -57,45 +68,49 @@ def train_and_evaluate(
   refreshed = refresh.make(experiment)
   evaluate = evaluation.make(experiment, eval_step)
   probe = evaluation.Probe(experiment, workdir)
+  came = stack.enter_context(signals.heard())  # until all is saved
+  checkpoints = checkpoint.manager(workdir)
+  stack.enter_context(contextlib.closing(checkpoints))
+  watch = monitor.of(
+    experiment.setup,
+    workdir,
+    own_workers,
+    checkpoints.latest_step,
+    suggest=suggestion.make(experiment, own_workers),
+  )
+  start, state = checkpoint.restore(checkpoints, state)
+  log = workdir_lib.Log(workdir, config.tensorboard, pace.steps, start)
+  stack.enter_context(contextlib.closing(log))
 
   # -------------------------------------------------------------- train loop
   row = {}
-  with contextlib.ExitStack() as stack:
-    checkpoints = checkpoint.manager(workdir)
-    stack.enter_context(contextlib.closing(checkpoints))
-    watch = monitor.of(
-      experiment.setup,
-      workdir,
-      own_workers,
-      checkpoints.latest_step,
-      suggest=suggestion.make(experiment, own_workers),
-    )
-    start, state = checkpoint.restore(checkpoints, state)
-    log = workdir_lib.Log(workdir, config.tensorboard, pace.steps, start)
-    stack.enter_context(contextlib.closing(log))
-    for step, batch in experiment_lib.batches(
-      experiment, config.seed, start, pace.steps, sorted({*own_workers})
-    ):
-      state = refreshed(state, step)
-      batch = multihost.placed(pods.split(pod, batch, own))
-      state, report = train(state, batch, np.int32(step))
-      watch.take(step, report, state.params)
-      due = _due(config, pace, step + 1)
-      if due.probe:
-        probe.look(state.params)
-      if not due.row:
-        continue
-      row = _row(experiment, step, state, watch.taken())
-      if due.evaluation:
-        row |= evaluate(state, due.last)
-      if due.noise:
-        row |= noise(state, step + 1)
-      if not np.isnan(share := metrics_lib.noise_share(config, row)):
-        row['gossip/noise_share'] = share
-      log.write(row)
-      if due.checkpoint:
-        _save(checkpoints, step + 1, state, workdir)
-    log.note_seconds()
+  for step, batch in experiment_lib.batches(
+    experiment, config.seed, start, pace.steps, sorted({*own_workers})
+  ):
+    state = refreshed(state, step)
+    batch = multihost.placed(pods.split(pod, batch, own))
+    state, report = train(state, batch, np.int32(step))
+    watch.take(step, report, state.params)
+    due = _due(config, pace, step + 1)
+    if number := multihost.leaving(step, came()):
+      due = due._replace(row=True, checkpoint=True)
+    if due.probe:
+      probe.look(state.params)
+    if not due.row:
+      continue
+    row = _row(experiment, step, state, watch.taken())
+    if due.evaluation:
+      row |= evaluate(state, due.last)
+    if due.noise:
+      row |= noise(state, step + 1)
+    if not np.isnan(share := metrics_lib.noise_share(config, row)):
+      row['gossip/noise_share'] = share
+    log.write(row)
+    if due.checkpoint:
+      _save(checkpoints, step + 1, state, workdir)
+    if number and not due.last:
+      raise signals.Interrupted(number, f'{workdir} has all of step {step + 1}')
+  log.note_seconds()
   evaluation.export(experiment, state, workdir)
   return row
 

@@ -5,6 +5,7 @@ far, `wire/bytes_sent` per worker so far, and what was measured, under names
 with a slash: train/, test/, gossip/.
 """
 
+import contextlib
 import json
 import math
 import pathlib
@@ -14,6 +15,7 @@ import numpy as np
 
 from moniqua_jax import extras
 from moniqua_jax.launch import multihost
+from moniqua_jax.training import whole
 
 
 class Writer:
@@ -49,11 +51,22 @@ def _events(workdir):
 
 
 def read(workdir: pathlib.Path) -> list[dict]:
-  """Reads the rows of workdir/metrics.jsonl, in order of step."""
+  """Reads the rows of workdir/metrics.jsonl, in order of step.
+
+  A last line that was cut, as by a full disk, is left out; a `ValueError` names
+  any other that is no row.
+  """
   path = pathlib.Path(workdir) / 'metrics.jsonl'
   if not path.exists():
     raise ValueError(f'{workdir} holds no run: there is no {path.name}.')
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  *lines, rest = path.read_bytes().split(b'\n')
+  if rest:
+    with contextlib.suppress(ValueError):
+      json.loads(rest)
+      lines.append(rest)
+  return [
+    whole.parsed(line, path, number) for number, line in enumerate(lines, 1)
+  ]
 
 
 def of_all(steps: list[dict]) -> list[dict]:

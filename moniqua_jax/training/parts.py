@@ -2,12 +2,14 @@
 
   WORKDIR/checkpoints/process_1_of_2/12.npz
 
-holds, leaf by leaf, some rows of the state after 12 steps, and which they are.
+holds, leaf by leaf, some rows of the state after 12 steps, and which they are
+(and a CRC of each, which NumPy compares when it reads).
 Nobody waits for a file of another process, so each may have a WORKDIR on a disk
 of its own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+import contextlib
 import os
 import pathlib
 import shutil
@@ -41,10 +43,10 @@ class Manager:
     """The last of them."""
     return max(self.all_steps(), default=None)
 
-  def save(self, step: int, args) -> None:
+  def save(self, step: int, state) -> None:
     """Writes a file that is there when it is whole; drops the oldest."""
-    rows = multihost.own(len(jax.tree.leaves(args.item)[0]))
-    leaves = names(multihost.to_host(args.item))
+    rows = multihost.own(len(jax.tree.leaves(state)[0]))
+    leaves = names(multihost.to_host(state))
     path = self._mine / f'{step}.npz'
     partial = path.with_suffix('.partial')
     with partial.open('wb') as file:
@@ -54,6 +56,9 @@ class Manager:
     partial.replace(path)
     for old in self.all_steps()[: -self._keep]:
       (self._mine / f'{old}.npz').unlink()
+
+  def reload(self) -> None:
+    """Nothing is remembered."""
 
   def close(self) -> None:
     """Nothing is left to be done."""
@@ -73,22 +78,25 @@ def names(tree) -> dict:
 def found(directory: pathlib.Path) -> dict[int, list[pathlib.Path]]:
   """The files of each step, of all processes; a folder has all rows."""
   steps = {}
-  for path in directory.glob('process_*_of_*/*.npz'):
-    steps.setdefault(int(path.stem), []).append(path)
+  for path in sorted(directory.glob('process_*_of_*/*.npz')):
+    if path.stem.isdigit():
+      steps.setdefault(int(path.stem), []).append(path)
   for path in directory.glob('[0-9]*'):
     if path.name.isdigit():
       steps[int(path.name)] = [path]
   return steps
 
 
-def newest(steps: Mapping[int, list], workdir: pathlib.Path, n: int) -> int:
+def newest(mine: Collection[int], workdir: pathlib.Path) -> int:
   """The last step of which every process has its rows; 0 if there is none.
+
+  Args:
+    mine: the steps of which this process has its own.
+    workdir: to be named.
 
   Raises:
     ValueError: some have checkpoints, and no step is with all.
   """
-  own = set(multihost.own(n))
-  mine = [step for step, files in steps.items() if own <= rows(files, n)]
   table = multihost.table(sorted(mine)[-8:], 8)
   common = set.intersection(*map(set, table))
   if common or not any(table):
@@ -105,43 +113,76 @@ def newest(steps: Mapping[int, list], workdir: pathlib.Path, n: int) -> int:
   )
 
 
-def forget(steps: Mapping[int, list], step: int) -> None:
-  """Removes what was saved after a step: the run goes on from there."""
+def forget(steps: Mapping[int, list], step: int, damaged: Collection) -> None:
+  """Removes what was saved after a step: the run goes on from there.
+
+  What is damaged gets another name, STEP.damaged.
+  """
   for path in [path for k in steps if k > step for path in steps[k]]:
-    if path.is_dir():
-      shutil.rmtree(path, ignore_errors=True)
-    else:
-      path.unlink(missing_ok=True)
+    aside = path.with_name(f'{path.name}.damaged')
+    is_damaged = int(path.stem) in damaged
+    _remove(aside if is_damaged else path)
+    with contextlib.suppress(FileNotFoundError):  # others see it, too
+      if is_damaged:
+        path.rename(aside)
 
 
-def read(files: list, wanted: list[int], whole: Callable) -> dict:
+def _remove(path) -> None:
+  if path.is_dir():
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    path.unlink(missing_ok=True)
+
+
+def read(files: list, wanted: list[int], whole: Callable) -> dict | None:
   """Reads some rows of all leaves, by name, out of the files of a step.
 
-  `whole(folder)` reads the leaves of a folder with all rows.
+  `whole(folder)` reads the leaves of a folder with all rows. Returns None where
+  the files have not all the rows.
+
+  Raises:
+    ValueError: they would, if none of them was damaged.
   """
-  places = {}
+  places, damaged = {}, []
   for path in files:
-    if path.is_dir():
-      leaves, rows = whole(path), wanted
-      places |= {row: (leaves, row) for row in rows}
+    try:
+      leaves, rows = _one(path, wanted, whole)
+    except Exception as error:  # of orbax, tensorstore, zipfile, json, ...
+      said = ' '.join(str(error).split())[:160]
+      damaged.append(f'{path.name}: {said or type(error).__name__}')
       continue
-    with np.load(path) as file:
-      leaves = {name: file[name] for name in file.files}
-    for place, row in enumerate(leaves.pop(_ROWS).tolist()):
-      places[row] = leaves, place
-  first, _ = places[wanted[0]]
-  return {
-    name: np.stack([of[name][place] for of, place in map(places.get, wanted)])
-    for name in first
-  }
+    if rows is None:
+      return leaves
+    places |= {row: (leaves, place) for place, row in enumerate(rows)}
+  if places.keys() >= set(wanted):
+    first, _ = places[wanted[0]]
+    return {
+      name: np.stack([of[name][at] for of, at in map(places.get, wanted)])
+      for name in first
+    }
+  if damaged:
+    raise ValueError('; '.join(damaged))
+  return None
+
+
+def _one(path, wanted, whole) -> tuple[dict, list[int] | None]:
+  """The leaves of a file, and which rows they are; None for all, in order."""
+  if path.is_dir():
+    leaves = whole(path)
+    if jax.process_count() == 1:
+      return leaves, None
+    return {name: leaf[wanted] for name, leaf in leaves.items()}, wanted
+  with np.load(path) as file:
+    leaves = {name: file[name] for name in file.files}
+  return leaves, leaves.pop(_ROWS).tolist()
 
 
 def rows(files: list, n: int) -> set[int]:
-  """Which of n rows the files of a step have."""
+  """Which of n rows the files of a step have; a damaged one has none."""
   have = set()
   for path in files:
     if path.is_dir():
       return set(range(n))
-    with np.load(path) as file:
+    with contextlib.suppress(Exception), np.load(path) as file:
       have |= {*file[_ROWS].tolist()}
   return have

@@ -1,7 +1,6 @@
 """The quantizer that a config names, and what is put around it."""
 
 from collections.abc import Callable
-import json
 import pathlib
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import jax
 from moniqua_jax import coding, quantizers, theory, workers
 from moniqua_jax.curvature import refresh
 from moniqua_jax.quantizers import auto, base, fitted
-from moniqua_jax.training import optimizer, registry, talk
+from moniqua_jax.training import optimizer, registry, talk, whole
 
 
 class Quantized(NamedTuple):
@@ -156,7 +155,7 @@ def _scales(run, part):
       f'config.scales_from={run!r}: there is no {path.name}; it must be the '
       'work directory of a finished full-precision run of the same model.'
     )
-  measured = json.loads(path.read_text())
+  measured = whole.read_json(path)
   names = leaf_names(part)
   if list(measured) != names:
     raise ValueError(

@@ -1,5 +1,7 @@
 """The folder of a run: its config, where it came from, its metrics so far."""
 
+from collections.abc import Mapping
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -8,76 +10,108 @@ import pathlib
 import platform
 import sys
 import time
+import types
+
+import jax
 
 from moniqua_jax.launch import multihost
-from moniqua_jax.training import metrics, progress
+from moniqua_jax.training import metrics, parts, progress, same_run, whole
 
+try:
+  import fcntl
+except ImportError:  # not on Windows
+  fcntl = None
+
+_OF_A_RUN = ('config.json', 'metrics.jsonl', 'run.json', 'checkpoints')
+_NOTHING = types.MappingProxyType({})
+_PUT_BACK = 'put it back, or begin again in another --workdir.'
 PACKAGES = ['jax', 'jaxlib', 'flax', 'optax', 'numpy', 'moniqua_jax']
 
-# What a checkpoint is a checkpoint of; the rest may change on --resume.
-_FIXED = (
-  'seed',
-  'workers',
-  'pod',
-  'model',
-  'partition',
-  'batch_size',
-  'momentum',
-  'momentum_kind',
-  'optimizer',
-  'reduce',
-  'gossip',
-  'smoothness',
-  # Of the laboratory.
-  'seeds',
-  'problem',
-  'methods',
-  'norm',
-  'iterations',
-)
 
-
-def open_(workdir, config, resume) -> pathlib.Path:
+@contextlib.contextmanager
+def opened(workdir, config, resume, data: Mapping[str, str] = _NOTHING):
   """Makes the folder, or checks that it holds the run to go on with.
 
-  Each process opens its own: one folder for all, or one on a disk of each.
+  Each process opens its own: one folder for all, or one on a disk of each. It
+  is locked meanwhile; the system unlocks it when a process ends. `data` has
+  digests of what the run learns from, which must be as they were.
   """
   new = json.loads(config.to_json())
   # All look before one writes.
-  held = multihost.by_all(lambda: _check(workdir, new, resume))
-  multihost.by_all(lambda: _write(workdir, new))
-  entries = provenance()
-  if held is not None:
-    changed = _changed(held, new)
-    entries = {'resumed': {**entries, 'changed': changed}}
-  if multihost.is_primary():
-    note(workdir, **entries)
-  return workdir
+  held = multihost.by_all(lambda: _check(workdir, new, resume, data))
+  with multihost.by_all(lambda: _locked(workdir)):
+    multihost.by_all(lambda: _write(workdir, new))
+    entries = provenance()
+    if held is not None:
+      changed = _changed(held, new)
+      entries = {'resumed': {**entries, 'changed': changed}}
+    if multihost.is_primary():
+      note(workdir, data=dict(data), **entries)
+    yield workdir
 
 
-def _check(workdir, new, resume) -> dict | None:
+def _locked(workdir):
+  """Locks the folder, for this process of a run; returns what holds the lock.
+
+  The first process of a run does not lock out the second.
+  """
+  with _one_line(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = (workdir / f'.lock{jax.process_index()}').open('a+')
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    with file:
+      file.seek(0)
+      raise ValueError(
+        f'--workdir={workdir}: {file.read() or "a process"} trains in it now; '
+        'wait for its end, or take another folder.'
+      ) from None
+  except (OSError, AttributeError):  # a file system or a system without locks
+    return file
+  file.truncate(0)
+  file.write(f'process {os.getpid()} of {platform.node()}')
+  file.flush()
+  return file
+
+
+def _check(workdir, new, resume, data) -> dict | None:
   """Returns the config of the run that a folder holds, and that may go on."""
   path = workdir / 'config.json'
-  held = path.exists()
+  held = [name for name in _OF_A_RUN if (workdir / name).exists()]
   if workdir.is_file():
     raise ValueError(f'--workdir={workdir} is a file; name a folder.')
+  if set('[*?') & set(str(workdir.absolute())):
+    raise ValueError(
+      f'--workdir={workdir.absolute()}: for what saves checkpoints a path with '
+      '[, * or ? is a pattern, and they would lack their arrays; take a name '
+      'without, or a link without to that folder.'
+    )
   if held and not resume:
     raise ValueError(
-      f'--workdir={workdir} holds another run; take another folder, or go on '
-      'with it by --resume.'
+      f'--workdir={workdir} holds another run ({held[0]}); take another '
+      'folder, or go on with it by --resume.'
     )
-  if resume and not held:
-    raise ValueError(f'--resume: --workdir={workdir} holds no run.')
-  if not held:
+  if not resume:
     return None
-  old = json.loads(path.read_text())
-  # An entry that older versions did not have is not held against a run.
-  for key in _changed(old, new).keys() & set(_FIXED) & set(old):
+  if not path.exists():
     raise ValueError(
-      f'--resume: config.{key} was {old.get(key)} and is now {new[key]}; '
-      'that would be another run. (A new one may begin at its mean model: '
-      f'--start_from={workdir} with another --workdir.)'
+      f'--resume: --workdir={workdir} holds no run: it has no {path.name}.'
     )
+  checkpoints = workdir / 'checkpoints'
+  states = [*parts.found(checkpoints), *workdir.glob('worker*/state.npz')]
+  if 'metrics.jsonl' in held and not (states or checkpoints.is_dir()):
+    raise ValueError(f'--resume: {checkpoints} is gone: {_PUT_BACK}')
+  try:
+    old = whole.read_json(path)
+  except ValueError as error:
+    raise ValueError(
+      f'{error} Without it --resume does not know which run this is. The same '
+      'command with another --workdir writes it anew: copy it from there.'
+    ) from error
+  same_run.check(old, new, workdir, saved=bool(states))
+  if states:
+    same_run.check_data(_run(workdir).get('data', {}), data)
   return old
 
 
@@ -86,10 +120,15 @@ def _changed(old, new) -> dict:
 
 
 def _write(workdir, new):
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
+  with _one_line(workdir):
     text = json.dumps(new, indent=1, sort_keys=True)
-    (workdir / 'config.json').write_text(text)
+    whole.write(workdir / 'config.json', text)
+
+
+@contextlib.contextmanager
+def _one_line(workdir):
+  try:
+    yield
   except OSError as error:
     raise ValueError(f'--workdir={workdir}: {error.strerror}.') from error
 
@@ -99,16 +138,48 @@ def rewind(workdir, start) -> float:
   path = workdir / 'metrics.jsonl'
   if not path.exists():
     return 0.0
-  rows = [row for row in metrics.read(workdir) if row['step'] <= start]
-  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  found = metrics.read(workdir)
+  rows = [row for row in found if row['step'] <= start]
+  dropped = len(found) - len(rows)
+  if dropped:
+    print(
+      f'{path}: rows after step {start} are dropped ({dropped}); the run goes '
+      'on from there.',
+      file=sys.stderr,
+    )
+  # Without half a line at the end, too.
+  whole.write(path, ''.join(json.dumps(row) + '\n' for row in rows))
   return rows[-1]['seconds'] if rows else 0.0
 
 
 def note(workdir, **entries):
   """Adds entries to run.json."""
+  text = json.dumps(_run(workdir) | entries, indent=1)
+  whole.write(workdir / 'run.json', text)
+
+
+def saved(workdir, start) -> int:
+  """The last step whose checkpoint was written, as far as run.json knows.
+
+  Raises a `ValueError` where the run would begin again although there was one.
+  """
+  last = _run(workdir).get('saved', 0)
+  if last and not start:
+    raise ValueError(
+      f'--resume: {workdir}/checkpoints has none, and that of step {last} was '
+      f'written: {_PUT_BACK}'
+    )
+  return last
+
+
+def _run(workdir) -> dict:
   path = workdir / 'run.json'
-  run = json.loads(path.read_text()) if path.exists() else {}
-  path.write_text(json.dumps(run | entries, indent=1))
+  try:
+    return whole.read_json(path) if path.exists() else {}
+  except ValueError as error:
+    # Where a run came from is no reason not to go on with it.
+    print(f'warning: {error} It begins anew.', file=sys.stderr)
+    return {}
 
 
 class Log:
@@ -119,6 +190,7 @@ class Log:
 
   def __init__(self, workdir, tensorboard: bool, steps: int, start: int):
     lead, self._workdir = multihost.is_primary(), workdir
+    self._saved = saved(workdir, start) if lead else 0
     self._seconds = rewind(workdir, start) if lead else 0.0
     self._writer = metrics.Writer(workdir, tensorboard) if lead else None
     self._progress = progress.make(steps, start) if lead else progress.silent()
@@ -129,12 +201,21 @@ class Log:
     self._seconds = row['seconds'] = time.perf_counter() - self._began
     if self._writer:
       self._writer.write(row)
+      self._note_saved()
     self._progress.show(row)
 
   def note_seconds(self) -> None:
     """Adds the seconds of the whole run to run.json."""
     if self._writer:
+      self._note_saved()
       note(self._workdir, seconds=self._seconds)
+
+  def _note_saved(self):
+    """What is on the disk by now; that of this step is still on its way."""
+    last = max(parts.found(self._workdir / 'checkpoints'), default=0)
+    if last > self._saved:
+      self._saved = last
+      note(self._workdir, saved=last)
 
   def close(self) -> None:
     """Closes the files."""

@@ -1,0 +1,83 @@
+"""Whether a config is that of the run which `--resume` goes on with.
+
+All of it says what the run is, and must be as it was, but for what is here.
+"""
+
+import pathlib
+
+# What leaves the state and the bytes of a step as they are: how long it goes
+# on, how it is watched, where it runs, and what a run that stopped may try.
+MAY_CHANGE = (
+  'checkpoint_every',
+  'clock',
+  'epochs',
+  'eval_every',
+  'gradient_probe_draws',
+  'gradient_probe_every',
+  'largest_gradient',
+  'learning_rate',
+  'log_every',
+  'patience',
+  'probe_every',
+  'quantizer.limit',
+  'quantizer.safety',
+  'quantizer.shrink',
+  'quantizer.start',
+  'quantizer.theta',
+  'runner',
+  'tensorboard',
+  'theta',
+  'variant',
+  'worker_test_images',
+)
+# Of a run that stopped before its first checkpoint nothing is left.
+BEFORE_THE_FIRST = ('answered', 'gamma', 'quantizer')
+
+
+def check(old: dict, new: dict, workdir: pathlib.Path, saved: bool) -> None:
+  """Refuses the config of another run; `saved`: there are checkpoints."""
+  free = MAY_CHANGE if saved else MAY_CHANGE + BEFORE_THE_FIRST
+  before, now = dict(_entries(old)), dict(_entries(new))
+  # An entry that older versions did not have is not held against a run.
+  other = [
+    f'config.{name} was {before[name]!r} and is now {now[name]!r}'
+    for name in sorted(before.keys() & now.keys())
+    if before[name] != now[name] and not _among(name, free)
+  ]
+  if not other:
+    return
+  ways = ['take another --workdir']
+  if any(text.startswith('config.data.') for text in other):
+    ways.append('where the same data moved, put a link at their old place')
+  if 'laboratory' not in new:
+    ways.append(
+      f'or begin a new run at this mean model: --start_from={workdir} '
+      'with another --workdir'
+    )
+  raise ValueError(
+    f'--resume: {"; ".join(other)}; that would be another run: '
+    f'{"; ".join(ways)}.'
+  )
+
+
+def check_data(old: dict, new: dict) -> None:
+  """Refuses data that are others under the same name."""
+  other = sorted(k for k in old.keys() & new.keys() if old[k] != new[k])
+  if other:
+    raise ValueError(
+      f'--resume: config.data gives other {" and ".join(other)} than when the '
+      'run began; that would be another run: put the data back, or take '
+      'another --workdir.'
+    )
+
+
+def _entries(config, prefix=''):
+  for name, value in config.items():
+    if isinstance(value, dict):
+      yield from _entries(value, f'{prefix}{name}.')
+    else:
+      yield f'{prefix}{name}', value
+
+
+def _among(name, names) -> bool:
+  return any(name == each or name.startswith(f'{each}.') for each in names)

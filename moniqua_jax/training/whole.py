@@ -1,0 +1,50 @@
+"""Files that are whole or as they were: a full disk leaves no half of one."""
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+
+
+@contextlib.contextmanager
+def written(path: pathlib.Path, mode: str = 'w'):
+  """Opens a file that takes the place of another one when it is complete."""
+  # Processes that share a folder write the same at the same time.
+  partial = path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
+  try:
+    with partial.open(mode) as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    partial.replace(path)
+  except BaseException:
+    partial.unlink(missing_ok=True)
+    raise
+
+
+def write(path: pathlib.Path, text: str) -> None:
+  """Writes a text file."""
+  with written(path) as file:
+    file.write(text)
+
+
+def read_json(path: pathlib.Path) -> dict:
+  """Reads the object of a JSON file; a `ValueError` names file and line."""
+  try:
+    return parsed(path.read_bytes(), path, 1)
+  except OSError as error:
+    raise ValueError(f'{path}: {error.strerror}.') from error
+
+
+def parsed(line: bytes, path: pathlib.Path, number: int) -> dict:
+  """The object of a line, or of all lines from one on."""
+  try:
+    found = json.loads(line)
+  except ValueError as error:
+    number += getattr(error, 'lineno', 1) - 1
+    said = getattr(error, 'msg', 'it is no text')
+    raise ValueError(f'{path}, line {number}: {said}.') from error
+  if not isinstance(found, dict):
+    raise ValueError(f'{path}, line {number}: it is no JSON object.')
+  return found
