@@ -15,6 +15,7 @@ import pytest
 from configs import digits
 from moniqua_jax import bytes_sent
 from moniqua_jax.plan import candidates, choice, links, report, steps
+from moniqua_jax.training import bytes_sent as counted
 from moniqua_jax.training import experiment, summary
 from tests import helpers, programs
 
@@ -89,7 +90,8 @@ def test_what_is_sent_is_what_the_built_run_sends(n, some, monkeypatch):
     clock = built.turns
     # All fragments have been through all rounds of the graph.
     period = clock.longest * max(1, len(built.sent.by_worker.gossip))
-    sent = bytes_sent.total(built.sent.by_worker, period, clock.before(period))
+    means = counted.means(built, period)
+    sent = bytes_sent.total(built.sent.by_worker, means, clock.before(period))
     assert row.nbytes == pytest.approx(sent / period, rel=1e-9), row.way.name
 
 

@@ -319,6 +319,14 @@ CONFIGS = {
     ),
   ),
   'exact means in fragments': ('allreduce', dict(fragments=4)),
+  'means after local steps': (
+    'allreduce',
+    dict(
+      reduce=dict(name='allreduce', strategy='scatter_reduce'),
+      quantizer=dict(name='eden', bits=2),
+      local_steps=3,
+    ),
+  ),
 }
 
 

@@ -220,7 +220,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     text = page.read_text()
     assert not _LOADED.search(text), f'{page} asks another host'
   read = lambda page: (tmp_path / page / 'index.html').read_text()
-  assert 'cifar10_cpu/panels.png' in read('.')
+  assert 'cifar10_cpu/budget.png' in read('.')
   for notebook in (ROOT / 'colabs').glob('*.ipynb'):
     assert f'href="../colabs/{notebook.stem}/"' in read('notebooks')
     text = read(f'colabs/{notebook.stem}')

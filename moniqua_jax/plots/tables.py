@@ -91,15 +91,20 @@ def method(config: dict) -> str:
   reduce, gossip, quantizer = (_spell(config.get(slot, {})) for slot in slots)
   shape = _shape(config.get('smoothness', {}))
   other = config.get('optimizer', {}).get('name', 'sgd').replace('sgd', '')
-  fragments = config.get('fragments', 1)
-  parts = f'{fragments} fragments' if fragments > 1 else ''
+  fragments, every = config.get('fragments', 1), config.get('local_steps', 1)
+  kind = _spell(config.get('momentum_kind', {}))
+  often = [
+    f'every {every} steps' if every > 1 else '',
+    f'{kind} momentum' if kind else '',
+    other,
+    f'{fragments} fragments' if fragments > 1 else '',
+  ]
   if not gossip:
-    words = [reduce, quantizer, shape, other, parts]
+    words = [reduce, quantizer, shape, *often, *_outer(config)]
     return ', '.join(filter(None, words)) or DASH
   topology = config.get('topology', {'name': 'ring'})
   gamma = config.get('gamma', 1.0)
-  kind = _spell(config.get('momentum_kind', {}))
-  every, rounds = config.get('local_steps', 1), config.get('rounds', 1)
+  rounds = config.get('rounds', 1)
   later = [
     f'from step {start} on {number} {of}'
     for entry, of in (('rounds_from', 'rounds'), ('local_steps_from', 'steps'))
@@ -117,16 +122,23 @@ def method(config: dict) -> str:
     f'gamma {gamma:g}'.replace(' 0.', ' .') if gamma != 1 else '',
     f'own step {own:g}'.replace(' 0.', ' .') if own else '',
     f'{rounds} rounds' if rounds > 1 else '',
-    f'every {every} steps' if every > 1 else '',
-    f'{kind} momentum' if kind else '',
-    other,
-    parts,
+    *often,
     'adapt then combine' if 'then' in config.get('order', '') else '',
     *later,
     'overlapped' if config.get('overlap') else '',
     f'({config["variant"]} variant)' if config.get('variant') else '',
   ]
   return ', '.join(filter(None, words))
+
+
+def _outer(config) -> list[str]:
+  """Says what of an outer optimizer is not that of a plain mean."""
+  outer = config.get('outer', {})
+  rate, momentum = outer.get('learning_rate', 1), outer.get('momentum', 0)
+  return [
+    f'outer rate {rate:g}' if rate != 1 else '',
+    f'outer momentum {momentum:g}' if momentum else '',
+  ]
 
 
 def table(runs: Sequence) -> str:

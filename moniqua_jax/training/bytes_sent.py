@@ -84,11 +84,9 @@ def _of_means(config, quantizer, gradient, n) -> bytes_sent.Traffic:
   if strategy is None:
     return NOTHING
   keep = large_leaves.small
-  if config.fragments > 1 and config.gossip.name == 'none':
-    gradient, keep = (
-      _fragment(gradient, config.fragments),
-      large_leaves.none_small,
-    )
+  if optimizer.is_outer(config):
+    gradient = _fragment(gradient, config.fragments)
+    keep = large_leaves.none_small
   if strategy == 'exact':
     return bytes_sent.of_exact(gradient, n)
   return bytes_sent.of_reduce(strategy, quantizer, gradient, n, keep, means)
