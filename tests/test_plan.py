@@ -4,7 +4,7 @@ import pytest
 
 from configs import digits
 import moniqua_jax as mj
-from moniqua_jax import plan
+from moniqua_jax.plan import chips as plan
 from tests import programs
 
 MLP = 64 * 128 + 128 + 128 * 10 + 10  # parameters of the digits config

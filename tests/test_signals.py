@@ -14,17 +14,23 @@ from moniqua_jax.training import signals
 NAMES = ['SIGTERM', 'SIGHUP', 'SIGINT']
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_the_first_is_heard_and_the_next_does_what_it_does(name, capfd):
-  number = getattr(signal, name)
-  before = signal.getsignal(number)
+@pytest.fixture(params=NAMES)
+def listening(request):
+  """A signal that is heard; a program in the background may ignore it."""
+  number = getattr(signal, request.param)
+  before = signal.signal(number, signal.SIG_DFL)
+  yield number
+  signal.signal(number, before)
+
+
+def test_the_first_is_heard_and_the_next_does_what_it_does(listening, capfd):
   with signals.heard() as came:
     assert came() == 0
-    signal.raise_signal(number)
-    assert came() == number
-    assert signal.getsignal(number) == signal.SIG_DFL
-    assert f'{name} came: ' in capfd.readouterr().err
-  assert signal.getsignal(number) == before
+    signal.raise_signal(listening)
+    assert came() == listening
+    assert signal.getsignal(listening) == signal.SIG_DFL
+    assert f'{listening.name} came: ' in capfd.readouterr().err
+  assert signal.getsignal(listening) == signal.SIG_DFL
 
 
 def test_who_ignores_a_signal_goes_on_ignoring_it():
