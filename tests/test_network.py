@@ -269,7 +269,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
   'method',
   [
-    'moniqua1',
+    pytest.param('moniqua1', marks=SLOW),
     pytest.param('nuqsgd4', marks=SLOW),
     pytest.param('choco4', marks=SLOW),
     pytest.param('d2', marks=SLOW),

@@ -27,7 +27,8 @@ def first(runs: Sequence, target: float, path) -> None:
     for link, axes in zip(links, panels, strict=True):
       groups = curves.grouped([run for run in runs if run.link == link])
       _arrivals(axes, groups.values(), titles, target)
-      axes.set(title=link.replace(', ', ',\n'), xlim=(0, None))
+      right = 1.08 * axes.dataLim.x1  # no point at the edge
+      axes.set(title=link.replace(', ', ',\n'), xlim=(0, right))
       axes.tick_params(axis='y', length=0)
     panels[0].set_yticks(range(len(titles)), titles)
     panels[0].invert_yaxis()
