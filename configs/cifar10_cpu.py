@@ -63,7 +63,7 @@ def _pairs(**more):
 
 
 def _mean(name, reduce='allreduce', fragments=1, **quantizer):
-  """A mean of gradients, in fragments of models, in two passes."""
+  """A mean in two passes: of gradients, or in fragments of what was moved."""
   return dict(
     reduce=dict(name=reduce, strategy='scatter_reduce'),
     gossip=dict(name='none'),

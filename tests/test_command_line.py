@@ -96,6 +96,10 @@ MISTAKES = {
     MEANS | dict(outer=dict(learning_rate=3.0)),
     'config.outer.learning_rate=3.0; it must be above 0',
   ),
+  'an outer momentum': (
+    MEANS | dict(outer=dict(momentum=float('nan'))),
+    'config.outer.momentum=nan; it must be at least 0 and below 1',
+  ),
   'fragments and scales of leaves': (
     dict(fragments=2, scales_from='runs/a'),
     "config.fragments=2 cuts .* config.scales_from='runs/a'",

@@ -245,6 +245,23 @@ def test_the_mean_of_the_workers_is_kept_by_local_steps():
       assert_equal(np.asarray(moved), u)
 
 
+def test_momentum_of_the_way_is_that_of_the_mean():
+  """quasi_global around it: m <- (x at the last mean - x) / (2 alpha)."""
+  mean = mj.outer(mj.allreduce(axis_name=AXIS), steps=2)
+  tx = mj.quasi_global(mean, learning_rate=0.1, momentum=0.5, mu=0.0)
+  step = lambda x, g, s, k: tx.update(g, s, x, step=k)
+  step = mj.simulated(step, (0, 0, 0, None))
+  x = plain = np.tile(X[:1], (N, 1))
+  state, m, before = mj.simulated(tx.init, (0,))(x), 0, plain
+  for k, g in enumerate(U):
+    moved, state = step(x, g, state, np.int32(k))
+    x, plain = x + np.asarray(moved), plain - 0.1 * (g + 0.5 * m)
+    if k % 2:
+      plain = plain.mean(axis=0) + 0 * plain
+      m, before = (before - plain) / 0.2, plain
+    np.testing.assert_allclose(x, plain, atol=1e-5)
+
+
 # ------------------------------------------------------------------ bad days
 
 

@@ -58,9 +58,9 @@ RESUMED = {
 SLOW = pytest.mark.slow
 
 
-def check_learns(row):
+def check_learns(row, apart=1e-6):
   assert row['test/accuracy'] > 0.5
-  assert row['gossip/consensus_max'] < 1e-6  # of the mean's own rounding
+  assert row['gossip/consensus_max'] < apart  # by the mean's own rounding
 
 
 @SLOW
@@ -91,7 +91,8 @@ def test_it_learns_and_resumes_with_the_same_bits(tmp_path, name):
   """With memories, levels and counts of short messages in the checkpoint."""
   config = RESUMED[name]
   row = loop.train_and_evaluate(config, tmp_path / 'one')
-  check_learns(row)
+  # Of fragments three have gone on since their mean; the rate falls to 0.
+  check_learns(row, apart=0.01 if name == 'fragments' else 1e-6)
   if name == 'coded':
     whole = 22 * (7 * (LARGE // 2 + 4 * -(-LARGE // 512)) + EXACT)
     # Some messages were short.

@@ -50,13 +50,14 @@ def require_suited(name: str, quantizer: base.Quantizer | base.Tuned) -> None:
 def require_far(name: str, quantizer: base.Tuned) -> None:
   """Refuses, in `outer`, what one worker may read and another one not.
 
-  Who could not would stay where it is, and the workers be at two points.
+  Who could not would lose a mean that the others take, and from there on the
+  workers would be at two points.
   """
   if base.needs_near(quantizer):
     raise ValueError(
-      f'outer: this quantizer (moniqua, or one made of it) may be read by one '
-      f'worker and not by another, and the {name} of both would be another; '
-      f'take {_UNBIASED}.'
+      f'outer: a message of this quantizer (moniqua, or one made of it) may be '
+      f'read by one worker and not by another, which then would not have the '
+      f'same mean of {name}; take {_UNBIASED}.'
     )
 
 

@@ -46,15 +46,17 @@ def outer(
   optimizer: optax.GradientTransformation | None = None,
   steps: int | tuple[tuple[int, int], ...] = 1,
 ) -> optax.GradientTransformationExtraArgs:
-  """Last in the chain: local steps, then one step of the mean of all of them.
+  """Last in the chain: local steps, then a step by the mean of what they moved.
 
     x_i <- x_i + u_i                                            in each step
     Delta <- mean of phi - x_i,  phi <- phi + optimizer(Delta),  x_i <- phi
 
-  the second line in one step of so many. What is sent is the way that a worker
-  went, by the messages of the algorithm; so the rounding of a few bits is a
-  share of that way, and after it all workers are at one point, to the bit in
-  phi. With `streaming` around it one fragment is in each step's mean.
+  the second line in one step of so many. phi is where all workers were last
+  together, and what each sends is how far it has moved from there, by the
+  messages of the algorithm. So the rounding error of a few bits is a share of
+  that way, and after a mean all workers are at one point: phi to the bit, the
+  parameters but for the rounding of a sum. With `streaming` around it, one
+  fragment is in each step's mean.
 
   With `optax.sgd(1.0)` the workers' mean is taken: local SGD; with Nesterov's
   momentum it is DiLoCo, with the learning rate .7 and momentum .9 of its paper.

@@ -21,7 +21,7 @@ class Counted(NamedTuple):
 
   Attributes:
     turn: i32[], rounds so far.
-    lost: i32[], updates that were not finite, and taken as 0.
+    lost: i32[], updates and means that were not finite, and not taken.
   """
 
   turn: jax.Array

@@ -115,6 +115,11 @@ def _check(config, n):
       f'config.fragments={config.fragments}: the asynchronous form sends the '
       'whole model; take 1, and local_steps for fewer bytes.'
     )
+  if any(value is not None for value in config.budget.values()):
+    raise ValueError(
+      f'config.budget={dict(config.budget)}: a budget chooses for steps that '
+      'all take together; leave it out of the asynchronous form.'
+    )
   if config.smoothness.name != 'none':
     raise ValueError(
       f'config.smoothness.name={config.smoothness.name!r}; its estimates wait '

@@ -171,13 +171,14 @@ def is_outer(config) -> bool:
 
 def _outer(config, reduction):
   """Builds local steps and fragments around a mean."""
-  spec = dict(config.outer)
-  rate = spec.pop('learning_rate')
-  if not 0 < rate <= 2:
-    raise ValueError(
-      f'config.outer.learning_rate={rate}; it must be above 0 and at most 2.'
-    )
-  optimizer = optax.sgd(rate, spec['momentum'] or None, spec['nesterov'])
+  rate, momentum, nesterov = (config.outer[entry] for entry in OUTER)
+  for entry, value, valid, range_ in (
+    ('learning_rate', rate, 0 < rate <= 2, 'above 0 and at most 2'),
+    ('momentum', momentum, 0 <= momentum < 1, 'at least 0 and below 1'),
+  ):
+    if not valid:
+      raise ValueError(f'config.outer.{entry}={value!r}; it must be {range_}.')
+  optimizer = optax.sgd(rate, momentum or None, nesterov)
   outer = _wrapped('reduce', algorithms.outer, reduction, optimizer)
   return _seldom(config, outer)
 
