@@ -5,16 +5,18 @@ of the others it asks for here. With one process nothing of this does anything.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 import hashlib
 import time
 
 import jax
 from jax.experimental import multihost_utils
+import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from moniqua_jax import workers
+from moniqua_jax import collectives, workers
 from moniqua_jax.launch import watch
 
 
@@ -115,6 +117,23 @@ def fetched(tree):
   if jax.process_count() == 1:
     return jax.device_get(tree)
   return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def gathered(rows: np.ndarray) -> np.ndarray:
+  """All rows, of few bytes, from those of this process. Collective.
+
+  Between CPUs an all-gather is n - 1 messages, one after another; this is one.
+  """
+  if jax.process_count() == 1:
+    return rows
+  return to_host(_to_each()(placed(rows)))[0]
+
+
+@functools.cache
+def _to_each():
+  copies = lambda row: jnp.broadcast_to(row, (jax.device_count(), *row.shape))
+  swapped = lambda row: collectives.swap(copies(row), workers.AXIS)
+  return workers.sharded(swapped, (0,))
 
 
 def _rows() -> NamedSharding:

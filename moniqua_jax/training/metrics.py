@@ -79,9 +79,7 @@ def of_all(steps: list[dict]) -> list[dict]:
   if jax.process_count() == 1:
     return steps
   stacked = jax.tree.map(lambda *rows: np.stack(rows, axis=1), *steps)
-  every = at_once(
-    stacked, lambda rows: multihost.fetched(multihost.placed(rows))
-  )
+  every = at_once(stacked, multihost.gathered)
   at = lambda step: jax.tree.map(lambda rows: rows[:, step], every)
   return [at(step) for step in range(len(steps))]
 
