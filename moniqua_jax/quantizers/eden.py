@@ -123,12 +123,10 @@ def eden(bits: int, scale: str = 'unbiased') -> base.Quantizer:
     codes, scales, seed = split(payload, reference.size)
     sizes = _sizes(codes, levels)
     q = jnp.where(codes < half, sizes, -sizes)
-    # Scaled behind the rotation, whose sums cannot overflow then: each value
-    # by the scale of its column.
-    d, count = reference.size, scales.size
-    x_hat = hadamard.back(q, seed, d, rule.turns)
-    scale = jnp.tile(scales[0], -(-d // count))[:d]
-    x_hat = base.rounded(x_hat * scale, jnp.minimum(scale, 0))
+    # Behind the rotation, whose sums cannot overflow then.
+    zero = jnp.minimum(scales, 0)
+    scaled = lambda z: base.rounded(z * scales, zero)
+    x_hat = hadamard.back(q, seed, reference.size, rule.turns, scaled)
     return x_hat.astype(reference.dtype)
 
   def inspect(payload, reference):

@@ -8,6 +8,9 @@ same under every runner. Coordinate i is in block i mod m, so that each of the m
 blocks holds its share of every parameter leaf.
 """
 
+from collections.abc import Callable
+import functools
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -41,32 +44,63 @@ def to(x: Array, seed: Array, turns: int = 1) -> Array:
   rows = block(x.size)
   z = jnp.pad(x, (0, -x.size % rows)).reshape(rows, -1)
   for turn in range(turns):
-    z = _transform(_signed(z, seed + turn))
+    z = _transform(_signed(z, _minus(rows, seed + turn)))
   return z.reshape(-1)
 
 
-def back(y: Array, seed: Array, d: int, turns: int = 1) -> Array:
-  """Returns the f32[d] that `to` has turned to y."""
-  z = y.reshape(block(d), -1)
-  for turn in reversed(range(turns)):
-    z = _signed(_transform(z), seed + turn)
+def back(
+  y: Array,
+  seed: Array,
+  d: int,
+  turns: int = 1,
+  end: Callable[[Array], Array] = lambda z: z,
+) -> Array:
+  """Returns the f32[d] that `to` has turned to y.
+
+  `end` is done to some rows of it at a time, f32[k, m], a column for a block.
+  """
+  rows = block(d)
+  z = y.reshape(rows, -1)
+  for turn in reversed(range(1, turns)):
+    z = _signed(_transform(z), _minus(rows, seed + turn))
+  last = lambda z, minus: end(_signed(z, minus))
+  by_halves = functools.partial(_by_halves, last) if rows > 1 else last
+  z, minus = _transform(z), _minus(rows, seed)
+  z = lax.platform_dependent(z, minus, cpu=by_halves, default=last)
   return z.reshape(-1)[:d]
 
 
-def _signed(z, seed):
-  """Applies D, the same to all columns."""
-  minus = dither.bits(seed, len(z)) >> 31 > 0
+def _by_halves(fn, *rows):
+  """Returns fn(*rows), in a loop of its own.
+
+  XLA for CPUs would have each value find out its row and column in the loop
+  that cuts, or in the one behind it, which takes as long as the rotation.
+  """
+  halves = [array.reshape(2, -1, *array.shape[1:]) for array in rows]
+  whole = lax.map(lambda half: fn(*half), halves)
+  return whole.reshape(-1, *whole.shape[2:])
+
+
+def _minus(rows, seed):
+  """Returns bool[rows]: where D is -1, in all columns alike."""
+  return dither.bits(seed, rows) >> 31 > 0
+
+
+def _signed(z, minus):
   return jnp.where(minus[:, None], -z, z)
 
 
 def _transform(z):
-  """Applies H / sqrt(B) to the columns, two of its butterflies at a time."""
-  rows, columns = z.shape
-  steps = (rows.bit_length() - 1) // 2
-  for _ in range(steps):
-    a, b, c, d = z.reshape(4, rows // 4, columns)
+  """Applies H / sqrt(B) to the columns, two of its butterflies at a time.
+
+  One loop goes over rows and columns together: columns alone may be few.
+  """
+  steps = (len(z).bit_length() - 1) // 2
+  y = z
+  for step in range(steps):
+    a, b, c, d = jnp.moveaxis(y.reshape(4**step, 4, -1), 1, 0)
     sums, gaps, others, rest = a + b, a - b, c + d, c - d
-    quarter = [sums + others, gaps + rest, sums - others, gaps - rest]
-    z = jnp.stack(quarter, axis=1).reshape(rows, columns)
-    z = lax.optimization_barrier(z)  # else XLA adds up the same again and again
-  return z * 2.0**-steps
+    quarters = [sums + others, gaps + rest, sums - others, gaps - rest]
+    # Else XLA adds up the same again and again.
+    y = lax.optimization_barrier(jnp.stack(quarters, axis=1))
+  return y.reshape(z.shape) * 2.0**-steps
