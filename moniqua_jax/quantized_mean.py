@@ -44,7 +44,7 @@ def all_gathered(quantizer, x: Array, key, axis_name: str) -> Mean:
   in; the key is private, or shared if the quantizer wants it so.
   """
   payload = lax.optimization_barrier(quantizer.encode(x, key))
-  take = lambda message: collectives.gathered(message, axis_name)
+  take = lambda message: collectives.told(message, axis_name)
   payloads, short = carried(quantizer, x.size, payload, take, axis_name)
   if quantizer.fast and quantizer.fast.decode_all:
     x_hats = quantizer.fast.decode_all(payloads, x).astype(x.dtype)
@@ -80,12 +80,12 @@ def scatter(quantizer, x: Array, key, axis_name: str):
   n, me = lax.axis_size(axis_name), lax.axis_index(axis_name)
   chunks = _chunks(x, n)
   size = chunks.shape[1]
-  payloads = jax.vmap(quantizer.encode)(chunks, jax.random.split(key, n))
+  payloads = _each(quantizer.encode, chunks, jax.random.split(key, n))
   payloads = lax.optimization_barrier(payloads)
   swap = lambda rows: collectives.swap(rows, axis_name)
   received, short = carried(quantizer, size, payloads, swap, axis_name)
   total = summed(quantizer, received, chunks[me], besides=me) + chunks[me]
-  own = jax.vmap(functools.partial(read, quantizer))(payloads, chunks)
+  own = _each(functools.partial(read, quantizer), payloads, chunks)
   own = own.at[me].set(chunks[me])
   return Mean(total / n, own.reshape(-1)[: x.size], short, payloads)
 
@@ -98,10 +98,10 @@ def gather(quantizer, chunk: Array, x: Array, key, axis_name: str):
   """
   n, me = lax.axis_size(axis_name), lax.axis_index(axis_name)
   payload = lax.optimization_barrier(quantizer.encode(chunk, key))
-  take = lambda message: collectives.gathered(message, axis_name)
+  take = lambda message: collectives.told(message, axis_name)
   payloads, short = carried(quantizer, chunk.size, payload, take, axis_name)
   # Our own part, too, comes from the bytes.
-  chunks = jax.vmap(functools.partial(read, quantizer))(payloads, _chunks(x, n))
+  chunks = _each(functools.partial(read, quantizer), payloads, _chunks(x, n))
   return chunks.reshape(-1)[: x.size], chunks[me], short
 
 
@@ -164,6 +164,12 @@ def first_sent(quantizer, x: Array) -> Array:
     tuned = quantizer.quantizer(quantizer.init(), jnp.int32(0))
   payload = jax.eval_shape(tuned.encode, x, jax.random.key(0))
   return jnp.zeros(payload.shape, payload.dtype)
+
+
+def _each(fn, *rows):
+  """Applies fn to each row: all at once, on CPUs one by one in the cache."""
+  one_by_one = lambda *rows: lax.map(lambda row: fn(*row), rows)
+  return lax.platform_dependent(*rows, cpu=one_by_one, default=jax.vmap(fn))
 
 
 def _added(rows):

@@ -16,9 +16,11 @@ _WIDTH = {'u8': 1, 'pred': 1, 's8': 1, 'f32': 4, 'u32': 4, 's32': 4}
 def collectives(text):
   """(kind, dtype, bytes) of every collective in compiled HLO text."""
   for result, kind in _COLLECTIVE.findall(text):
-    for dtype, dims in _SHAPE.findall(result):
-      size = int(np.prod([int(d) for d in dims.split(',') if d]))
-      yield kind, dtype, size * _WIDTH[dtype]
+    parts = list(zip(_dtypes(result), _nbytes(result), strict=True))
+    if kind == 'all-to-all':  # one part from each worker
+      parts = [(parts[0][0], sum(nbytes for _, nbytes in parts))]
+    for dtype, nbytes in parts:
+      yield kind, dtype, nbytes
 
 
 def between_messages(text):
@@ -55,6 +57,10 @@ def _multiplies(line, bodies):
 def _bulk(line):
   result = re.search(r' = (.*?) collective-permute', line)[1]
   return max(_nbytes(result)) > 64
+
+
+def _dtypes(shapes):
+  return [dtype for dtype, _ in _SHAPE.findall(shapes) if dtype in _WIDTH]
 
 
 def _nbytes(shapes):

@@ -444,7 +444,7 @@ def test_gradients_within_a_pod_are_quantized_beside_gossip():
   found = list(hlo.collectives(compiled.as_text()))
   # Of the large leaf's piece, 64 x 128 over two devices; the other is small.
   message = wire.packed_size(4096, 4) + 4 * 8
-  assert ('all-gather', 'u8', 2 * message) in found
+  assert ('all-to-all', 'u8', 2 * message) in found
   kept = 4 * (64 + 640 + 6)
   within = 4 * (3 * 4806 + 2403) + message + kept
   assert (

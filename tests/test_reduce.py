@@ -416,7 +416,8 @@ def test_scatter_reduce_sends_packed_bytes_and_no_float(bits):
   sent = [c for c in found if c[1] == 'u8']
   # What a worker gets, its own part included: n messages in each of two rounds.
   assert sum(nbytes for *_, nbytes in sent) == 2 * N * message
-  assert {kind for kind, *_ in sent} == {'all-to-all', 'all-gather'}
+  # On CPUs both rounds go to all at once, not around a ring.
+  assert [kind for kind, *_ in sent] == ['all-to-all'] * 2
   # The bias, and nothing else, goes as it is.
   rest = [c for c in found if c[1] != 'u8']
   assert [c[1:] for c in rest] == [('f32', 4 * 5)]
@@ -455,7 +456,7 @@ def test_all_gather_sends_packed_bytes_and_no_float():
   tx = mj.allreduce(quantizer, 'all_gather', axis_name=AXIS, key=KEY)
   found = list(hlo.collectives(compiled(tx, grads)))
   message = -(-D * 4 // 8) + 4 * -(-D // 128)
-  assert ('all-gather', 'u8', N * message) in found
+  assert ('all-to-all', 'u8', N * message) in found
   assert sorted(c[1] for c in found) == ['f32', 'u8']
 
 

@@ -206,7 +206,7 @@ def test_it_sends_packed_bytes_and_no_float(name):
   text = run.lower(rows, rows).compile().as_text()
   sent = [*hlo.collectives(text)]
   size = -(-D * 2 // 8) + -(-D // 8) + 4 + 1  # two planes, norm, index
-  assert {kind for kind, _, _ in sent} == {'all-gather'}
+  assert {kind for kind, _, _ in sent} == {'all-to-all'}
   assert {dtype for _, dtype, _ in sent} == {'u8'}
   messages = 2 if name == 'adiana' else 1
   assert sum(b for _, _, b in sent) == messages * N * size

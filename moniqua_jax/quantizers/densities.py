@@ -53,7 +53,7 @@ def together(own: Statistics, axis_name: str | None) -> Statistics:
   if axis_name is None:
     return own
   three = jnp.stack([own.mean, own.variance, own.norm])
-  of_all = jnp.moveaxis(collectives.gathered(three, axis_name), 1, 0)
+  of_all = jnp.moveaxis(collectives.told(three, axis_name), 1, 0)
   return Statistics(*of_all.reshape(3, -1), own.size)
 
 

@@ -91,16 +91,13 @@ def _signed(z, minus):
 
 
 def _transform(z):
-  """Applies H / sqrt(B) to the columns, two of its butterflies at a time.
-
-  One loop goes over rows and columns together: columns alone may be few.
-  """
-  steps = (len(z).bit_length() - 1) // 2
-  y = z
-  for step in range(steps):
-    a, b, c, d = jnp.moveaxis(y.reshape(4**step, 4, -1), 1, 0)
+  """Applies H / sqrt(B) to the columns, two of its butterflies at a time."""
+  rows, columns = z.shape
+  steps = (rows.bit_length() - 1) // 2
+  for _ in range(steps):
+    a, b, c, d = z.reshape(4, rows // 4, columns)
     sums, gaps, others, rest = a + b, a - b, c + d, c - d
-    quarters = [sums + others, gaps + rest, sums - others, gaps - rest]
-    # Else XLA adds up the same again and again.
-    y = lax.optimization_barrier(jnp.stack(quarters, axis=1))
-  return y.reshape(z.shape) * 2.0**-steps
+    quarter = [sums + others, gaps + rest, sums - others, gaps - rest]
+    z = jnp.stack(quarter, axis=1).reshape(rows, columns)
+    z = lax.optimization_barrier(z)  # else XLA adds up the same again and again
+  return z * 2.0**-steps

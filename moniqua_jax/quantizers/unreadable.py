@@ -212,7 +212,7 @@ def _raising() -> Callable:
   def call(fails, account, axis_name):
     theta = lax.bitcast_convert_type(account.told.theta, jnp.int32)
     numbers = jnp.stack([fails, account.step, theta, *account.ends])
-    every = collectives.gathered(numbers, axis_name)
+    every = collectives.told(numbers, axis_name)
     now = lambda: jax.debug.callback(stop, every)
     lax.cond(jnp.any(every[:, 0] > 0), now, lambda: None)
 
