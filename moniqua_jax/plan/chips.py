@@ -161,8 +161,9 @@ def gradient(config):
 
   Returns a function of (params, state, image, label), and these.
   """
-  from moniqua_jax.training import registry
+  from moniqua_jax.training import registry, validation
 
+  validation.validate(config)
   shape, classes = images(config)
   model = registry.build(
     registry.MODELS, 'model', config.model, num_classes=classes
