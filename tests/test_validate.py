@@ -69,6 +69,40 @@ def refused(values) -> str | None:
 # ------------------------------------------------------------------ the tables
 
 
+def page() -> dict[str, str]:
+  """The parts of docs/configs.md that the tables say, by their headings."""
+  ways = '\n'.join(
+    f'- {row.rule}: `{row.entry}` {row.why}.' for row in dependences.DEPENDENCES
+  )
+  training, laboratory = (_table(*TABLES[name]) for name in TABLES)
+  return {
+    'Training': training,
+    'What goes together': ways,
+    'The laboratory': laboratory,
+  }
+
+
+def _table(rows, default):
+  values, lines = dict(validation.flat(default)), []
+  for row in rows:
+    if row.name.startswith('reduce_quantizer.') and 'name' not in row.name:
+      continue
+    value = values[row.name]
+    shown = '' if value is None else f' `{value!r:.40}`'
+    says = row.allowed.says.replace(', or None', '')
+    if row.name.endswith('.name') and rows is entries.TRAINING:
+      says = ', '.join(NAMES[row.name.removesuffix('.name')])
+    lines.append(f'| `{row.name}` |{shown} | {says} | {row.purpose} |')
+  head = '| entry | default | may be | what it is for |', '|---|---|---|---|'
+  return '\n'.join([*head, *lines])
+
+
+def test_the_page_says_what_the_tables_say():
+  text = PAGE.read_text()
+  for heading, part in page().items():
+    assert part in text, f'docs/configs.md, under {heading}, should be:\n{part}'
+
+
 @pytest.mark.parametrize('table', TABLES)
 def test_every_entry_has_a_row_and_a_default_that_is_allowed(table):
   rows, default = TABLES[table]

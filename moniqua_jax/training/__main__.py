@@ -61,7 +61,7 @@ def main(argv):
     if _DRY_RUN.value:
       print(described(config))
       return
-    if _WORKDIR.value is None:
+    if not _WORKDIR.value:
       raise ValueError('--workdir is not given; it takes a folder.')
     multihost.agreed(config.to_json(), '--config')
     status = train(config, _WORKDIR.value)

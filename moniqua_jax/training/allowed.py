@@ -103,7 +103,8 @@ def many(each: Allowed, least: int = 0, ascending: bool = False) -> Allowed:
     fits = fits and all(map(each.holds, values))
     return fits and (not ascending or sorted({*values}) == [*values])
 
-  return Allowed(f'a tuple{order}, each {each.says}', holds)
+  some = f'{least} or more' if least else 'a tuple'
+  return Allowed(f'{some}{order}, each {each.says}', holds)
 
 
 def pairs() -> Allowed:

@@ -18,6 +18,7 @@ class Dependence(NamedTuple):
     fits: (value, value of the other) -> whether they go together.
     why: the reasons, as words that follow the entry and its value.
     way: what to take instead.
+    rule: what goes together, for the docs.
   """
 
   entry: str
@@ -25,6 +26,7 @@ class Dependence(NamedTuple):
   fits: Callable[[Any, Any], bool]
   why: str
   way: str
+  rule: str
 
   def refused(self, values: dict) -> str | None:
     """Says what is wrong with the values of a config, by name."""
@@ -40,20 +42,25 @@ class Dependence(NamedTuple):
 
 
 class Some(NamedTuple):
-  """Some values of an entry; the first is what to take."""
+  """Some values of an entry, and the one to take."""
 
+  says: str
   take: Any
   holds: Callable[[Any], bool]
 
 
 def only(*values) -> Some:
   """These, and no others."""
-  return Some(values[0], lambda value: value in values)
+  return Some(f'is {_listed(values)}', values[0], lambda v: v in values)
 
 
 def but(*values, take) -> Some:
   """All but these."""
-  return Some(take, lambda value: value not in values)
+  return Some(f'is not {_listed(values)}', take, lambda v: v not in values)
+
+
+def _listed(values) -> str:
+  return ' or '.join(map(repr, values))
 
 
 def needs(
@@ -63,7 +70,8 @@ def needs(
   fits = lambda value, second: free.holds(value) or wanted.holds(second)
   ways = ((other, wanted), (entry, free))
   way = ', or '.join(f'--config.{name}={some.take}' for name, some in ways)
-  return Dependence(entry, other, fits, why, way)
+  rule = f'`{other}` {wanted.says} unless `{entry}` {free.says}'
+  return Dependence(entry, other, fits, why, way, rule)
 
 
 GOSSIP = but('none', take='dpsgd')
@@ -120,6 +128,7 @@ DEPENDENCES = (
     'is longer than the run',
     'more epochs, a shorter warm-up, or '
     '--config.learning_rate.warmup_epochs=None',
+    '`learning_rate.warmup_epochs` is at most `epochs`',
   ),
   # ------------------------------------------------------------------- means
   needs(
@@ -154,6 +163,7 @@ DEPENDENCES = (
     lambda theta1, theta2: None in (theta1, theta2) or theta1 + theta2 <= 1,
     'and theta2 are together at most 1',
     'less of one of them',
+    '`reduce.theta1` and `reduce.theta2` are at most 1 together',
   ),
   *(
     needs(
@@ -195,7 +205,7 @@ DEPENDENCES = (
     only('none'),
     'scales_from',
     only(''),
-    'scales the leaves',
+    'scales the leaves, too',
   ),
   needs(
     'smoothness.name',

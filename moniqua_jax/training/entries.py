@@ -28,6 +28,9 @@ MOST = 4096  # workers, or devices of one; graphs are n x n matrices
 SEED = count(0, 2**32 - 1)
 SHARE = number(above=0, most=1)
 FACTOR = number(least=0, below=1)
+DELAYS = either(count(0, 1000), many(count(0, 1000), least=1))
+ORDERS = one_of('adapt_with_combine', 'adapt_then_combine')
+RUNNERS = one_of('simulated', 'sharded', 'pmapped')
 
 
 def _of_quantizer(spec, what):
@@ -62,24 +65,12 @@ TRAINING = (
     '',
     ('variant', text(), 'of a larger experiment: named in all output'),
     ('seed', SEED, 'of everything that is random'),
-    ('workers', count(1, MOST), 'each with parameters and data of its own'),
-    (
-      'runner',
-      one_of('simulated', 'sharded', 'pmapped'),
-      'all workers on one device, or one worker on each',
-    ),
-    (
-      'pod.data',
-      count(1, MOST),
-      'devices of a worker with the same parameters',
-    ),
+    ('workers', count(1, MOST), 'each with parameters and data'),
+    ('runner', RUNNERS, 'all workers on one device, or one worker on each'),
+    ('pod.data', count(1, MOST), 'devices of a worker, with all parameters'),
     ('pod.fsdp', count(1, MOST), 'devices of a worker with parts of them'),
-    (
-      'budget.bits',
-      optional(number(above=0)),
-      'sent per parameter and step: the plan chooses how to talk',
-    ),
-    ('budget.link', optional(text()), 'the same, by the rate: 10Mbit'),
+    ('budget.bits', optional(number(above=0)), 'to send for each parameter'),
+    ('budget.link', optional(text()), 'for which the plan chooses: 10Mbit'),
     ('budget.latency', optional(text()), 'of a message on that link: 20ms'),
     ('budget.compute', optional(text()), 'of a gradient: 350ms'),
   ),
@@ -116,7 +107,7 @@ TRAINING = (
   Entry('learning_rate.peak', positive(), 'the largest rate'),
   *rows(
     'learning_rate.',
-    ('warmup_epochs', number(least=0), 'until the peak'),
+    ('warmup_epochs', number(least=0), 'epochs until the peak'),
     ('milestones', many(number(least=0), ascending=True), 'of step, in epochs'),
     ('factor', positive(), 'of step: of the rate at a milestone'),
     wrap=optional,
@@ -128,7 +119,7 @@ TRAINING = (
     ('b2', FACTOR, 'of adamw'),
     ('eps', number(least=0), 'of adamw'),
   ),
-  Entry('momentum', FACTOR, 'of a worker'),
+  Entry('momentum', FACTOR, 'of a worker by itself'),
   *arguments(
     'momentum_kind',
     "local: of a worker's gradients; quasi_global: of what it moves",
@@ -155,12 +146,8 @@ TRAINING = (
   ),
   *rows(
     'outer.',
-    (
-      'learning_rate',
-      number(above=0, most=2),
-      'of the mean of what workers moved',
-    ),
-    ('momentum', FACTOR, 'of that mean'),
+    ('learning_rate', number(above=0, most=2), 'along what workers moved'),
+    ('momentum', FACTOR, 'of that step'),
     ('nesterov', flag(), 'form of that momentum'),
   ),
   *arguments(
@@ -168,23 +155,19 @@ TRAINING = (
     'the algorithm between neighbours, or none',
     ('gamma', SHARE, 'of choco: consensus step'),
     ('eta', SHARE, 'of deepsqueeze: consensus step'),
-    (
-      'delays',
-      either(count(0, 1000), many(count(0, 1000), least=1)),
-      'of adpsgd: steps that an update is late',
-    ),
+    ('delays', DELAYS, 'of adpsgd: steps that an update is late'),
   ),
   *rows(
     '',
     ('local_steps', count(), 'messages in one step of so many'),
-    ('local_steps_from', pairs(), 'later: ((200, 4),) one of 4 from step 200'),
-    ('rounds', count(most=1000), 'of gossip, in a step that has some'),
-    ('rounds_from', pairs(), 'later: ((200, 1),) one from step 200'),
     (
-      'order',
-      one_of('adapt_with_combine', 'adapt_then_combine'),
-      'messages of x, beside the gradient, or of x + u',
+      'local_steps_from',
+      pairs(),
+      'later: ((200, 4),), one of 4 from step 200 on',
     ),
+    ('rounds', count(most=1000), 'of gossip, in a step that has some'),
+    ('rounds_from', pairs(), 'later: ((200, 1),), one from step 200 on'),
+    ('order', ORDERS, 'messages of x, beside the gradient, or of x + u'),
     ('fragments', count(), 'of the model, one sent at a time'),
     ('overlap', flag(), 'messages do not wait for gradients'),
   ),
@@ -216,7 +199,11 @@ TRAINING = (
     ('coded', optional(number(above=0)), 'room for a coded value, in bits'),
     ('largest_gradient', positive(), 'what no coordinate exceeds: for limits'),
     ('answered', flag(), 'both ends leave out what one could not read'),
-    ('patience', optional(count(0)), 'unreadable in a row, before it stops'),
+    (
+      'patience',
+      optional(count(0)),
+      'times in a row that an edge may be of no use',
+    ),
   ),
   *arguments(
     'theta',
@@ -227,7 +214,7 @@ TRAINING = (
   *rows(
     '',
     ('scales_from', text(), 'work directory of a run: theta per leaf'),
-    ('log_every', count(), 'steps in a row of the metrics'),
+    ('log_every', count(), 'steps from a row of the metrics to the next'),
     ('probe_every', count(0), 'steps; distances per leaf, 0 for never'),
     ('gradient_probe_every', count(0), 'steps; noise of means, 0 for never'),
     ('gradient_probe_draws', count(2), 'of that noise'),
@@ -248,9 +235,9 @@ LABORATORY = (
     ('runner', one_of('simulated'), 'a laboratory is on one device'),
     ('row_scaled', flag(), 'each row over its largest entry'),
     ('norm', one_of('l2', 'linf'), 'of messages'),
-    ('iterations', count(1, 10**8), 'at most'),
+    ('iterations', count(1, 10**8), 'of a method, at most'),
     ('clock', flag(), 'also time each method alone'),
-    ('methods', many(text(), least=1), 'of configs/smoothness.py'),
+    ('methods', many(text(), least=1), 'some of configs/smoothness.py'),
   ),
   *arguments('data', 'rows and labels', ('path', text(), 'of libsvm: a file')),
   *arguments('partition', 'who gets which rows'),
