@@ -28,21 +28,19 @@ def choose(config, methods, method, file) -> ml_collections.ConfigDict:
 def default() -> ml_collections.ConfigDict:
   """Every entry that a config has; the other configs start from it.
 
-  A dict with a `name` is a spec: the name chooses a factory, the others are its
+  What they are, and what each may be: docs/configs.md, or train.py --help. A
+  dict with a `name` is a spec: the name chooses a factory, the others are its
   arguments, and those that are not set keep the factory's default.
   """
   unset = config_dict.placeholder
   config = ml_collections.ConfigDict()
-  config.variant = ''  # of a larger experiment: named in all output
+  config.variant = ''
   config.seed = 0
   config.workers = 8
-  config.runner = 'simulated'  # or one worker a device: sharded, pmapped
-  # Of which moniqua_jax.plan chooses how to talk: bits sent per parameter and
-  # step, or 10Mbit, 20ms of a message, 350ms of a gradient.
+  config.runner = 'simulated'
   config.budget = dict(
     bits=unset(float), link=unset(str), latency=unset(str), compute=unset(str)
   )
-  # Devices of a worker, with runner 'sharded': replicas, and shards of each.
   config.pod = dict(data=1, fsdp=1)
 
   config.model = dict(name='mlp', hidden=unset(tuple), norm=unset(str))
@@ -73,12 +71,11 @@ def default() -> ml_collections.ConfigDict:
     name='sgd', b1=unset(float), b2=unset(float), eps=unset(float)
   )
   config.momentum = 0.9
-  # Of what: 'local', a worker's gradients; 'quasi_global', what it moves.
   config.momentum_kind = dict(name='local', mu=unset(float), warmup=unset(int))
   config.nesterov = False
   config.weight_decay = 0.0
 
-  config.local_momentum = 0.0  # of each worker's gradients, before their mean
+  config.local_momentum = 0.0
   config.reduce = dict(
     name='none',
     strategy=unset(str),
@@ -90,19 +87,17 @@ def default() -> ml_collections.ConfigDict:
     beta=unset(float),
     p=unset(float),
   )
-  # Where not all is in a mean in each step: of what workers moved by then.
   config.outer = dict(learning_rate=1.0, momentum=0.0, nesterov=False)
   config.gossip = dict(
     name='dpsgd', gamma=unset(float), eta=unset(float), delays=unset(int)
   )
-  config.local_steps = 1  # messages in one step of so many
-  config.local_steps_from = ()  # later: ((200, 4), ...), one of 4 from step 200
-  config.rounds = 1  # of gossip, in a step that has some
-  config.rounds_from = ()  # later, as well
-  # Messages of x_k, beside the gradient, or of x_k + u_k: adapt_then_combine.
+  config.local_steps = 1
+  config.local_steps_from = ()
+  config.rounds = 1
+  config.rounds_from = ()
   config.order = 'adapt_with_combine'
-  config.fragments = 1  # of the model, one of which is sent at a time
-  config.overlap = False  # messages do not wait for gradients: `stale`
+  config.fragments = 1
+  config.overlap = False
   config.topology = dict(
     name='ring',
     weight=unset(float),
@@ -112,8 +107,40 @@ def default() -> ml_collections.ConfigDict:
     seed=unset(int),
     k=unset(int),
   )
-  config.gamma = 1.0  # of the slack matrix gamma W + (1 - gamma) I
-  config.quantizer = dict(
+  config.gamma = 1.0
+  config.quantizer = quantizer()
+  config.reduce_quantizer = quantizer()
+  config.smoothness = dict(
+    name='none',
+    refresh=unset(int),
+    draws=unset(int),
+    floor=unset(float),
+    power=unset(float),
+    per_worker=unset(bool),
+  )
+  config.rotated = False
+  config.coded = unset(float)
+  config.largest_gradient = 1.0
+  config.answered = False
+  config.patience = unset(int)
+  config.theta = dict(name='fixed', shrink=unset(float), power=unset(float))
+  config.scales_from = ''
+
+  config.log_every = 10  # steps
+  config.probe_every = 0  # steps; distances per parameter leaf, 0 for never
+  config.gradient_probe_every = 0  # steps; the noise of the mean gradient
+  config.gradient_probe_draws = 10
+  config.eval_every = 5.0  # epochs
+  config.checkpoint_every = 10.0  # epochs
+  config.worker_test_images = 10_000
+  config.tensorboard = False
+  return config
+
+
+def quantizer() -> dict:
+  """The spec of a quantizer."""
+  unset = config_dict.placeholder
+  return dict(
     name='full_precision',
     bits=unset(int),
     theta=unset(float),
@@ -136,37 +163,6 @@ def default() -> ml_collections.ConfigDict:
     every=unset(int),
     norm_bits=unset(int),
   )
-  # Of the mean of gradients within a pod; an argument for each of quantizer's.
-  config.reduce_quantizer = config.quantizer.copy_and_resolve_references()
-  # Coordinates of the quantizer: 'none', or a key of `curvature.moments.KINDS`.
-  config.smoothness = dict(
-    name='none',
-    refresh=unset(int),
-    draws=unset(int),
-    floor=unset(float),
-    power=unset(float),
-    per_worker=unset(bool),
-  )
-  config.rotated = False  # quantize in coordinates that are all alike
-  config.coded = unset(float)  # capacity in bits per value of coded messages
-  # For the limit of a theta that finds itself: what no coordinate of a gradient
-  # should exceed.
-  config.largest_gradient = 1.0
-  config.answered = False  # both ends leave out what one could not read
-  config.patience = unset(int)  # times in a row that an edge may be of no use
-  # How theta moves: 'fixed', or 'follow' the learning rate down.
-  config.theta = dict(name='fixed', shrink=unset(float), power=unset(float))
-  config.scales_from = ''  # a full-precision run: theta per parameter leaf
-
-  config.log_every = 10  # steps
-  config.probe_every = 0  # steps; distances per parameter leaf, 0 for never
-  config.gradient_probe_every = 0  # steps; the noise of the mean gradient
-  config.gradient_probe_draws = 10
-  config.eval_every = 5.0  # epochs
-  config.checkpoint_every = 10.0  # epochs
-  config.worker_test_images = 10_000  # for the accuracy of every worker
-  config.tensorboard = False
-  return config
 
 
 def _moniqua(bits, theta, gamma, shrink):

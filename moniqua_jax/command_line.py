@@ -6,13 +6,16 @@ what `import jax, optax` costs.
 
 from collections.abc import Callable, Sequence
 import contextlib
+import difflib
 import functools
 import importlib
+import os
 import pathlib
 import re
 import runpy
 import sys
 import textwrap
+import traceback
 
 from moniqua_jax import configs, extras
 
@@ -37,8 +40,11 @@ def one_line_errors():
     sys.exit(2)
 
 
-def run(main: Callable, module: str) -> None:
-  """Runs `main(argv)` with the flags that `module` defines; never returns."""
+def run(main: Callable, module: str, says: Callable = dict) -> None:
+  """Runs `main(argv)` with the flags that `module` defines; never returns.
+
+  `says(config)` tells --help what the entries of a config are.
+  """
   with one_line_errors(), extras.needed('train'):
     from absl import app, flags
 
@@ -46,7 +52,7 @@ def run(main: Callable, module: str) -> None:
     # --help shows those of the file that was started.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   doc = sys.modules[module].__doc__
-  app.run(main, flags_parser=functools.partial(parser, doc=doc))
+  app.run(main, flags_parser=functools.partial(parser, doc=doc, says=says))
 
 
 def plots() -> None:
@@ -56,12 +62,15 @@ def plots() -> None:
   sys.exit(runs.main())
 
 
-def parser(argv: Sequence[str], doc: str = '') -> list[str]:
+def parser(
+  argv: Sequence[str], doc: str = '', says: Callable = dict
+) -> list[str]:
   """Parses flags for `absl.app.run(main, flags_parser=parser)`.
 
   A flag, a config or an entry of it that is unknown or ill-typed is one line on
   stderr and exit status 2. --help, which begins with `doc`, and --list print
-  and exit with status 0.
+  and exit with status 0. `--config.ENTRY=None` unsets an entry, and a ~ at the
+  beginning of a value is the home folder.
   """
   from absl import flags, logging
 
@@ -74,17 +83,29 @@ def parser(argv: Sequence[str], doc: str = '') -> list[str]:
       print('\n'.join(map(_listed, names())))
       sys.exit()
     if _HELP.intersection(argv):
-      print(f'{doc}\n{flags.FLAGS.main_module_help()}\n{_help(argv)}')
+      print(f'{doc}\n{flags.FLAGS.main_module_help()}\n{_help(argv, says)}')
       sys.exit()
-    argv = [_with_path(argument) for argument in argv]
+    argv = [_with_path(_at_home(argument)) for argument in argv]
     try:
-      left = flags.FLAGS(argv)
-    except (AttributeError, KeyError) as error:
-      raise ValueError(_unknown_entry(argv)) from error
-    except (flags.Error, OSError, TypeError, ValueError) as error:
-      raise ValueError(_last_cause(str(error))) from error
+      left = parse(flags.FLAGS, argv)
+    except Exception as error:  # of a file of the user's, too
+      raise ValueError(_why(argv, error, says)) from error
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # checkpoints are talkative
+  return left
+
+
+def parse(values, argv: Sequence[str]) -> list[str]:
+  """Parses flags; the last of an entry may be `--config.ENTRY=None`."""
+  last = dict(argument.partition('=')[::2] for argument in argv)
+  unset = [
+    flag
+    for flag, value in last.items()
+    if value == 'None' and re.match(r'^--?config\.', flag)
+  ]
+  left = values([a for a in argv if a.partition('=')[0] not in unset])
+  nothing = {flag.partition('config.')[2]: None for flag in unset}
+  values['config'].value.update_from_flattened_dict(nothing)
   return left
 
 
@@ -95,10 +116,37 @@ def config(text: str):
   8
   """
   name, *method = text.split(':', 1)
-  module = runpy.run_path(path(name))
-  if 'get_config' not in module:
-    raise ValueError(f'--config={name} defines no get_config.')
-  return module['get_config'](*method)
+  file = path(name)
+  with _one_line(file):
+    module = runpy.run_path(file)
+    if 'get_config' in module:
+      return module['get_config'](*method)
+  raise ValueError(
+    f'--config={name} defines no get_config; it is a function that returns an '
+    'ml_collections.ConfigDict.'
+  )
+
+
+@contextlib.contextmanager
+def _one_line(file: str):
+  """Turns what goes wrong in a config into one line, with its own line."""
+  try:
+    yield
+  except SyntaxError as error:
+    raise ValueError(f'{file}, line {error.lineno}: {error.msg}.') from error
+  except Exception as error:
+    stack = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in stack if frame.filename == file]
+    ours = pathlib.Path(stack[-1].filename).parent in map(
+      pathlib.Path, configs.__path__
+    )
+    if isinstance(error, ValueError) and ours:
+      raise  # it names what it does not know
+    at = f', line {lines[-1]}' if lines else ''
+    said = f'{type(error).__name__}: {" ".join(str(error).split())}'
+    raise ValueError(
+      f'{file}{at}: {textwrap.shorten(said, 160, placeholder=" ...")}'
+    ) from error
 
 
 def names() -> list[str]:
@@ -146,6 +194,12 @@ def _with_path(argument) -> str:
   return f'{flag}config={":".join([path(name), *method])}'
 
 
+def _at_home(argument) -> str:
+  """A flag whose value begins with ~ with the home folder in its place."""
+  flag, equals, value = argument.partition('=')
+  return f'{flag}{equals}{os.path.expanduser(value)}'
+
+
 def _config_of(argv) -> str:
   """What --config says: NAME or PATH, and :METHOD if there is one."""
   named = [a.split('=', 1)[1] for a in argv if re.match(r'^--?config=', a)]
@@ -158,32 +212,42 @@ def _listed(name) -> str:
   return f'{name}: {what}\n{_indented(methods(name))}\n'
 
 
-def _help(argv) -> str:
+def _help(argv, says) -> str:
   """What a config brings: its methods, and its entries, which are flags."""
   text = _config_of(argv)
-  name = text.split(':')[0]
-  entries = [_entry(*item) for item in sorted(config(text).items())]
+  name, whole = text.split(':')[0], config(text)
+  said = says(whole)
   return '\n'.join(
     [
       f'Methods of {name}, --config={name}:METHOD:',
       _indented(methods(name)),
       '',
       f'Entries of {text}, each a flag, such as --config.batch_size=32 or',
-      '--config.topology.name=ring; a part without a value has its default.',
-      *(line for entry in entries for line in entry),
+      '--config.topology.name=ring; what has no value has the default of what',
+      'is named beside it, and takes it again by --config.ENTRY=None.',
+      *(_entry(key, value, said) for key, value in _leaves(whole)),
       '',
       'Configs and their methods: --list.',
     ]
   )
 
 
-def _entry(key, value) -> list[str]:
-  """Lines for an entry of a config; a spec shows its parts."""
-  if not hasattr(value, 'items'):
-    return [f'  {key}={value!r}']
-  ordered = sorted(value.items(), key=lambda item: (item[0] != 'name', item[0]))
-  parts = [k if v is None else f'{k}={v!r}' for k, v in ordered]
-  return [f'  {key}:', _indented(parts, '    ')]
+def _leaves(config, prefix=''):
+  """All entries, by dotted names; of a spec first the name."""
+  for key, value in sorted(config.items(), key=lambda item: item[0] != 'name'):
+    if hasattr(value, 'items'):
+      yield from _leaves(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}', value
+
+
+def _entry(key, value, said) -> str:
+  """Lines for an entry of a config, and what it is."""
+  set_ = key if value is None else f'{key}={value!r}'
+  words = f'{set_}: {said[key]}' if key in said else set_
+  return textwrap.fill(
+    words, 80, initial_indent='  ', subsequent_indent='      '
+  )
 
 
 def _indented(words, indent='  ') -> str:
@@ -198,9 +262,29 @@ def _indented(words, indent='  ') -> str:
   return '\n'.join(lines)
 
 
-def _unknown_entry(argv) -> str:
+def _why(argv, error, says) -> str:
+  """Says why flags could not be parsed: of the config, of an entry, of one."""
+  whole = config(_config_of(argv))  # which may say that itself
+  if not hasattr(whole, 'items'):
+    return (
+      f'--config={_config_of(argv)}: get_config gives {whole!r}; it must be an '
+      'ml_collections.ConfigDict.'
+    )
+  if isinstance(error, (AttributeError, KeyError)):
+    return _unknown_entry(argv, whole)
+  text = str(error)
+  if 'before a value for --config' in text:
+    return 'an entry of the config stands before --config; put --config first.'
+  if spec := re.match(r'flag (\S+?)=(.*): Failed to parse .* ConfigDict', text):
+    flag, value = spec.groups()
+    return f'{flag}={value}: it has parts; give {flag}.name={value}.'
+  flag = re.match(r'flag --?config\.(\S+?)=', text)
+  said = says(whole).get(flag[1]) if flag else None
+  return _last_cause(text) + (f'; it is: {said}.' if said else '')
+
+
+def _unknown_entry(argv, whole) -> str:
   """Names the first --config.ENTRY that the config does not have."""
-  whole = config(_config_of(argv))
   for argument in argv:
     if not re.match(r'^--?config\.', argument):
       continue
@@ -209,9 +293,21 @@ def _unknown_entry(argv) -> str:
       entries = sorted(getattr(node, 'keys', list)())
       if key not in entries:
         parent = '.'.join(['config', *keys[:depth]])
-        return f'{argument}: {parent} has no {key!r}; it has {entries}.'
+        near = [name for name, _ in _leaves(whole) if _alike(name, key)]
+        within = '.'.join([*keys[:depth], ''])
+        near = [name for name in near if name.startswith(within)] or near
+        meant = f'did you mean {" or ".join(near)}?'
+        there = meant if near else f'it has {entries}.'
+        return f'{argument}: {parent} has no {key!r}; {there}'
       node = node[key]
   return 'the config has no such entry.'
+
+
+def _alike(name, key) -> bool:
+  """Whether a dotted name ends, almost, with a key."""
+  return bool(
+    difflib.get_close_matches(key, [name.split('.')[-1]], cutoff=0.75)
+  )
 
 
 def _last_cause(text: str) -> str:

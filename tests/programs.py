@@ -96,6 +96,20 @@ def finished(processes, folder) -> str:
   return (folder / '0' / 'out').read_text()
 
 
+def parsed(monkeypatch, *arguments):
+  """The config of a command line."""
+  from absl import flags
+  from ml_collections import config_flags
+
+  from moniqua_jax import command_line
+
+  monkeypatch.setattr(sys, 'argv', ['train.py', *arguments])
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file('config', None, '', flag_values=values)
+  command_line.parse(values, sys.argv)
+  return values.config
+
+
 def wait_for(condition):
   """Returns as soon as it holds."""
   until = time.monotonic() + SECONDS

@@ -3,12 +3,9 @@
 import functools
 import json
 import pathlib
-import sys
 
-from absl import flags
 import jax
 import jax.numpy as jnp
-from ml_collections import config_flags
 import numpy as np
 import pytest
 
@@ -147,32 +144,16 @@ def test_a_slower_link_never_sends_more_to_a_loss(latency):
 # ----------------------------------------------------------- flags and configs
 
 
-def parsed(monkeypatch, *arguments):
-  monkeypatch.setattr(sys, 'argv', ['plan', *arguments])
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file('config', None, '', flag_values=values)
-  values(sys.argv)
-  return values.config
-
-
 @pytest.mark.filterwarnings('ignore:the load_module')  # of ml_collections
-@pytest.mark.parametrize('method', ['dpsgd', 'allreduce'])
+@pytest.mark.parametrize('method', ['dpsgd', 'allreduce', 'moniqua4'])
 def test_the_flags_make_the_config(method, monkeypatch):
   config = digits.get_config(method)
   for row in weighed(link='1Mbit', compute='1s')[0][::9]:
     given = choice.flags(config, row)
     file = f'--config={ROOT}/configs/digits.py:{method}'
-    found = parsed(monkeypatch, file, *given)
+    found = programs.parsed(monkeypatch, file, *given)
     assert found.to_dict() == choice.applied(config, row).to_dict()
     experiment.resolve(found)
-
-
-def test_what_no_flag_takes_away_is_refused():
-  row = weighed(bits=1)[0][0]
-  with pytest.raises(
-    ValueError, match='config.quantizer.bits=4 is of the meth'
-  ):
-    choice.flags(digits.get_config('moniqua4'), row)
 
 
 ERRORS = [

@@ -8,6 +8,7 @@ import pytest
 from configs import digits
 from moniqua_jax import command_line
 from moniqua_jax.launch import __main__ as launch
+from moniqua_jax.training import resolve
 from tests import helpers, programs
 from tests.fresh import python
 from tests.trained import built
@@ -43,7 +44,7 @@ MISTAKES = {
     dict(gossip=dict(name='dpsdg')),
     r"config.gossip.name='dpsdg'; choose from .*'dpsgd'",
   ),
-  'a runner': (dict(runner='vmap'), r"config.runner='vmap'; choose from"),
+  'a runner': (dict(runner='vmap'), "config.runner='vmap'; .* 'sharded'"),
   'a schedule': (
     dict(learning_rate=dict(name='linear')),
     r"config.learning_rate.name='linear'; choose from",
@@ -69,7 +70,7 @@ MISTAKES = {
   ),
   'delays': (
     dict(gossip=dict(name='adpsgd', delays=-1)),
-    'config.gossip: delays=-1; give one whole number',
+    'config.gossip.delays=-1; it must be a whole number from 0',
   ),
   'local steps': (
     dict(local_steps=2, gossip=dict(name='dcd')),
@@ -79,14 +80,14 @@ MISTAKES = {
     dict(fragments=2, gossip=dict(name='dcd')),
     'config.fragments=2: streaming: dcd must see each step',
   ),
-  'no fragments': (dict(fragments=0), 'config.fragments=0: .* >= 1'),
+  'no fragments': (dict(fragments=0), 'config.fragments=0; .* >= 1'),
   'fragments of what is looked at whole': (
     MEANS | dict(fragments=2, gradient_probe_every=5),
     'config.gradient_probe_every=5 is of means of gradients; .* take 0',
   ),
   'rounds of nothing': (
     MEANS | dict(rounds=2),
-    'config.rounds=2 needs gossip; .* take 1, or a gossip',
+    'config.rounds=2 needs gossip; .* take .*=dpsgd, or --config.rounds=1',
   ),
   'an outer optimizer of nothing': (
     dict(outer=dict(momentum=0.9)),
@@ -94,11 +95,11 @@ MISTAKES = {
   ),
   'an outer rate': (
     MEANS | dict(outer=dict(learning_rate=3.0)),
-    'config.outer.learning_rate=3.0; it must be above 0',
+    'config.outer.learning_rate=3.0; it must be a number above 0',
   ),
   'an outer momentum': (
     MEANS | dict(outer=dict(momentum=float('nan'))),
-    'config.outer.momentum=nan; it must be at least 0 and below 1',
+    'config.outer.momentum=nan; it must be .* at least 0 and below 1',
   ),
   'fragments and scales of leaves': (
     dict(fragments=2, scales_from='runs/a'),
@@ -112,7 +113,7 @@ MISTAKES = {
     dict(fragments=2, smoothness=dict(name='layer')),
     "config.fragments=2 cuts .* config.smoothness.name='layer'",
   ),
-  'no local steps': (dict(local_steps=0), 'config.local_steps=0: .* >= 1'),
+  'no local steps': (dict(local_steps=0), 'config.local_steps=0; .* >= 1'),
   'patience without answers': (
     dict(patience=3),
     'config.patience=3: .* set config.answered',
@@ -121,8 +122,14 @@ MISTAKES = {
     dict(quantizer=dict(name='auto_theta', theta=None, bits=1, start=1.0)),
     r'config.quantizer: bits=1, .* loop gain .* lazy\(topology, 0.13\)',
   ),
-  'no bits': (dict(quantizer=dict(bits=0)), 'bits=0; a code has 1 to 8 bits'),
-  'nine bits': (dict(quantizer=dict(bits=9)), 'bits=9; .* 1 to 8'),
+  'no bits': (
+    dict(quantizer=dict(bits=0)),
+    'config.quantizer.bits=0; .* from 1 to 8',
+  ),
+  'nine bits': (
+    dict(quantizer=dict(bits=9)),
+    'config.quantizer.bits=9; .* from 1 to 8',
+  ),
   'theta 0': (
     dict(quantizer=dict(theta=0.0)),
     'theta=0.0; .* positive',
@@ -214,6 +221,54 @@ def test_a_file_that_is_no_config_is_named(tmp_path):
     command_line.config(f'{tmp_path}/mine.py')
 
 
+BEGINNING = 'from configs import digits\n\ndef get_config(method="dpsgd"):\n'
+BROKEN = {
+  'it does not parse': ('  return digits.default(', "line 4: '(' was never"),
+  'it raises': (
+    '  c = digits.default()\n  c.bits = c.bitz',
+    'line 5: Attribute',
+  ),
+  'by itself': ('  return int("x")', 'line 4: ValueError: invalid literal'),
+  'an entry that it lacks': (
+    '  c = digits.get_config(method)\n  c.epoch = 1',
+    """line 5: AttributeError: 'Key "epoch" does not exist""",
+  ),
+}
+
+
+@pytest.mark.parametrize('what', BROKEN)
+def test_a_file_that_is_broken_is_named_with_its_line(what, tmp_path):
+  text, message = BROKEN[what]
+  (tmp_path / 'mine.py').write_text(BEGINNING + text)
+  with pytest.raises(ValueError, match='mine.py, line') as error:
+    command_line.config(f'{tmp_path}/mine.py')
+  said = str(error.value)
+  assert message in said and '\n' not in said and len(said) < 400
+
+
+def test_home_is_found_in_a_flag(tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  _, text = parsed(capsys, '--config=~/nope.py:dpsgd')
+  assert f'--config={tmp_path}/nope.py: no such file' in text
+
+
+@pytest.mark.filterwarnings('ignore:the load_module')  # of ml_collections
+def test_an_entry_is_unset_and_a_quantizer_switched(monkeypatch):
+  config = 'configs/digits.py:moniqua4'
+  name = '--config.quantizer.name=nuqsgd'
+  found = programs.parsed(monkeypatch, f'--config={config}', name)
+  with pytest.raises(ValueError, match='leave it out by (.*)$') as error:
+    resolve.resolve(found)
+  away = str(error.value).split('leave it out by ')[1]
+  assert away == '--config.quantizer.theta=None'
+  flags = f'--config={config}', name, away, '--config.reduce_quantizer.bits=4'
+  found = programs.parsed(monkeypatch, *flags)
+  assert found.quantizer.theta is None and found.reduce_quantizer.bits == 4
+  with pytest.raises(ValueError, match='reduce_quantizer.bits is not an arg'):
+    resolve.resolve(found)
+  resolve.resolve(programs.parsed(monkeypatch, *flags[:-1]))
+
+
 def test_an_unknown_name_is_told_the_names(capsys):
   status, text = parsed(capsys, '--config=digit:moniqua4')
   assert status == 2 and "'digits', 'digits_few_bits'" in text
@@ -275,9 +330,10 @@ def test_help_and_mistakes_are_early(flags):
 
 COMMANDS = {
   '--config=configs/digits.py:nope': 'nope is unknown; choose from',
-  '--config.bits=1': "config has no 'bits'; it has",
-  '--config.quantizer.bitz=1': "config.quantizer has no 'bitz'; it has",
+  '--config.bits=1': 'did you mean budget.bits or quantizer.bits',
+  '--config.quantizer.bitz=1': "config.quantizer has no 'bitz'; did you mean",
   '--config.epochs=many': 'could not convert',
+  '--config.log_every=0': '--config.log_every=10',
   '--config.quantizer.bits=1': 'not an argument of full_precision',
   '--bits=1': "Unknown command line flag 'bits'",
   '--runner=threads': '--runner=threads: value should be one of <',
@@ -292,6 +348,7 @@ def test_exit_status_2_and_one_line(argument, tmp_path):
   assert COMMANDS[argument] in err
   lines = err.strip().splitlines()
   assert sum(line.startswith('error: ') for line in lines) == 1
+  assert not (tmp_path / 'run').exists()
   assert 'Traceback' not in err
 
 

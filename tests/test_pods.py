@@ -515,20 +515,23 @@ def test_a_run_resumes_bit_for_bit_with_everything(tmp_path):
 
 MISTAKES = {
   'a pod of no device': (dict(pod=dict(data=0)), 'config.pod.data=0; it must'),
-  'another runner': (dict(runner='simulated'), "take 'sharded'"),
+  'another runner': (dict(runner='simulated'), 'take --config.runner=sharded'),
   'too many devices': (dict(workers=8), 'are 16 devices, but there are 8'),
-  'no gossip': (dict(gossip=dict(name='none')), 'pods talk by gossip'),
+  'no gossip': (
+    dict(gossip=dict(name='none')),
+    'pods, which talk by gossip',
+  ),
   'a batch of odd size': (
     dict(batch_size=9),
     'cannot be shared equally by its',
   ),
   'smoothness': (
     dict(smoothness=dict(name='layer'), quantizer=dict(name='qsgd', bits=4)),
-    'knows one device for each worker',
+    "config.smoothness.name='layer' does not go with it",
   ),
   'a mean of one': (
     dict(reduce_quantizer=dict(name='qsgd', bits=4)),
-    'config.pod.data=1 takes none',
+    'means within a pod.*; config.pod.data=1 does not',
   ),
 }
 

@@ -144,7 +144,10 @@ MISTAKES = {
     'config.local_momentum=0.9 does not go with it',
   ),
   'none': (dict(momentum=0.0), 'config.momentum_kind: momentum=0.0; quasi'),
-  'its mu': (dict(momentum_kind=dict(mu=1.5)), 'mu=1.5; quasi_global needs'),
+  'its mu': (
+    dict(momentum_kind=dict(mu=1.5)),
+    'kind.mu=1.5; .* below 1',
+  ),
   'another': (
     dict(momentum_kind=dict(name='global')),
     "config.momentum_kind.name='global'; choose from",

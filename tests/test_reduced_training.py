@@ -184,8 +184,14 @@ MISTAKES = {
     dict(reduce=dict(strategy='exact')),
     "config.reduce: strategy='exact' sends full precision; .* choose from",
   ),
-  'nine bits': (dict(quantizer=dict(bits=9)), 'config.quantizer: bits=9'),
-  'a norm': (dict(quantizer=dict(norm='l1')), "config.quantizer: norm='l1'"),
+  'nine bits': (
+    dict(quantizer=dict(bits=9)),
+    'quantizer.bits=9; .* to 8',
+  ),
+  'a norm': (
+    dict(quantizer=dict(norm='l1')),
+    "quantizer.norm='l1'; .* 'linf'",
+  ),
   'capacity': (dict(coded=4.0), 'config.coded: capacity=4.0'),
   'a code of no codes': (
     dict(

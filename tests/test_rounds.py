@@ -426,7 +426,7 @@ def test_refusals():
 
 
 REFUSED = {
-  'rounds=0: it needs': dict(rounds=0),
+  'rounds=0; it must': dict(rounds=0),
   'rounds=2: rounds: adpsgd has one': dict(
     rounds=2,
     gossip=dict(name='adpsgd'),

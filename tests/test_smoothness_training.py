@@ -269,17 +269,17 @@ MISTAKES = {
   'refresh': (
     'diagonal4',
     dict(smoothness=dict(refresh=-1)),
-    'config.smoothness: refresh=-1; it must be whole',
+    'config.smoothness.refresh=-1; it must be a whole number >= 0',
   ),
   'draws': (
     'diagonal4',
     dict(smoothness=dict(draws=0)),
-    'config.smoothness: draws=0; it must be whole, 1 or more',
+    'config.smoothness.draws=0; it must be a whole number >= 1',
   ),
   'floor': (
     'diagonal4',
     dict(smoothness=dict(floor=0.0)),
-    'config.smoothness: floor=0.0; it must be above 0',
+    'config.smoothness.floor=0.0; it must be a positive number',
   ),
   'power': (
     'diagonal4',
@@ -298,7 +298,7 @@ MISTAKES = {
   'two scales': (
     'layer_moniqua_ring4',
     dict(scales_from='runs/probe'),
-    "config.scales_from='runs/probe' both scale the leaves",
+    "config.scales_from='runs/probe' does not go with it",
   ),
   'a table for each in gossip': (
     'diagonal_choco_ring4',
@@ -323,12 +323,12 @@ MISTAKES = {
   'a bucket of block': (
     'choco_ring4',
     dict(quantizer=dict(bucket_size=0)),
-    'config.quantizer: bucket_size=0; it must be 1 or more',
+    'config.quantizer.bucket_size=0; .* whole number from 1',
   ),
   'alpha': (
     'diana4',
     dict(reduce=dict(alpha=2.0)),
-    'config.reduce: alpha=2.0; diana needs it above 0 and at most 1',
+    'config.reduce.alpha=2.0; .* above 0 and at most 1',
   ),
   'no alpha': (
     'diana4',
@@ -343,17 +343,17 @@ MISTAKES = {
   'numbers of adiana': (
     'adiana4',
     dict(reduce=dict(theta2=0.9)),
-    'config.reduce: theta2=0.9; adiana needs it within 0 and 1 - theta1',
+    'theta1=0.2 .* at most 1; config.reduce.theta2=0.9 does not',
   ),
   'adiana with momentum': (
     'adiana4',
     dict(momentum=0.9),
-    'gives the whole step, so config.momentum=0.9 must be 0',
+    'gives the whole step; config.momentum=0.9 .*: take .*momentum=0.0',
   ),
   'adiana with a rate': (
     'adiana4',
     dict(learning_rate=dict(peak=0.1)),
-    'so config.learning_rate.peak=0.1 must be 1.0',
+    'step; config.learning_rate.peak=0.1 .*: take .*peak=1.0',
   ),
 }
 

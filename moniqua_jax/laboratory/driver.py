@@ -23,7 +23,13 @@ from moniqua_jax.laboratory import (
   splits,
   stopping,
 )
-from moniqua_jax.training import checkpoint, digests, registry, signals
+from moniqua_jax.training import (
+  checkpoint,
+  digests,
+  registry,
+  signals,
+  validation,
+)
 from moniqua_jax.training import workdir as workdir_lib
 
 CHUNK = 250  # iterations in one call of the compiled function
@@ -52,7 +58,13 @@ class Record(NamedTuple):
 
 def problem_of(config) -> problems.Problem:
   """The problem that a config names."""
+  validation.validate(config)
   features, labels = registry.build(DATA, 'data', config.data)
+  if config.workers > len(features):
+    raise ValueError(
+      f'config.workers={config.workers}; {len(features)} rows make 1 to '
+      f'{len(features)} workers.'
+    )
   if config.row_scaled:
     features = splits.row_scaled(features)
   parts = registry.build(
@@ -84,14 +96,16 @@ def methods_of(config, problem) -> dict[str, methods.Method]:
       f'config.methods: {sorted(unknown)} unknown; choose from '
       f'{list(methods.METHODS)}.'
     )
-  if config.seeds < 1 or config.iterations < 1 or not config.methods:
+  return {name: _method_of(config, problem, name) for name in config.methods}
+
+
+def _method_of(config, problem, name) -> methods.Method:
+  try:
+    return methods.METHODS[name](problem, config.norm)
+  except ValueError as error:
     raise ValueError(
-      f'config.seeds={config.seeds}, config.iterations={config.iterations}, '
-      f'config.methods={config.methods}: each needs 1 or more.'
-    )
-  return {
-    name: methods.METHODS[name](problem, config.norm) for name in config.methods
-  }
+      f'config.methods: {name!r}: {error} Leave it out, or take other data.'
+    ) from error
 
 
 def describe(config) -> str:

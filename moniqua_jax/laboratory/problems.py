@@ -24,6 +24,7 @@ from scipy.special import expit
 
 Array = jax.Array
 
+MATRICES = 2**27  # numbers of all L_i, 1 GiB
 LARGEST = 1e100  # of a feature or target
 STEPS, HALVINGS = 200, 40  # of Newton's method
 
@@ -124,6 +125,7 @@ def ridge_regression(
 
 def _checked(features, targets, lam):
   features, targets = np.asarray(features, float), np.asarray(targets, float)
+  _check_size(np.shape(features))
   if features.ndim != 3 or not features.size:
     raise ValueError(
       f'features have shape {features.shape}; [workers, rows, features] is '
@@ -147,6 +149,15 @@ def _checked(features, targets, lam):
     )
   # A Python float takes the dtype of what it meets, one of NumPy does not.
   return features, targets, float(lam)
+
+
+def _check_size(shape):
+  n, _, d = shape if len(shape) == 3 else (0, 0, 0)
+  if n * d * d > MATRICES:
+    raise ValueError(
+      f'{d} features: the {n} matrices L_i would take {n * d * d / 2**27:.0f} '
+      f'GiB, above {MATRICES / 2**27:.0f}; take fewer features or workers.'
+    )
 
 
 def _problem(name, given, lam, loss, residual, c, optimum):

@@ -14,6 +14,8 @@ choice by itself.
 says what a run on these chips would send and compute.
 """
 
+import shlex
+
 from moniqua_jax import command_line, extras
 
 with command_line.one_line_errors(), extras.needed('train'):
@@ -95,7 +97,7 @@ def chosen(config, spec: dict, workers: int | None = None) -> str:
       f'{1e3 * budget.link.latency:g} ms a message',
       f'gradient {1e3 * budget.compute:.4g} ms ({how})',
     ]
-  flags = ' '.join(choice.flags(config, best))
+  flags = shlex.join(choice.flags(config, best))
   parts = ('; '.join(limits), report.table(rows, best), report.NOTES, flags)
   return '\n\n'.join(parts)
 

@@ -161,8 +161,11 @@ def gradient(config):
 
   Returns a function of (params, state, image, label), and these.
   """
-  from moniqua_jax.training import registry
+  from moniqua_jax.training import registry, validation
 
+  validation.validate(config)
+  if 'laboratory' in config:
+    raise ValueError('this config is of a laboratory; a plan is for a net.')
   shape, classes = images(config)
   model = registry.build(
     registry.MODELS, 'model', config.model, num_classes=classes

@@ -185,12 +185,6 @@ def flags(config, row: Row) -> list[str]:
   """Lists the flags that make of a config the one with a candidate's way."""
   before, after = dict(_leaves(config)), dict(_leaves(applied(config, row)))
   changed = {key: after[key] for key in after if after[key] != before[key]}
-  for key, value in changed.items():
-    if value is None or isinstance(value, tuple):
-      raise ValueError(
-        f'config.{key}={before[key]} is of the method that is given, and no '
-        'flag takes it away: plan from one in full precision, such as dpsgd.'
-      )
   return [f'--config.{key}={value}' for key, value in changed.items()]
 
 

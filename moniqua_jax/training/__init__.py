@@ -1,5 +1,6 @@
 """The training program: from a config to a run and its files.
 
-`registry` and `validation` say what a config may name; `experiment` builds it;
-`loop` runs it; `__main__` reads the flags.
+`registry`, `entries` and `dependences` say what a config may be, `validation`
+compares it with them; `experiment` builds it; `loop` runs it; `__main__` reads
+the flags.
 """

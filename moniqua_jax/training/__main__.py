@@ -14,6 +14,7 @@ import jax
 
 from moniqua_jax import command_line, extras
 from moniqua_jax.launch import initialize, multihost
+from moniqua_jax.training import validation
 
 with command_line.one_line_errors(), extras.needed('train'):
   from absl import flags
@@ -51,17 +52,32 @@ def main(argv):
   with command_line.one_line_errors():
     if len(argv) > 1:
       raise ValueError(f'{argv[1:]} are not flags.')
+    validation.check_entries(config)
+    if 'laboratory' in config:
+      _check_flags()
     start(config)
   one_line = command_line.one_line_errors()
   with initialize.ended_together(), one_line, extras.needed('train'):
     if _DRY_RUN.value:
       print(described(config))
       return
-    if _WORKDIR.value is None:
+    if not _WORKDIR.value:
       raise ValueError('--workdir is not given; it takes a folder.')
     multihost.agreed(config.to_json(), '--config')
     status = train(config, _WORKDIR.value)
   sys.exit(status)
+
+
+def _check_flags():
+  for flag, value in (
+    ('runner', _RUNNER.value),
+    ('start_from', _START_FROM.value),
+  ):
+    if value not in (None, 'simulated'):
+      raise ValueError(
+        f'--{flag}={value}: a laboratory is on one device, and starts at 0; '
+        'leave it out.'
+      )
 
 
 def start(config):
@@ -134,7 +150,7 @@ def described(config) -> str:
 
 def run():
   """The console script `moniqua-train`, and train.py."""
-  command_line.run(main, __name__)
+  command_line.run(main, __name__, validation.described)
 
 
 if __name__ == '__main__':

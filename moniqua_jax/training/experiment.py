@@ -22,7 +22,7 @@ from moniqua_jax.training import (
   optimizer,
   quantizer,
   talk,
-  validation,
+  unfit,
 )
 from moniqua_jax.training.resolve import Setup, resolve
 
@@ -157,19 +157,19 @@ def _within_budget(setup, model) -> Setup:
 
 def _data(setup) -> Data:
   config, dataset = setup.config, setup.make.dataset()
-  validation.dataset(config, dataset)
+  unfit.dataset(config, dataset)
   labels = np.asarray(dataset.train.labels)
   shards = setup.make.partition(
     labels=labels, n=config.workers, seed=config.seed
   )
-  validation.batch(config.batch_size, shards)
+  unfit.batch(config.batch_size, shards)
   return Data(dataset, shards)
 
 
 def _pace(setup, read) -> Pace:
   config, images = setup.config, len(read.dataset.train.labels)
   steps_per_epoch = max(1, images // (config.workers * config.batch_size))
-  steps = round(config.epochs * steps_per_epoch)
+  steps = max(1, round(config.epochs * steps_per_epoch))
   learning_rate = setup.make.learning_rate(
     steps=steps, steps_per_epoch=steps_per_epoch
   )
@@ -196,7 +196,7 @@ def _variables(config, module, dataset):
       f'config.model.name={config.model.name!r}: {error}; a model is a '
       'flax.linen.Module that is called as module(images, train=True).'
     ) from error
-  validation.model(config, module, variables, dataset)
+  unfit.model(config, module, variables, dataset)
   return variables
 
 

@@ -34,7 +34,8 @@ def make(experiment) -> Callable:
   The last three only where gradients are quantized, `coded_bits` where their
   levels have a zero. It takes the steps after `step` for the keys of its draws.
   """
-  config, draws = experiment.setup.config, _draws(experiment.setup.config)
+  config = experiment.setup.config
+  draws = config.gradient_probe_draws
   look = experiment.run(_look(experiment), (0, 0, 0, 0, None))
 
   def probe(state, step):
@@ -62,19 +63,6 @@ def make(experiment) -> Callable:
     return {f'gradient/{name}': float(value) for name, value in row.items()}
 
   return probe
-
-
-def _draws(config) -> int:
-  if config.reduce.name == 'none':
-    raise ValueError(
-      'config.gradient_probe_every looks at mean gradients; set config.reduce.'
-    )
-  if config.gradient_probe_draws < 2:
-    raise ValueError(
-      f'config.gradient_probe_draws={config.gradient_probe_draws}; a variance '
-      'needs 2 or more.'
-    )
-  return config.gradient_probe_draws
 
 
 def _look(experiment):

@@ -172,12 +172,6 @@ def is_outer(config) -> bool:
 def _outer(config, reduction):
   """Builds local steps and fragments around a mean."""
   rate, momentum, nesterov = (config.outer[entry] for entry in OUTER)
-  for entry, value, valid, range_ in (
-    ('learning_rate', rate, 0 < rate <= 2, 'above 0 and at most 2'),
-    ('momentum', momentum, 0 <= momentum < 1, 'at least 0 and below 1'),
-  ):
-    if not valid:
-      raise ValueError(f'config.outer.{entry}={value!r}; it must be {range_}.')
   optimizer = optax.sgd(rate, momentum or None, nesterov)
   outer = _wrapped('reduce', algorithms.outer, reduction, optimizer)
   return _seldom(config, outer)
@@ -205,13 +199,8 @@ def mixing(config, schedule):
   """
   for name in ('eta', 'gamma'):
     step = config.gossip.get(name)
-    if step is None:
-      continue
-    if not 0 < step <= 1:
-      raise ValueError(
-        f'config.gossip.{name}={step!r}; it must be above 0 and at most 1.'
-      )
-    schedule = topologies.lazy(schedule, step)
+    if step is not None:
+      schedule = topologies.lazy(schedule, step)
   return schedule
 
 
@@ -229,7 +218,8 @@ def _gossip(config, schedule, quantizer, key):
   if config.gossip.name == 'none':
     return gossip
   gossip = _seldom(config, gossip)
-  gossip = _wrapped(f'order={config.order!r}', _order(config), gossip)
+  order = registry.ORDERS[config.order]
+  gossip = _wrapped(f'order={config.order!r}', order, gossip)
   if waits(config):
     mixed = mixing(config, schedule)
     gossip = _wrapped('overlap', algorithms.stale, gossip, mixed)
@@ -246,14 +236,6 @@ def _seldom(config, gossip):
     if numbers not in (1, ((0, 1),)):
       gossip = _wrapped(f'{entry}={config[entry]}', wrap, gossip, numbers)
   return gossip
-
-
-def _order(config):
-  if config.order not in registry.ORDERS:
-    raise ValueError(
-      f'config.order={config.order!r}; choose from {sorted(registry.ORDERS)}.'
-    )
-  return registry.ORDERS[config.order]
 
 
 def _with_momentum(config, gossip, learning_rate):

@@ -27,6 +27,9 @@ class Quantized(NamedTuple):
   limit: float | None
 
 
+# Of a spec of one's own, which need not have them.
+_READ = ('bits', 'limit', 'safety', 'start', 'theta')
+
 # What each theta that finds itself follows, and how far above it is. The net is
 # not built yet: a million values are within a tenth for any.
 _FOLLOWING = {
@@ -46,7 +49,7 @@ def with_limit(config, schedule) -> dict:
   Any method can have one: a theta that is there is the first, and what is not
   comes from theory.
   """
-  spec = dict(config.quantizer)
+  spec = dict.fromkeys(_READ) | dict(config.quantizer)
   following = _FOLLOWING.get(spec['name'])
   if not following:
     return spec
@@ -149,7 +152,7 @@ def make(setup, learning_rate, steps, part, leaves) -> Quantized:
 
 def _scales(run, part):
   """Reads each leaf's largest distance between neighbours from a run."""
-  path = pathlib.Path(run) / 'leaf_distance.json'
+  path = pathlib.Path(run).expanduser() / 'leaf_distance.json'
   if not path.exists():
     raise ValueError(
       f'config.scales_from={run!r}: there is no {path.name}; it must be the '

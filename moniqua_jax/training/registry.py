@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 import functools
 import importlib
 import inspect
-import math
 import sys
 
 import optax
@@ -55,13 +54,13 @@ def _block(
 
 def _adiana(
   quantizer,
-  alpha: float = math.nan,
-  eta: float = math.nan,
-  theta1: float = math.nan,
-  theta2: float = math.nan,
-  gamma: float = math.nan,
-  beta: float = math.nan,
-  p: float = math.nan,
+  alpha: float,
+  eta: float,
+  theta1: float,
+  theta2: float,
+  gamma: float,
+  beta: float,
+  p: float,
   *,
   axis_name: str,
   key,
@@ -69,19 +68,6 @@ def _adiana(
 ):
   """Builds `adiana` from numbers of a spec; none of them has a default."""
   numbers = gammas.Adiana(alpha, eta, theta1, theta2, gamma, beta, p)
-  for name, valid, range_ in (
-    ('alpha', 0 < alpha <= 1, 'above 0 and at most 1'),
-    ('eta', eta > 0, 'above 0'),
-    ('theta1', 0 <= theta1 <= 1, 'within 0 and 1'),
-    ('theta2', 0 <= theta2 <= 1 - theta1, 'within 0 and 1 - theta1'),
-    ('gamma', gamma > 0, 'above 0'),
-    ('beta', 0 <= beta <= 1, 'within 0 and 1'),
-    ('p', 0 < p <= 1, 'above 0 and at most 1'),
-  ):
-    if not valid:
-      raise ValueError(
-        f'{name}={getattr(numbers, name)!r}; adiana needs it {range_}.'
-      )
   return algorithms.adiana(
     quantizer, numbers, axis_name=axis_name, key=key, keep=keep
   )
@@ -180,27 +166,41 @@ def named(
   name = kwargs.pop('name', None)
   factory = found(choices, what, name)
   accepted = inspect.signature(factory).parameters
-  for argument in kwargs:
-    if argument not in accepted:
-      raise ValueError(
-        f'config.{what}.{argument} is not an argument of {name}; it takes '
-        f'{sorted(set(accepted) - set(later))}.'
-      )
-  for argument, parameter in accepted.items():
-    needed = parameter.default is parameter.empty
-    needed &= parameter.kind not in _ANY_NUMBER
-    if needed and argument not in (*kwargs, *later):
-      how = f'; {data.MADE_BY[name]} makes it' if name in data.MADE_BY else ''
-      raise ValueError(f'config.{what}: {name} needs {what}.{argument}{how}.')
+  if said := _unfit(what, name, kwargs, accepted, later):
+    raise ValueError(said)
 
   def make(**context):
     context = {k: v for k, v in context.items() if k in accepted}
     try:
       return factory(**(context | kwargs))
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
       raise ValueError(f'config.{what}: {error}') from error
 
   return make
+
+
+def _unfit(what, name, kwargs, accepted, later) -> str:
+  """Says which arguments of a spec are too many, and which are missing."""
+  other = [argument for argument in kwargs if argument not in accepted]
+  missing = [
+    f'{what}.{argument} (--config.{what}.{argument}=...)'
+    for argument, parameter in accepted.items()
+    if parameter.default is parameter.empty
+    and parameter.kind not in _ANY_NUMBER
+    and argument not in (*kwargs, *later)
+  ]
+  said = []
+  if other:
+    away = ' '.join(f'--config.{what}.{argument}=None' for argument in other)
+    said.append(
+      f'config.{what}.{other[0]} is not an argument of {name}; it takes '
+      f'{sorted(set(accepted) - set(later))}: leave it out by {away}'
+    )
+  if missing:
+    how = f'; {data.MADE_BY[name]} makes it' if name in data.MADE_BY else ''
+    needs = f'{name} needs {" and ".join(missing)}{how}.'
+    said.append(needs if said else f'config.{what}: {needs}')
+  return '; and '.join(said)
 
 
 def build(choices: Mapping[str, Callable], what: str, spec, **context):

@@ -20,6 +20,7 @@ from moniqua_jax.training import (
   optimizer,
   quantizer,
   registry,
+  unfit,
   validation,
 )
 
@@ -71,21 +72,24 @@ class Factories(NamedTuple):
 
 def resolve(config) -> Setup:
   """Checks a config; a `ValueError` says what is unknown or does not fit."""
+  validation.validate(config)
+  choice.budget(config.budget)
   pod, schedule = pods.of(config), _schedule(config)
   run, spec = _runner(config, pod), quantizer.with_limit(config, schedule)
   shape = registry.build(registry.SMOOTHNESS, 'smoothness', config.smoothness)
   setup = Setup(config, pod, run, schedule, spec, shape, 0, _factories(config))
-  validation.pods(config, pod)
-  validation.slots(config, pod)
-  validation.fragments(config)
+  unfit.slots(config, pod)
   if shape is not None:
-    validation.smoothness(config, shape, schedule)
+    unfit.smoothness(config, shape, schedule)
   tried = _tried(setup)
-  return setup._replace(patience=validation.patience(config, tried.answered))
+  return setup._replace(patience=unfit.patience(config, tried.answered))
 
 
 def _factories(config) -> Factories:
-  named = registry.named
+  named, later = registry.named, ('axis_name', 'leaf_sizes')
+  # Of use within a pod alone, but never said in vain.
+  spec = config.reduce_quantizer
+  named(registry.QUANTIZERS, 'reduce_quantizer', spec, later)
   return Factories(
     named(registry.DATASETS, 'data', config.data),
     named(
@@ -113,7 +117,7 @@ def _tried(setup) -> base.Tuned:
     tried = tried._replace(answered=True)
   means = optimizer.of_means(setup, tried, slices)
   if means is not None:
-    validation.means(setup.config, setup.pod, means)
+    unfit.means(setup.config, setup.pod, means)
   optimizer.make(setup, tried, means, slices, learning_rate=1.0)
   return tried
 
@@ -134,22 +138,12 @@ def _schedule(config):
 
 
 def _runner(config, pod):
-  if config.runner not in registry.RUNNERS:
-    raise ValueError(
-      f'config.runner={config.runner!r}; choose from '
-      f'{sorted(registry.RUNNERS)}.'
-    )
   if jax.process_count() > 1 and config.runner != 'sharded':
     raise ValueError(
       f'config.runner={config.runner!r} knows one process only, and there are '
       f"{jax.process_count()}; take 'sharded'."
     )
   if pod.size > 1:
-    if config.runner != 'sharded':
-      raise ValueError(
-        f'config.runner={config.runner!r} knows no pods, and config.pod is '
-        f"{pod.data} (data) x {pod.fsdp} (fsdp); take 'sharded'."
-      )
     return functools.partial(workers.sharded, mesh=pods.mesh(pod))
   if config.runner != 'simulated':
     workers.device_mesh(config.workers)

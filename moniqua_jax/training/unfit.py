@@ -1,0 +1,151 @@
+"""What does not go with what was built or read, each refused in one line.
+
+What a config alone tells is in `entries` and `dependences`.
+"""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+
+from moniqua_jax import data
+from moniqua_jax.algorithms import large_leaves
+from moniqua_jax.training import monitor, optimizer, registry
+
+# A worker's parameters are one vector here, in which these would see one layer.
+BY_LAYER = 'adafactor fromage lamb lars muon noisy_sgd sm3'.split()
+# They read a message by the values of who reads it, so that all share one D.
+BY_READER = ('auto_theta', 'fitted_theta', 'moniqua')
+
+
+def patience(config, answered: bool) -> int:
+  """Returns the patience; refuses one where messages are not acknowledged."""
+  if config.patience and not answered:
+    raise ValueError(
+      f'config.patience={config.patience}: a message that only one end leaves '
+      'out moves the mean of the workers; set config.answered, or patience 0.'
+    )
+  if config.patience is None:
+    return monitor.PATIENCE if answered else 0
+  return config.patience
+
+
+def slots(config, pod) -> None:
+  """Refuses what does not go with the reduce and gossip slots."""
+  name = config.reduce.name
+  wants_one = name in ('adiana', 'dcgd', 'diana')
+  if wants_one and not optimizer.quantizes_gradients(config, pod):
+    raise ValueError(
+      f'config.reduce.name={name!r} needs a quantizer of gradients: set '
+      "config.quantizer, and config.gossip.name='none'."
+    )
+  if config.batch_size % pod.size:
+    raise ValueError(
+      f'config.batch_size={config.batch_size} images of a pod cannot be shared '
+      f'equally by its {pod.size} devices.'
+    )
+  outer(config)
+  local(config)
+
+
+def outer(config) -> None:
+  """Refuses what does not go with means of what workers moved."""
+  if not optimizer.is_outer(config):
+    if dict(config.outer) != optimizer.OUTER:
+      raise ValueError(
+        f'config.outer={dict(config.outer)} is of the mean of what workers '
+        f"moved: set config.gossip.name='none' and config.reduce.name, such as "
+        "'allreduce'."
+      )
+    return
+  for entry, value in (
+    ('gradient_probe_every', config.gradient_probe_every),
+    ('local_momentum', config.local_momentum),
+  ):
+    if value:
+      raise ValueError(
+        f'config.{entry}={value} is of means of gradients; with local_steps, '
+        'fragments or outer the mean is of what workers moved: take 0.'
+      )
+
+
+def local(config) -> None:
+  """Refuses entries that the optimizer has no use for, and some optimizers."""
+  name = config.optimizer.name
+  entry = f'config.optimizer.name={name!r}'
+  takes = inspect.signature(
+    registry.found(registry.OPTIMIZERS, 'optimizer', name)
+  ).parameters
+  for other in optimizer.ENTRIES:
+    if config[other] and other not in takes:
+      raise ValueError(
+        f'{entry} has no use for config.{other}={config[other]!r}: set it '
+        f'to {type(config[other])()}; its own arguments are entries of '
+        f'config.optimizer: {sorted(set(takes) - {"learning_rate"})}.'
+      )
+  if name.removeprefix('optax:') in BY_LAYER:
+    raise ValueError(
+      f'{entry} goes by layers, and the parameters of a worker are one vector '
+      'here; take one that goes by numbers (adamw, optax:lion), or a loop of '
+      'your own.'
+    )
+
+
+def means(config, pod, quantizer) -> None:
+  """Refuses a quantizer of gradients that does not suit their reduction."""
+  entry = 'reduce_quantizer' if pod.size > 1 else 'quantizer'
+  try:
+    large_leaves.require_suited(optimizer.reduce_name(config), quantizer)
+  except ValueError as error:
+    raise ValueError(
+      f'config.{entry}.name={config[entry].name!r}: {error}'
+    ) from error
+
+
+def smoothness(config, shape, schedule) -> None:
+  """Refuses a D for each worker where all must share one."""
+  if not shape.per_worker:
+    return
+  name, entry = config.quantizer.name, 'config.smoothness.per_worker=True'
+  if schedule:
+    raise ValueError(f'{entry}: in gossip all share one D; set it False.')
+  if name in BY_READER:
+    raise ValueError(
+      f'{entry}: {name} reads a message by the values of who reads it, so all '
+      'share one D; set it False.'
+    )
+
+
+def dataset(config, read) -> None:
+  """Refuses a data set of one's own that is none."""
+  if not isinstance(read, data.Dataset):
+    raise ValueError(
+      f'config.data.name={config.data.name!r} gives a {type(read).__name__}; '
+      'it must give a moniqua_jax.data.Dataset, as data.in_memory makes one.'
+    )
+
+
+def model(config, module, variables, read) -> None:
+  """Refuses a model of one's own whose outputs are not logits of classes."""
+  if ':' not in config.model.name:
+    return
+  images = jnp.zeros((2, *read.shape), jnp.float32)
+  apply = lambda variables: module.apply(variables, images, train=False)
+  shape = jax.tree.map(jnp.shape, jax.eval_shape(apply, variables))
+  if shape != (2, read.num_classes):
+    raise ValueError(
+      f'config.model.name={config.model.name!r} gives {shape} of 2 images; '
+      f'it must give logits, (2, {read.num_classes}).'
+    )
+
+
+def batch(batch_size: int, shards) -> None:
+  """Refuses a batch that is larger than a worker's shard."""
+  sizes = [len(shard) for shard in shards]
+  least = min(sizes)
+  if batch_size > least:
+    raise ValueError(
+      f'config.batch_size={batch_size} is larger than the shard of worker '
+      f'{sizes.index(least)} ({least} images); use at most {least}, or '
+      'fewer workers.'
+    )
