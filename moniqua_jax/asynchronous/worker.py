@@ -1,7 +1,6 @@
 """What one worker is: its state, shared by two threads, and its pace."""
 
 from collections.abc import Iterable
-import os
 import pathlib
 import re
 import threading
@@ -11,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from moniqua_jax.training import whole
 
 
 class WorkerState(NamedTuple):
@@ -70,9 +71,8 @@ class Worker:
     if not all(np.isfinite(leaf).all() for leaf in leaves):
       return False
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f'unfinished{threading.get_ident()}.npz'
-    np.savez(unfinished, *leaves, known=known)
-    os.replace(unfinished, folder / 'state.npz')
+    with whole.written(folder / 'state.npz', 'wb') as file:
+      np.savez(file, *leaves, known=known)
     return True
 
 

@@ -8,6 +8,7 @@ PATH:METHOD of any file.
 
 # What is imported at the top is light: a mistake in a flag ends early.
 
+import pathlib
 import sys
 
 import jax
@@ -91,6 +92,14 @@ def train(config, workdir) -> int:
     run(config, workdir)
   except monitor.Stopped as error:
     print(f'stopped: {error}', file=sys.stderr)
+    sys.exit(1)
+  except OSError as error:
+    resume = (pathlib.Path(workdir) / 'config.json').is_file()
+    print(
+      f'error: {command_line.failure(error)}, then give the same command again'
+      f'{", with --resume" if resume else ""}.',
+      file=sys.stderr,
+    )
     sys.exit(1)
   except signals.Interrupted as error:
     if multihost.is_primary():
