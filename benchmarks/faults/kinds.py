@@ -88,7 +88,8 @@ def asked(place: Place) -> Came:
   os.kill(process.pid, number)
   end = runs.ended(process)
   where = f'{signal.Signals(number).name}, step {runs.step_of(folder)}'
-  if end.status != (130 if number == signal.SIGINT else 0):
+  over = runs.step_of(folder) == runs.step_of(place.whole)
+  if not over and end.status != (130 if number == signal.SIGINT else 0):
     return Came(LOST, where, f'status {end.status}: {end.said}')
   return _end(place, folder, where, 'saved')
 

@@ -82,9 +82,17 @@ def load(folder: pathlib.Path, like: WorkerState):
   if not path.exists():
     return None
   treedef = jax.tree.structure(like[:3])
-  with np.load(path) as saved:
-    leaves = [jnp.asarray(saved[f'arr_{i}']) for i in range(treedef.num_leaves)]
-    return WorkerState(*treedef.unflatten(leaves), like.tuned), saved['known']
+  names = [f'arr_{i}' for i in range(treedef.num_leaves)]
+  try:
+    with path.open('rb') as file, np.load(file) as saved:
+      *leaves, known = [saved[name] for name in (*names, 'known')]
+  except Exception as error:  # of zipfile, zlib, NumPy
+    raise ValueError(
+      f'{path} is damaged ({error}). Put back a copy, or remove it: the '
+      'workers go on at the mean of what the others have.'
+    ) from error
+  leaves = map(jnp.asarray, leaves)
+  return WorkerState(*treedef.unflatten(leaves), like.tuned), known
 
 
 class Pace(NamedTuple):

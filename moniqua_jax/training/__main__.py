@@ -8,6 +8,7 @@ PATH:METHOD of any file.
 
 # What is imported at the top is light: a mistake in a flag ends early.
 
+import json
 import pathlib
 import sys
 
@@ -55,14 +56,24 @@ def main(argv):
     start(config)
   one_line = command_line.one_line_errors()
   with initialize.ended_together(), one_line, extras.needed('train'):
+    multihost.agreed(_given(config))
     if _DRY_RUN.value:
       print(described(config))
       return
     if _WORKDIR.value is None:
       raise ValueError('--workdir is not given; it takes a folder.')
-    multihost.agreed(config.to_json(), '--config')
     status = train(config, _WORKDIR.value)
   sys.exit(status)
+
+
+def _given(config) -> dict:
+  """What all processes are given alike, but for what it is of each."""
+  from moniqua_jax.training import same_run
+
+  flags = _WORKDIR, _RESUME, _START_FROM, _DRY_RUN
+  given = {f'--{flag.name}': flag.value for flag in flags}
+  entries = same_run.entries(json.loads(config.to_json()))
+  return given | {f'--config.{name}': value for name, value in entries}
 
 
 def start(config):
