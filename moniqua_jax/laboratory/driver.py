@@ -38,6 +38,8 @@ PROBLEMS = {
   'logistic_regression': problems.logistic_regression,
   'ridge_regression': problems.ridge_regression,
 }
+# Of what a problem takes: one predicts numbers, which need be no classes.
+DATA_FOR = {'ridge_regression': DATA | {'libsvm': libsvm.read_targets}}
 PARTITIONS = {'by_norm': splits.by_norm, 'iid': splits.iid}
 
 
@@ -52,7 +54,8 @@ class Record(NamedTuple):
 
 def problem_of(config) -> problems.Problem:
   """The problem that a config names."""
-  features, labels = registry.build(DATA, 'data', config.data)
+  sets = DATA_FOR.get(config.problem.name, DATA)
+  features, labels = registry.build(sets, 'data', config.data)
   if config.row_scaled:
     features = splits.row_scaled(features)
   parts = registry.build(
