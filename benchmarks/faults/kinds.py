@@ -283,8 +283,8 @@ KINDS = {
   'signal': Kind('SIGTERM, SIGHUP or Ctrl-C', 9, asked),
   'flip': Kind('a bit of the newest checkpoint flipped', 200, flipped),
   'file': Kind('a file of it gone, empty or cut', 40, broken),
-  'cut': Kind('config.json, run.json or metrics.jsonl cut', 24, cut),
+  'cut': Kind('config.json, run.json or metrics.jsonl cut', 12, cut),
   'full': Kind('a full disk', 40, full, _may_mount),
-  'ro': Kind('a read-only disk', 8, read_only, _may_mount),
+  'ro': Kind('a read-only disk', 6, read_only, _may_mount),
   'way': Kind('a file in the way', 6, in_the_way),
 }
