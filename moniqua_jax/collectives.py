@@ -59,12 +59,20 @@ def require(kind, tree, name: str) -> None:
   A mean of integers is none, and one of the codes of a key even less.
   """
   for path, leaf in jax.tree.leaves_with_path(tree):
-    dtype = leaf.dtype if hasattr(leaf, 'dtype') else jnp.result_type(leaf)
-    if not jax.dtypes.issubdtype(dtype, kind):
+    dtype = getattr(leaf, 'dtype', None) or _type_of(leaf)
+    if dtype is None or not jax.dtypes.issubdtype(dtype, kind):
+      what = f'{leaf!r:.40}, no array' if dtype is None else dtype
       raise ValueError(
-        f'{name}{jax.tree_util.keystr(path)} is {dtype}; workers take means of '
+        f'{name}{jax.tree_util.keystr(path)} is {what}; workers take means of '
         'floats. Leave it out by optax.masked.'
       )
+
+
+def _type_of(leaf):
+  """Returns the type of a number of Python; None of what is no number."""
+  if isinstance(leaf, (bool, int, float, complex)):
+    return jnp.result_type(leaf)
+  return None
 
 
 @jax.custom_batching.custom_vmap

@@ -7,6 +7,7 @@ what `import jax, optax` costs.
 from collections.abc import Callable, Sequence
 import contextlib
 import difflib
+import errno
 import functools
 import importlib
 import os
@@ -22,22 +23,58 @@ from moniqua_jax import configs, extras
 DEFAULT = 'digits'
 _HELP = {'-h', '-help', '--help', '--helpshort', '--helpfull'}
 _LIST = {'-list', '--list'}
+_ROOM, _LEAVE = 'Make room there', 'See that it may be read and written'
+_FREE = 'Move away what is in its place'
+_WAYS = {
+  errno.ENOSPC: _ROOM,
+  errno.EDQUOT: _ROOM,
+  errno.EFBIG: _ROOM,
+  errno.EROFS: _LEAVE,
+  errno.EACCES: _LEAVE,
+  errno.EPERM: _LEAVE,
+  errno.ENOTDIR: _FREE,
+  errno.EISDIR: _FREE,
+  errno.EEXIST: _FREE,
+  errno.EIO: 'Put back a copy that is whole',
+}
 
 
 @contextlib.contextmanager
 def one_line_errors():
   """Turns a `ValueError` into one line on stderr and exit status 2.
 
-  A missing extra as well.
+  A missing extra as well; an `OSError`, which is no mistake, has status 1.
 
   >>> with one_line_errors():
   ...   pass
   """
   try:
     yield
-  except (ValueError, extras.MissingExtra) as error:
+  except (ValueError, extras.MissingExtra, OSError) as error:
+    sys.exit(told(error))
+
+
+def told(error: Exception) -> int:
+  """Prints a mistake or a failure as one line; returns the exit status."""
+  if not isinstance(error, OSError):
     print(f'error: {error}', file=sys.stderr)
-    sys.exit(2)
+    return 2
+  again = 'then give the same command again.'
+  print(f'error: {failure(error)}, {again}', file=sys.stderr)
+  # A file that is not there was named by who gave the command.
+  return 2 if isinstance(error, FileNotFoundError) else 1
+
+
+def failure(error: OSError) -> str:
+  """Says which file failed us, why, and what to do before it is tried again.
+
+  >>> failure(OSError(errno.ENOSPC, 'No space left on device', 'runs/a'))
+  'runs/a: No space left on device. Make room there'
+  """
+  where = f'{error.filename}: ' if error.filename else ''
+  reason = error.strerror or str(error) or type(error).__name__
+  way = _WAYS.get(error.errno, 'See to that')
+  return f'{where}{reason.rstrip(".")}. {way}'
 
 
 def run(main: Callable, module: str, says: Callable = dict) -> None:

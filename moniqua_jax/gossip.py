@@ -109,7 +109,7 @@ def neighbours(
     else:
       result, seen, short = lax.switch(at, branches, payload, reference, *args)
     tuned = quantizer.observe(heard.tuned, seen, x)
-    short = heard.short.at[at].add(short)
+    short = heard.short.at[at].add(short.astype(jnp.int32))
     account, fails = unreadable.booked(
       heard.account,
       seen,

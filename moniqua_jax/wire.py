@@ -19,6 +19,7 @@ import functools
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 TILE = 1024  # values of a vector that a TPU moves together
 
@@ -107,6 +108,28 @@ def require(payload: jax.Array, expected: int, size: int) -> None:
       f'{expected}. The sender and the receiver differ in their quantizer, or '
       'in the number of values.'
     )
+
+
+def integer(value):
+  """Makes an int of a whole number of NumPy; leaves all else to be refused."""
+  return int(value) if isinstance(value, np.integer) else value
+
+
+def share(value, allowed: str) -> float:
+  """Takes a number above 0 and at most 1, which no tracer is yet.
+
+  >>> share(2, 'gamma={}; it must be above 0, at most 1.')
+  Traceback (most recent call last):
+  ValueError: gamma=2; it must be above 0, at most 1.
+  """
+  if isinstance(value, jax.core.Tracer):
+    raise ValueError(
+      f'{allowed.format("a traced number")} It must be known when the program '
+      'is built: one program for each value, as by static_argnames of jax.jit.'
+    )
+  if not 0 < value <= 1:
+    raise ValueError(allowed.format(repr(value)))
+  return float(value)
 
 
 def to_bytes(numbers: jax.Array) -> jax.Array:

@@ -649,3 +649,36 @@ def test_a_mistake_gets_one_line_from_one_process(environment, tmp_path):
     'error: --slow=3:4; it takes RANK:FACTOR, a rank below 2 and a factor of '
     '1 or more.'
   ]
+
+
+@pytest.mark.slow
+@needs_mpi
+def test_different_commands_are_named_by_worker_0(environment, tmp_path):
+  one = [*PROGRAM, f'--workdir={tmp_path}/run']
+  command = [*mpi_command(1, *one), ':', '-n', '1', sys.executable, *one]
+  done = finished([*command, '--config.seed=3'], environment)
+  assert done.returncode == 2 and not (tmp_path / 'run').exists()
+  (line,) = [line for line in done.stderr.splitlines() if 'error' in line]
+  assert line == (
+    'error: the workers were given different commands: --config.seed is 0 for '
+    'worker 0, 3 for 1.'
+  )
+
+
+def test_what_is_broken_is_named_before_a_run_goes_on(tmp_path):
+  state = worker_lib.WorkerState(jnp.ones(2), (), {}, ())
+  worker = worker_lib.Worker(state)
+  worker.save(tmp_path, np.zeros(2, np.uint32))
+  training.check(worker, tmp_path)
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
+  with pytest.raises(ValueError, match='metrics.jsonl, line 2: '):
+    training.check(worker, tmp_path)
+  whole = (tmp_path / 'state.npz').read_bytes()
+  for data in (
+    whole[:50],
+    b'',
+    whole.replace(b'\x00\x00\x80?', b'\x00\x00\x81?'),
+  ):
+    (tmp_path / 'state.npz').write_bytes(data)
+    with pytest.raises(ValueError, match='state.npz is damaged .*or remove it'):
+      training.check(worker, tmp_path)

@@ -4,6 +4,7 @@ import io
 import json
 import os
 from pathlib import Path
+import shutil
 
 from array_record.python.array_record_module import ArrayRecordWriter
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from PIL import Image
 import pytest
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
-from moniqua_jax import data
+from moniqua_jax import command_line, data
 from moniqua_jax.data import datasets, partitions
 
 SHAPE = (8, 8, 1)
@@ -544,3 +545,67 @@ def test_real_cifar10_pixels(real_data_dir):
   x = dataset.preprocess(images)
   np.testing.assert_allclose(x.mean((0, 1, 2)), 0, atol=0.03)
   np.testing.assert_allclose(x.std((0, 1, 2)), 1, atol=0.03)
+
+
+# ------------------------------------------------------------- damaged records
+
+
+def spoilt(source, folder, damage):
+  """A copy of a TFDS directory, whose training file is damaged."""
+  root = folder / 'copy'
+  shutil.copytree(source, root)
+  (file,) = root.glob('*/*/*-train.array_record*')
+  whole = file.read_bytes()
+  file.write_bytes(damage(whole))
+  return root, file
+
+
+def with_bytes(at):
+  """The middle of a record is noise."""
+  return lambda whole: whole[:at] + b'\xa5' * 40 + whole[at + 40 :]
+
+
+DAMAGE = {
+  'cut': lambda whole: whole[: len(whole) // 2],
+  'empty': lambda whole: b'',
+  'noise': with_bytes(20_000),
+  'a page': lambda whole: b'<html>not found</html>',
+}
+
+
+@pytest.mark.parametrize('name', DAMAGE)
+def test_a_damaged_file_of_records_is_named(name, tiny_cifar10, tmp_path):
+  root, file = spoilt(tiny_cifar10[0], tmp_path, DAMAGE[name])
+  with pytest.raises(OSError) as error:
+    data.cifar10(root)
+  said = command_line.failure(error.value)
+  assert said.startswith(f'{file}: ') and '\n' not in said
+  assert 'record' in said and said.endswith('Put back a copy that is whole')
+
+
+@pytest.mark.parametrize('name', ['cut', 'noise'])
+def test_a_damaged_file_is_named_when_it_is_read(name, tmp_path):
+  """Before training where a look at it is enough."""
+  noise = np.random.default_rng(0).integers(0, 256, (9, 40, 40, 3), np.uint8)
+  rows = [(encode(x, 'PNG'), i) for i, x in enumerate(noise)]
+  path = tmp_path / 'whole/imagenet2012/5.1.0'
+  splits = {'train': rows, 'validation': rows[:2]}
+  write_tfds(path, 'imagenet2012', splits, (-1, -1, 3))
+  root, file = spoilt(tmp_path / 'whole', tmp_path, DAMAGE[name])
+  with pytest.raises(OSError) as error:
+    dataset = data.imagenet2012(root, image_size=8)
+    assert name == 'noise'
+    shards = partitions.iid(np.arange(9) % 3, 1, seed=0)
+    options = dict(seed=0, start=0, stop=9, batch_size=3)
+    list(data.batches(dataset, shards, **options))
+  assert error.value.filename == str(file) and 'record' in str(error.value)
+
+
+def test_a_record_that_is_no_image_is_named(tmp_path):
+  rows = [(encode(np.zeros((32, 32, 3), np.uint8), 'PNG'), 0)] * 3
+  rows[1] = (rows[1][0][:60], 1)
+  path = tmp_path / 'cifar10/3.0.2'
+  write_tfds(path, 'cifar10', {'train': rows, 'test': rows[:1]}, (32, 32, 3))
+  with pytest.raises(OSError, match='record 1 cannot be read') as error:
+    data.cifar10(tmp_path)
+  assert '3.0.2/cifar10-train.array_record-0000' in error.value.filename

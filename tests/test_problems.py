@@ -1,13 +1,17 @@
 """The laboratory's problems: what is claimed of them holds at random points."""
 
 import bz2
+import codecs
+import gzip
+import lzma
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moniqua_jax.laboratory import libsvm, problems, splits
+from configs import smoothness
+from moniqua_jax.laboratory import driver, libsvm, problems, splits
 
 SCALES = (1e-2, 1e-1, 1.0, 10.0, 100.0)
 EACH = (0, 0, None)  # worker's features, worker's targets, one x for all
@@ -315,6 +319,59 @@ def test_read_compressed(tmp_path):
   path = tmp_path / 'data.bz2'
   path.write_bytes(bz2.compress(b'1 1:1\n2 2:1\n'))
   assert libsvm.read(str(path))[1].tolist() == [-1, 1]
+
+
+PACKED = {
+  'bz2': bz2.compress,
+  'gz': gzip.compress,
+  'xz': lzma.compress,
+  'a mark': lambda text: codecs.BOM_UTF8 + text,
+  'UTF-16': lambda text: text.decode().encode('utf-16'),
+  'gz of a mark': lambda text: gzip.compress(codecs.BOM_UTF8 + text),
+}
+
+
+@pytest.mark.parametrize('kind', PACKED)
+@pytest.mark.parametrize('name', ['data', 'data.txt', 'data.svm'])
+def test_files_are_told_by_their_first_bytes(kind, name, tmp_path):
+  path = tmp_path / name
+  path.write_bytes(PACKED[kind](b'1 1:1\n2 2:1\n'))
+  features, labels = libsvm.read(path)
+  assert features.tolist() == [[1, 0], [0, 1]] and labels.tolist() == [-1, 1]
+  path.write_bytes(PACKED[kind](b'1 1:1\n2 2:x\n'))
+  with pytest.raises(ValueError, match=f"{name}, line 2: '2 2:x' is not"):
+    libsvm.read(path)
+
+
+def test_what_cannot_be_unpacked_is_named(tmp_path):
+  path = tmp_path / 'data'
+  for data, said in (
+    (bz2.compress(b'1 1:1\n2 2:1\n' * 99)[:-9], 'cannot be read: Comp'),
+    (gzip.compress(b'1 1:1\n2 2:1\n' * 99)[:-9], 'cannot be read: Comp'),
+    (b'PK\x03\x04 and so on', 'cannot be read: it is packed by zip; unpack'),
+    (b'\xff\xfe1', "cannot be read: 'utf-16"),
+  ):
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f'data {said}'):
+      libsvm.read(path)
+
+
+def test_targets_of_ridge_are_any_numbers(tmp_path):
+  path = write(tmp_path, '0.5 1:1\n-2 2:1\n7e3 1:1 2:1\n0.5 1:2\n')
+  features, targets = libsvm.read_targets(path)
+  assert features.shape == (4, 2) and targets.tolist() == [0.5, -2, 7000, 0.5]
+  config = smoothness.get_config('libsvm')
+  with config.unlocked():
+    config.problem.name, config.workers = 'ridge_regression', 2
+    config.data.path = str(path)
+  problem = driver.problem_of(config)
+  assert sorted(problem.targets.ravel()) == [-2, 0.5, 0.5, 7000]
+  with pytest.raises(ValueError, match='3 different labels'):
+    libsvm.read(path)
+  two = write(tmp_path, '3 1:1\n5 2:1\n')
+  assert libsvm.read_targets(two)[1].tolist() == [-1, 1]
+  with pytest.raises(ValueError, match="line 2: 'nan 2:1' has a number that"):
+    libsvm.read_targets(write(tmp_path, '3 1:1\nnan 2:1\n'))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from moniqua_jax.launch import __main__ as launch
-from moniqua_jax.launch import initialize
+from moniqua_jax.launch import initialize, multihost
 from moniqua_jax.training import checkpoint, metrics
 from tests import helpers, processes_program, programs
 from tests.trained import compiled_quickly, rows, small, stop_after
@@ -280,7 +282,7 @@ def test_a_port_in_use_is_named():
 
 JOIN = """
 import sys
-from moniqua_jax.launch import initialize
+from moniqua_jax.launch import initialize, multihost
 address, process_id = sys.argv[1:]
 initialize.join(address, 2, int(process_id), workers=2, timeout=3)
 """
@@ -298,3 +300,116 @@ def test_processes_that_do_not_come_are_not_waited_for(tmp_path):
   assert alone.status == first.status == 2
   assert f'nobody listens at localhost:{ports[1]}' in alone.err
   assert 'not all processes came' in first.err
+
+
+def mistaken(tmp_path, first, second) -> list[str]:
+  """The error of each of two processes that were given different flags."""
+  workdir = tmp_path / 'run'
+  both = '--config=digits:moniqua4', f'--workdir={workdir}'
+  commands = launch.commands(['train.py', *both], 2, launch.free_port())
+  started = [
+    programs.started(*commands[i][2:], *own, folder=tmp_path / str(i))
+    for i, own in enumerate((first, second))
+  ]
+  said = [programs.ended(p, tmp_path / str(i)) for i, p in enumerate(started)]
+  assert [each.status for each in said] == [2, 2]
+  assert not workdir.exists()
+  return [
+    line
+    for each in said
+    for line in each.err.splitlines()
+    if line.startswith('error: ')
+  ]
+
+
+DIFFERENT = {
+  'a seed, and --resume': (
+    ['--config.seed=3', '--resume'],
+    '--resume is False for process 0, True for 1; --config.seed is 0 for '
+    'process 0, 3 for 1',
+  ),
+  'workers': (['--config.workers=10'], '--config.workers is 8 for process 0'),
+  'bits': (['--config.quantizer.bits=2'], 'bits is 4 for process 0, 2 for 1'),
+  'a folder': (
+    ['--workdir=elsewhere'],
+    "--workdir is '.*' for process 0, 'els",
+  ),
+}
+
+
+@pytest.mark.parametrize('name', helpers.tiered(DIFFERENT, list(DIFFERENT)[:1]))
+def test_different_commands_are_named_on_all_processes(name, tmp_path):
+  """Before anything is written."""
+  flags, words = DIFFERENT[name]
+  said = mistaken(tmp_path, [], flags)
+  assert len(said) == 2 and said[0] == said[1]
+  assert re.search(words, said[0]) and 'All take the same but' in said[0]
+
+
+PROXY = "import os\nos.environ['http_proxy'] = 'http://127.0.0.1:9'"
+
+
+def test_a_proxy_does_not_hide_process_0(tmp_path):
+  program = tmp_path / 'join.py'
+  program.write_text(PROXY + JOIN.replace('timeout=3', 'timeout=30'))
+  command = str(program), f'localhost:{launch.free_port()}'
+  folders = [tmp_path / str(i) for i in (0, 1)]
+  started = [programs.started(*command, f.name, folder=f) for f in folders]
+  for process, folder in zip(started, folders, strict=True):
+    assert programs.ended(process, folder).status == 0
+
+
+def test_who_was_given_what():
+  given = [{'a': 1, 'b': None}, {'a': 2, 'b': None}, {'a': 1, 'b': 'x'}]
+  assert multihost.differences(given) == (
+    "a is 1 for process 0 and 2, 2 for 1; b is None for process 0 and 1, 'x' "
+    'for 2'
+  )
+  assert multihost.differences(given[:1] * 3) == ''
+
+
+@pytest.mark.parametrize('port', ['0', '65536', '99999', '-1', ''])
+def test_a_port_that_is_none_is_refused(port):
+  with pytest.raises(ValueError, match='one port from 1 to 65535 for all'):
+    initialize.join(f'localhost:{port}', 2, 1, workers=2)
+
+
+@pytest.mark.slow
+def test_a_lost_process_0_is_named(tmp_path):
+  started = train(2, tmp_path / 'run', tmp_path, '--config.epochs=5000.0')
+  programs.wait_for(lambda: steps_in(tmp_path / 'run') >= 10)
+  started[0].kill()
+  started[1].join(60)
+  assert started[1].exitcode
+  programs.wait_for(lambda: 'error: ' in (tmp_path / '1' / 'err').read_text())
+  said = (tmp_path / '1' / 'err').read_text()
+  assert 'error: process 0 is lost: nobody listens at localhost:' in said
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='Linux alone tells a child')
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGHUP])
+def test_the_launchers_children_end_with_it(number, tmp_path):
+  program = tmp_path / 'program.py'
+  program.write_text(
+    'import os, sys, time\n'
+    f"open(r'{tmp_path}/' + sys.argv[-1][-1], 'w').write(str(os.getpid()))\n"
+    'time.sleep(100)\n'
+  )
+  command = [sys.executable, launch.__file__, '--n=2', '--', str(program)]
+  with subprocess.Popen(command, stdout=subprocess.PIPE) as launcher:
+    files = [tmp_path / str(i) for i in (0, 1)]
+    there = lambda: all(file.exists() and file.read_text() for file in files)
+    programs.wait_for(there)
+    launcher.send_signal(number)
+  for file in files:
+    pid = int(file.read_text())
+    programs.wait_for(lambda pid=pid: ended(pid))
+
+
+def ended(pid) -> bool:
+  """Whether a process is gone, or waits to be asked about."""
+  try:
+    state = pathlib.Path(f'/proc/{pid}/stat').read_text().rsplit(')')[-1]
+  except FileNotFoundError:
+    return True
+  return state.split()[0] == 'Z'

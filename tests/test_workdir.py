@@ -47,9 +47,9 @@ def changed(config, entry):
   return other
 
 
-ENTRIES = [name for name, _ in same_run._entries(plain(small()))]
+ENTRIES = [name for name, _ in same_run.entries(plain(small()))]
 ENTRIES_OF_A_LABORATORY = [
-  name for name, _ in same_run._entries(plain(smoothness.get_config()))
+  name for name, _ in same_run.entries(plain(smoothness.get_config()))
 ]
 
 

@@ -165,7 +165,8 @@ def adiana(
       (state.error, state.y, state.z, state.w),
     )
     shifts, *points = new
-    short, lost = state.short + short, state.lost + ~took
+    short = state.short + short.astype(jnp.int32)
+    lost = state.lost + (~took).astype(jnp.int32)
     state = AdianaState(seen, shifts, short, *points, lost)
     return large_leaves.or_nothing(took, tree(jnp.subtract, params, x)), state
 

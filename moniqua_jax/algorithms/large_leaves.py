@@ -142,8 +142,9 @@ def on_large_leaves(
     if _is_memory(left):
       mean = or_nothing(took, mean)
     left = base.select(took, left, state.error)
-    short = state.short + reduced.short
-    return mean, ReduceState(observed, left, short, state.lost + ~took)
+    short = state.short + reduced.short.astype(jnp.int32)
+    lost = state.lost + (~took).astype(jnp.int32)
+    return mean, ReduceState(observed, left, short, lost)
 
   def whole():
     require_far(rule.name, tuned)
@@ -253,7 +254,7 @@ def parts(gradient, keep: 'Keep') -> tuple[list, Callable, Sequence[bool]]:
   collectives.require(jnp.inexact, gradient, 'gradient')
   if isinstance(keep, Slices):
     return keep.cut(gradient), keep.vector, keep.small
-  leaves, structure = jax.tree.flatten(gradient)
+  leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, gradient))
   return leaves, structure.unflatten, [keep(leaf) for leaf in leaves]
 
 

@@ -108,7 +108,8 @@ def outer(
     anchor, own = base.select(
       took, (state.anchor + change, own), (state.anchor, state.own)
     )
-    turn, lost = gossip.turn(state.heard, step), state.heard.lost + ~took
+    turn = gossip.turn(state.heard, step)
+    lost = state.heard.lost + (~took).astype(jnp.int32)
     heard = Counted(turn + 1, lost)
     return unravel(anchor - x), OuterState(heard, anchor, own, mean)
 

@@ -13,6 +13,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+from moniqua_jax import wire
 from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import remembering, unless_finite
 
@@ -176,6 +177,7 @@ def _check(name, momentum, mu, warmup):
       f'quasi_global: not of {name}, {reason}; use dpsgd, d2, choco or '
       'deepsqueeze.'
     )
+  warmup = wire.integer(warmup)
   for entry, value, valid, range_ in (
     ('momentum', momentum, 0 < momentum < 1, 'above 0 and below 1'),
     ('mu', mu, 0 <= mu < 1, 'at least 0 and below 1'),

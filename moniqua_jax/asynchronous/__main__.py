@@ -8,6 +8,7 @@ mpiexec --with-ft ulfm --oversubscribe -n 8 \\
 import contextlib
 import functools
 import io
+import json
 import os
 import pathlib
 import shlex
@@ -23,7 +24,7 @@ from moniqua_jax.asynchronous import worker as worker_lib
 from moniqua_jax.asynchronous.averaging import Averaging
 from moniqua_jax.asynchronous.log import Log
 from moniqua_jax.asynchronous.network import Network
-from moniqua_jax.training import monitor, summary, workdir
+from moniqua_jax.training import monitor, same_run, summary, workdir
 
 with extras.needed('train'):
   from absl import app, flags
@@ -87,9 +88,15 @@ def main(argv, mpi):
 
 def set_up(argv, network):
   """All that must be ready before the first message about an averaging."""
+  entries = same_run.entries(json.loads(_CONFIG.value.to_json()))
+  flags_ = {f'--{each.name}': each.value for each in (_WORKDIR, _RESUME)}
+  network.same(flags_ | {f'--config.{k}': value for k, value in entries})
   own, pace, built = network.agreed(lambda: _build(argv, network))
   worker = worker_lib.Worker(built.state)
-  before = training.resume(worker, network, own) if _RESUME.value else {}
+  before = {}
+  if _RESUME.value:  # together, or not at all
+    network.agreed(lambda: training.check(worker, own))
+    before = training.resume(worker, network, own)
   network.save = lambda: worker.save(own, network.known())
   averaging = Averaging(
     network,
@@ -140,17 +147,19 @@ def stop(network, error):
   """Saves this worker, tells the others why, and leaves with status 1."""
   try:
     reason = str(error)
-    if not isinstance(error, monitor.Stopped):
+    if isinstance(error, OSError):
+      reason = f'worker {network.rank}: {command_line.failure(error)}.'
+    elif not isinstance(error, monitor.Stopped):
       traceback.print_exception(error)
       reason = f'worker {network.rank}: {type(error).__name__}: {error}.'
     hint = (
       f'Those that are left saved their state in {_WORKDIR.value}; go on with '
       'the same command and --resume.'
     )
-    if not network.save():
+    if not _saved(network):
       hint = (
-        'This worker has nothing finite to save: --resume takes what was saved '
-        f'before, if anything, in {_WORKDIR.value}.'
+        'This worker has nothing finite to save, or no place for it: --resume '
+        f'takes what was saved before, if anything, in {_WORKDIR.value}.'
       )
     if network.speaks:
       print(f'stopped: {reason} {hint}', file=sys.stderr)
@@ -161,6 +170,12 @@ def stop(network, error):
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)  # MPI cannot be finalised without the worker that is lost
+
+
+def _saved(network) -> bool:
+  with contextlib.suppress(OSError):
+    return network.save()
+  return False
 
 
 @contextlib.contextmanager

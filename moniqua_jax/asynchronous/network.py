@@ -15,7 +15,7 @@ n: number of processes, which are the workers.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import concurrent.futures
 import contextlib
 import enum
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moniqua_jax.launch import multihost
 from moniqua_jax.training import monitor
 
 PING_EVERY = 0.25  # seconds
@@ -142,17 +143,27 @@ class Network:
     return future.result()
 
   def agreed(self, work: Callable[[], Any]) -> Any:
-    """`during(work)`; a ValueError of any worker is raised on all of them."""
+    """`during(work)`; a ValueError or OSError of one is raised on all."""
     result = error = None
     try:
       result = self.during(work)
     except ValueError as mistake:
-      error = str(mistake)
+      error = ValueError(str(mistake))
+    except OSError as failed:
+      error = OSError(
+        failed.errno, failed.strerror or str(failed), failed.filename
+      )
     self.barrier()
-    errors = [text for text in self._comm.allgather(error) if text is not None]
+    errors = [each for each in self._comm.allgather(error) if each is not None]
     if errors:
-      raise ValueError(errors[0])
+      raise errors[0]
     return result
+
+  def same(self, given: Mapping) -> None:
+    """Raises a ValueError on all workers unless all were given the same."""
+    if said := multihost.differences(self._comm.allgather(dict(given))):
+      said = said.replace('process', 'worker')
+      raise ValueError(f'the workers were given different commands: {said}.')
 
   def barrier(self, until: Callable[[], bool] = lambda: True) -> None:
     """Serves until all processes are here, and a condition holds here."""

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import pathlib
 import sys
 
+from moniqua_jax import command_line
 from moniqua_jax.plots import kept, tables
 from moniqua_jax.plots import runs as runs_lib
+from moniqua_jax.training import whole
 
 # Column -> name in the last row of a worker's metrics, factor, format.
 COLUMNS = {
@@ -51,7 +53,7 @@ def write(runs: Sequence, out) -> str:
   sources = '\n'.join(map(tables.source, found))
   out.mkdir(parents=True, exist_ok=True)
   explained = f'{text}\n{tables.NOTES}\n\n{NOTES}\n\n{sources}\n'
-  (out / 'table.md').write_text(explained)
+  whole.write(out / 'table.md', explained)
   return text
 
 
@@ -66,8 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       kept.write(kept.loaded(args.runs), args.out)
     print(write([args.out] if args.keep else args.runs, args.out), end='')
   except (OSError, ValueError) as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
+    return command_line.told(error)
   return 0
 
 

@@ -204,8 +204,19 @@ def resume(worker: worker_lib.Worker, network: Network, folder) -> dict:
   worker.state = state._replace(x=x, model_state=model_state)
   worker.steps = network.steps = int(network.largest(known)[network.rank])
   workdir.rewind(folder, worker.steps)
-  rows = metrics.read(folder) if (folder / 'metrics.jsonl').exists() else []
+  rows = _rows(folder)
   return rows[-1] if rows else {}
+
+
+def check(worker: worker_lib.Worker, folder) -> None:
+  """Reads what `resume` will: a `ValueError` names a file that is broken."""
+  worker_lib.load(folder, worker.state)
+  _rows(folder)
+
+
+def _rows(folder) -> list[dict]:
+  there = (folder / 'metrics.jsonl').exists()
+  return metrics.read(folder) if there else []
 
 
 class Process(NamedTuple):

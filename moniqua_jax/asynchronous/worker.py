@@ -1,7 +1,6 @@
 """What one worker is: its state, shared by two threads, and its pace."""
 
 from collections.abc import Iterable
-import os
 import pathlib
 import re
 import threading
@@ -11,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from moniqua_jax.training import whole
 
 
 class WorkerState(NamedTuple):
@@ -70,9 +71,8 @@ class Worker:
     if not all(np.isfinite(leaf).all() for leaf in leaves):
       return False
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f'unfinished{threading.get_ident()}.npz'
-    np.savez(unfinished, *leaves, known=known)
-    os.replace(unfinished, folder / 'state.npz')
+    with whole.written(folder / 'state.npz', 'wb') as file:
+      np.savez(file, *leaves, known=known)
     return True
 
 
@@ -82,9 +82,17 @@ def load(folder: pathlib.Path, like: WorkerState):
   if not path.exists():
     return None
   treedef = jax.tree.structure(like[:3])
-  with np.load(path) as saved:
-    leaves = [jnp.asarray(saved[f'arr_{i}']) for i in range(treedef.num_leaves)]
-    return WorkerState(*treedef.unflatten(leaves), like.tuned), saved['known']
+  names = [f'arr_{i}' for i in range(treedef.num_leaves)]
+  try:
+    with path.open('rb') as file, np.load(file) as saved:
+      *leaves, known = [saved[name] for name in (*names, 'known')]
+  except Exception as error:  # of zipfile, zlib, NumPy
+    raise ValueError(
+      f'{path} is damaged ({error}). Put back a copy, or remove it: the '
+      'workers go on at the mean of what the others have.'
+    ) from error
+  leaves = map(jnp.asarray, leaves)
+  return WorkerState(*treedef.unflatten(leaves), like.tuned), known
 
 
 class Pace(NamedTuple):

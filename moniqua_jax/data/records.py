@@ -6,6 +6,7 @@ OpenCV is installed (whose JPEG decoder gives other pixels).
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+import errno
 import functools
 import io
 
@@ -49,7 +50,46 @@ python -m moniqua_jax.data.fetch cifar10 DIR.
   builder = tfds.builder_from_directory(path)
   _check_files(builder.info, path, split)
   skip = {'image': tfds.decode.SkipDecoding()}
-  return builder.as_data_source(split, decoders=skip)
+  source = builder.as_data_source(split, decoders=skip)
+  return Records(source, _files(builder.info, split))
+
+
+class Records:
+  """Records of a data source; a damaged one is an `OSError` with its file.
+
+  `files` are (path, how many of the records are in it), in their order.
+  """
+
+  def __init__(self, source, files: list[tuple[str, int]]):
+    self._source, self._files = source, files
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, key) -> dict:
+    return self.__getitems__([key])[0]
+
+  def __getitems__(self, keys) -> list[dict]:
+    """Reads several at once."""
+    try:
+      return self._source.__getitems__(keys)
+    except Exception:  # of array_record, protobuf, TFDS
+      for key in keys:
+        self._look(key)
+      raise
+
+  def _look(self, key):
+    try:
+      self._source.__getitems__([key])
+    except Exception as error:
+      raise self.damaged(key, error) from error
+
+  def damaged(self, key: int, error: Exception) -> OSError:
+    """Makes an error of a record that names its file."""
+    ends = np.cumsum([count for _, count in self._files])
+    path = self._files[int(np.searchsorted(ends, key, 'right'))][0]
+    said = ' '.join(str(error).split())[:120]
+    return OSError(errno.EIO, f'record {key} cannot be read ({said})', path)
 
 
 def decode(encoded: bytes) -> np.ndarray:
@@ -70,7 +110,7 @@ def preloaded(records, shape: tuple[int, int, int]) -> Source:
   labels = np.empty(len(records), np.int32)
   for keys in _chunks(len(records)):
     for i, record in zip(keys, records.__getitems__(keys), strict=True):
-      image = decode(record['image'])
+      image = _image(records, i, record)
       if image.shape != shape:
         raise ValueError(f'image {i} is {image.shape}, expected {shape}.')
       images[i], labels[i] = image, record['label']
@@ -81,11 +121,19 @@ def on_demand(records) -> Source:
   """Reads and decodes an image whenever it is asked for."""
 
   def read(indices):
-    chosen = records.__getitems__(np.asarray(indices).tolist())
-    images = [decode(record['image']) for record in chosen]
+    keys = np.asarray(indices).tolist()
+    chosen = records.__getitems__(keys)
+    images = [_image(records, *pair) for pair in zip(keys, chosen, strict=True)]
     return images, np.array([record['label'] for record in chosen], np.int32)
 
   return Source(read, _LazyLabels(records))
+
+
+def _image(records, key, record) -> np.ndarray:
+  try:
+    return decode(record['image'])
+  except Exception as error:  # of Pillow, zlib, struct
+    raise records.damaged(key, error) from error
 
 
 class _LazyLabels:
@@ -116,6 +164,28 @@ class _LazyLabels:
 def _chunks(size) -> Iterator[list[int]]:
   for start in range(0, size, _CHUNK):
     yield list(range(start, min(start + _CHUNK, size)))
+
+
+def _files(info, split) -> list[tuple[str, int]]:
+  """The files of a split, each opened once: whether it has all its records."""
+  with extras.needed('tfds'):
+    from array_record.python.array_record_module import ArrayRecordReader
+
+  files = []
+  for each in info.splits[split].file_instructions:
+    path, wanted = str(each.filename), each.examples_in_shard
+    try:
+      reader = ArrayRecordReader(path)
+      found = reader.num_records()
+      reader.close()
+    except Exception as error:
+      found = ' '.join(str(error).split())[:120]
+    if found != wanted:
+      said = f'{found} records' if isinstance(found, int) else found
+      said = f'it should have {wanted} records ({said})'
+      raise OSError(errno.EIO, said, path)
+    files.append((path, each.take))
+  return files
 
 
 def _check_files(info, path, split):

@@ -44,6 +44,8 @@ PROBLEMS = {
   'logistic_regression': problems.logistic_regression,
   'ridge_regression': problems.ridge_regression,
 }
+# Of what a problem takes: one predicts numbers, which need be no classes.
+DATA_FOR = {'ridge_regression': DATA | {'libsvm': libsvm.read_targets}}
 PARTITIONS = {'by_norm': splits.by_norm, 'iid': splits.iid}
 
 
@@ -59,7 +61,8 @@ class Record(NamedTuple):
 def problem_of(config) -> problems.Problem:
   """The problem that a config names."""
   validation.validate(config)
-  features, labels = registry.build(DATA, 'data', config.data)
+  sets = DATA_FOR.get(config.problem.name, DATA)
+  features, labels = registry.build(sets, 'data', config.data)
   if config.workers > len(features):
     raise ValueError(
       f'config.workers={config.workers}; {len(features)} rows make 1 to '

@@ -5,12 +5,14 @@ https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/.
 """
 
 import bz2
+import codecs
 from collections.abc import Sequence
 import gzip
 import io
 import lzma
 import os
 import pathlib
+import zlib
 
 import numpy as np
 
@@ -18,7 +20,14 @@ from moniqua_jax import extras
 
 LARGEST = 2**29  # values of a dense matrix, 4 GiB
 
-_OPENERS = {'.bz2': bz2.open, '.gz': gzip.open, '.xz': lzma.open}
+# By what a file begins with, whatever it is called.
+_PACKED = {
+  b'BZh': bz2.decompress,
+  b'\x1f\x8b': gzip.decompress,
+  b'\xfd7zXZ\x00': lzma.decompress,
+}
+_UNKNOWN = {b'PK\x03\x04': 'zip', b'\x28\xb5\x2f\xfd': 'zstd', b'7z': '7z'}
+_MARKS = {codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16'}
 
 
 def read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
@@ -28,13 +37,32 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
 
   Indices ascend within a line. They count from 1, or from 0 if the file has an
   index 0 anywhere. A line without features is a row of zeros; blank lines are
-  skipped. The file is plain or .bz2, .gz or .xz; `sklearn` parses.
+  skipped. The file is plain, or of bzip2, gzip or xz; `sklearn` parses.
 
   >>> path = getfixture('tmp_path') / 'toy'
   >>> _ = path.write_text('1 1:0.5 3:2  # a comment\\n2 2:-1\\n')
   >>> [array.tolist() for array in read(path)]
   [[[0.5, 0.0, 2.0], [0.0, -1.0, 0.0]], [-1.0, 1.0]]
   """
+  features, labels = _read(path)
+  return features, _signs(path, labels)
+
+
+def read_targets(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+  """The same, of a file of numbers to be predicted; of two classes as `read`.
+
+  >>> path = getfixture('tmp_path') / 'toy'
+  >>> _ = path.write_text('0.5 1:1\\n-2 1:2\\n7 1:3\\n')
+  >>> read_targets(path)[1].tolist()
+  [0.5, -2.0, 7.0]
+  """
+  features, targets = _read(path)
+  if len(np.unique(targets)) == 2:
+    return features, _signs(path, targets)
+  return features, targets
+
+
+def _read(path) -> tuple[np.ndarray, np.ndarray]:
   numbers, rows = _rows(path)
   try:
     sparse, labels = _parsed(rows)
@@ -53,7 +81,7 @@ def read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
       f'{path}: {n} rows of {d} features are {n * d / 2**27:.0f} GiB when '
       'dense, above 4; is the largest index right?'
     )
-  return sparse.toarray(), _signs(path, labels)
+  return sparse.toarray(), labels
 
 
 def breast_cancer() -> tuple[np.ndarray, np.ndarray]:
@@ -88,18 +116,33 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rows(path) -> tuple[list[int], list[bytes]]:
-  opened = _OPENERS.get(pathlib.Path(path).suffix, open)
   try:
-    with opened(path, 'rb') as file:
-      lines = file.read().splitlines()
-  except (OSError, EOFError, lzma.LZMAError) as error:
+    data = _unpacked(pathlib.Path(path).expanduser())
+  except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
     reason = getattr(error, 'strerror', None) or error
     raise ValueError(f'{path} cannot be read: {reason}.') from None
+  lines = data.splitlines()
   contents = (line.split(b'#', 1)[0].strip() for line in lines)
   numbered = [(k, row) for k, row in enumerate(contents, 1) if row]
   if not numbered:
     raise ValueError(f'{path} is empty; a LIBSVM file has a row per line.')
   return [k for k, _ in numbered], [row for _, row in numbered]
+
+
+def _unpacked(path: pathlib.Path) -> bytes:
+  data = path.read_bytes()
+  for begin, kind in _UNKNOWN.items():
+    if data.startswith(begin):
+      raise ValueError(f'it is packed by {kind}; unpack it first')
+  packed = [each for begin, each in _PACKED.items() if data.startswith(begin)]
+  if path.suffix in ('.bz2', '.gz', '.xz') and not packed:
+    raise ValueError('it is not packed, as its name says')
+  for unpack in packed:
+    data = unpack(data)
+  for mark, encoding in _MARKS.items():
+    if data.startswith(mark):
+      data = data.decode(encoding).encode()
+  return data.removeprefix(codecs.BOM_UTF8)
 
 
 def _parsed(rows: Sequence[bytes]):

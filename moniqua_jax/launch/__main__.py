@@ -6,11 +6,13 @@ What stands after -- is a file such as train.py or a script of this package.
 Each process gets its --coordinator_address, --num_processes and --process_id.
 Their output comes with the number of the process in front; when one fails, all
 are ended, and so is this command, with its exit status. Ctrl-C and SIGTERM go
-to all.
+to all. On Linux they get SIGTERM when this command is killed, too.
 """
 
 import argparse
 import contextlib
+import ctypes
+import os
 import pathlib
 import queue
 import shutil
@@ -67,7 +69,12 @@ def commands(command: list[str], n: int, port: int) -> list[list[str]]:
 def run(programs: list[list[str]]) -> int:
   """Runs programs side by side until all are done or one fails."""
   started = [
-    subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    subprocess.Popen(
+      program,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      preexec_fn=_with_us(),
+    )
     for program in programs
   ]
   ended = queue.Queue()
@@ -88,6 +95,20 @@ def run(programs: list[list[str]]) -> int:
     return max(_status(process.returncode) for process in started)
   finally:
     _end(started)
+
+
+def _with_us():
+  """What a child does so that it ends with this process, however that ends."""
+  if sys.platform != 'linux':
+    return None
+  library, me = ctypes.CDLL(None), os.getpid()
+
+  def follow():
+    library.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() != me:
+      os._exit(1)
+
+  return follow
 
 
 def _stream(i, process, ended):

@@ -55,6 +55,9 @@ def join(
       f'{workers} workers cannot be shared equally by {count} processes.'
     )
   jax.config.update('jax_num_cpu_devices', workers // count)
+  # The processes of a run speak to each other, not to a proxy of the web.
+  if {'http_proxy', 'https_proxy'} & set(os.environ):
+    os.environ.setdefault('grpc_proxy', '')
   with _in_time(timeout, coordinator_address, how):
     jax.distributed.initialize(
       **how,
@@ -96,9 +99,10 @@ def _check(coordinator_address, num_processes, process_id):
       '0 to one less than the number of processes.'
     )
   host, _, port = coordinator_address.rpartition(':')
-  if not host or not port.isdigit():
+  if not host or not port.isdigit() or not 0 < int(port) < 2**16:
     raise ValueError(
-      f'--coordinator_address={coordinator_address!r}; it is HOST:PORT.'
+      f'--coordinator_address={coordinator_address!r}; it is HOST:PORT, one '
+      'port from 1 to 65535 for all processes.'
     )
   if process_id == 0:
     _check_port(coordinator_address, int(port))

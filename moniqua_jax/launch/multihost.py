@@ -4,9 +4,9 @@ A process holds the rows of its own devices' workers; what a host needs to know
 of the others it asks for here. With one process nothing of this does anything.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
-import hashlib
+import json
 import time
 
 import jax
@@ -55,16 +55,42 @@ def leaving(step: int, number: int) -> int:
   return watch.leaving(step, number)
 
 
-def agreed(text: str, what: str) -> None:
-  """Checks that all processes were given the same."""
+def agreed(given: Mapping) -> None:
+  """Checks that all processes were given the same; names on all what is not.
+
+  `given` has a value of JSON for each flag and entry.
+  """
   if jax.process_count() == 1:
     return
-  mine = np.frombuffer(_hash(text), np.uint8)
-  theirs = np.asarray(multihost_utils.broadcast_one_to_all(mine))
-  if not (mine == theirs).all():
+  all_given = [json.loads(t) for t in watch.exchanged(json.dumps(given))]
+  if said := differences(all_given):
     raise ValueError(
-      f'{what} of process {jax.process_index()} is not that of process 0.'
+      f'the processes were given different commands: {said}. All take the same '
+      'but for --process_id.'
     )
+
+
+def differences(all_given: Sequence[Mapping]) -> str:
+  """Says what was not given alike to all processes, and to which.
+
+  >>> differences([{'--resume': False}, {'--resume': True}, {'--resume': True}])
+  '--resume is False for process 0, True for 1 and 2'
+  """
+  names = dict.fromkeys(name for given in all_given for name in given)
+  return '; '.join(
+    _sorted_out(name, [given.get(name) for given in all_given])
+    for name in names
+    if any(given.get(name) != all_given[0].get(name) for given in all_given)
+  )
+
+
+def _sorted_out(name, values) -> str:
+  """Names each value of an entry, with the processes that have it."""
+  who = {}
+  for i, value in enumerate(map(repr, values)):
+    who.setdefault(value, []).append(str(i))
+  each = [f'{value} for {" and ".join(have)}' for value, have in who.items()]
+  return f'{name} is {", ".join(each)}'.replace(' for ', ' for process ', 1)
 
 
 def table(numbers: Sequence[int], width: int) -> list[list[int]]:
@@ -75,10 +101,6 @@ def table(numbers: Sequence[int], width: int) -> list[list[int]]:
   mine[: len(numbers)] = numbers
   rows = multihost_utils.process_allgather(mine)
   return [[number for number in row if number >= 0] for row in rows.tolist()]
-
-
-def _hash(text) -> bytes:
-  return hashlib.sha256(text.encode()).digest()
 
 
 # --------------------------------------------------------------- rows of arrays

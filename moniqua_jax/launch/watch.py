@@ -23,6 +23,7 @@ from jax.errors import JaxRuntimeError
 BEAT = 2  # seconds from one sign of life to the next
 SILENCE = 20  # seconds without one after which a process counts as lost
 _KEYS = 'moniqua/'  # alive/I, leave/I and ended/I of process I
+_GIVEN = 'moniqua_given/'  # I, what process I was given
 _STEPS = 'moniqua_steps/'  # I, the step that its loop has reached
 _AGAIN = (
   'Start all processes again; with --resume they go on from the last '
@@ -44,7 +45,8 @@ class Watch:
 
   def start(self) -> None:
     """Starts the threads and the witness, and listens for SIGTERM."""
-    self._witness = _witness(self._me)
+    address = distributed.global_state.coordinator_address
+    self._witness = _witness(self._me, address if self._me else None)
     atexit.register(self.leave)
     main = threading.current_thread() is threading.main_thread()
     if main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
@@ -160,6 +162,17 @@ class Watch:
 _watch: Watch | None = None
 
 
+def exchanged(text: str) -> list[str]:
+  """Returns what all processes gave, in their order. It needs no devices."""
+  state = distributed.global_state
+  name = f'{_GIVEN}{state.process_id}'
+  state.client.key_value_set(name, text, allow_overwrite=True)
+  state.client.wait_at_barrier('moniqua_given', 1000 * 3 * SILENCE)
+  found = dict(state.client.key_value_dir_get(_GIVEN))
+  own = {int(key.split('/')[-1]): value for key, value in found.items()}
+  return [own[i] for i in range(state.num_processes)]
+
+
 def start() -> None:
   """Watches the processes that this one has joined."""
   global _watch
@@ -187,11 +200,14 @@ def end(message: str, status: int, words: str | None = None) -> None:
   os._exit(status)
 
 
-def _witness(me) -> int:
+def _witness(me, address) -> int:
   """Starts the witness; returns where it waits for beats."""
   program = pathlib.Path(__file__).with_name('witness.py')
   process = subprocess.Popen(
-    [sys.executable, '-I', '-S', program, str(os.getpid()), f'process {me}'],
+    [
+      *(sys.executable, '-I', '-S', program, str(os.getpid())),
+      *(f'process {me}', address or ''),
+    ],
     stdin=subprocess.PIPE,
     stdout=subprocess.DEVNULL,
     start_new_session=True,  # what ends us by Ctrl-C leaves it alone

@@ -19,6 +19,7 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
+from moniqua_jax import command_line
 from moniqua_jax.plots import kept, look, tables
 
 ACCURACY = 'test/accuracy'
@@ -120,8 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     look.save(fig, args.out / 'budget')
   except (OSError, ValueError) as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
+    return command_line.told(error)
   return 0
 
 

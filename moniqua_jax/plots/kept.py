@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moniqua_jax.training import metrics
+from moniqua_jax.training import metrics, whole
 
 POINTS = 40  # of a curve at most
 AXES = ('step', 'epoch', 'seconds', 'wire/bytes_sent')
@@ -83,7 +83,7 @@ def write(runs: Sequence[Run], out) -> None:
   runs = list({run.name: run for run in (*there, *runs)}.values())
   out.mkdir(parents=True, exist_ok=True)
   common, others = shared([run.config for run in runs])
-  (out / 'config.json').write_text(json.dumps(common, indent=1) + '\n')
+  whole.write(out / 'config.json', json.dumps(common, indent=1) + '\n')
   pairs = zip(runs, others, strict=True)
   write_lines(out / 'runs.jsonl', [_line(*pair) for pair in pairs])
   curves = [curve for run in runs for curve in _curves(run)]
@@ -162,7 +162,7 @@ def merged(*parts: dict) -> dict:
 def write_lines(path, rows: Sequence[dict]) -> None:
   """Writes a file of JSON lines."""
   lines = [json.dumps(row, separators=(',', ':')) for row in rows]
-  pathlib.Path(path).write_text(''.join(f'{line}\n' for line in lines))
+  whole.write(pathlib.Path(path), ''.join(f'{line}\n' for line in lines))
 
 
 def read_lines(path) -> list[dict]:

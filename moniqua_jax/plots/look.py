@@ -14,6 +14,8 @@ import matplotlib.style
 import matplotlib.ticker
 from PIL import Image
 
+from moniqua_jax.training import whole
+
 # Of Okabe and Ito; three lists of different lengths, so lines rarely repeat.
 COLOURS = '#000000 #0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9'.split()
 DASHES = ['-', '--', '-.', ':']
@@ -57,12 +59,14 @@ def save(fig: matplotlib.figure.Figure, path, dpi: int = 150) -> None:
   """Writes path.svg and path.png; one figure always gives the same bytes."""
   path = pathlib.Path(path)
   with matplotlib.style.context(['default', STYLE]):
-    fig.savefig(path.with_suffix('.svg'), metadata={'Date': None})
+    with whole.written(path.with_suffix('.svg'), 'wb') as file:
+      fig.savefig(file, format='svg', metadata={'Date': None})
     pixels = io.BytesIO()
     fig.savefig(pixels, dpi=dpi)
   # A few lines need few colours: a third of the bytes.
   image = Image.open(pixels).convert('RGB').quantize(COLOUR_COUNT)
-  image.save(path.with_suffix('.png'), dpi=(dpi, dpi), optimize=True)
+  with whole.written(path.with_suffix('.png'), 'wb') as file:
+    image.save(file, 'PNG', dpi=(dpi, dpi), optimize=True)
 
 
 def line_style(i: int) -> dict:

@@ -17,10 +17,11 @@ metrics.jsonl.
 import argparse
 from collections.abc import Sequence
 import pathlib
-import sys
 import textwrap
 
+from moniqua_jax import command_line
 from moniqua_jax.plots import ends, kept, look, panels, tables, terminal
+from moniqua_jax.training import whole
 
 FREE_LINES = 14  # of a legend that fits into a panel
 PANELS = [
@@ -90,7 +91,7 @@ def report(runs: Sequence, out) -> str:
   out = pathlib.Path(out)
   out.mkdir(parents=True, exist_ok=True)
   sources = '\n'.join(map(tables.source, loaded))
-  (out / 'table.md').write_text(f'{text}\n{tables.NOTES}\n\n{sources}\n')
+  whole.write(out / 'table.md', f'{text}\n{tables.NOTES}\n\n{sources}\n')
   figure(runs, out / 'figure')
   return text
 
@@ -156,8 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
       chosen(args.runs, _pairs(args.panels), out)
   except (OSError, ValueError) as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
+    return command_line.told(error)
   return 0
 
 

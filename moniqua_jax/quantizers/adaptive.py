@@ -16,7 +16,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from moniqua_jax import collectives
+from moniqua_jax import collectives, wire
 from moniqua_jax.quantizers import base, densities, least_variance
 from moniqua_jax.quantizers.leveled import leveled
 
@@ -205,6 +205,7 @@ def amq_n(
 
 def _adaptive(bits, density, fit, watch: Watch) -> base.Tuned:
   """Builds the `Tuned` of a density of `Statistics` and a fit to it."""
+  bits = wire.integer(bits)
   _check(bits, watch)
   leveled((-1, 1), watch.bucket_size, watch.norm)  # checks them
 
@@ -247,7 +248,7 @@ def _check(bits: int, watch: Watch):
   schedule = (-1, *watch.first)
   ascending = all(a < b for a, b in zip(schedule, schedule[1:], strict=False))
   for name, value, valid, range_ in (
-    ('bits', bits, bits in range(2, 9), '2 to 8'),
+    ('bits', bits, type(bits) is int and bits in range(2, 9), '2 to 8'),
     ('components', watch.components, watch.components >= 1, 'at least 1'),
     ('first', watch.first, ascending, 'counts that ascend, from 0 on'),
     ('every', watch.every, watch.every >= 1, 'at least 1'),

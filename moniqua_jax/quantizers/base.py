@@ -186,6 +186,24 @@ def scheduled(
   )
 
 
+def vector(x) -> Array:
+  """Takes what a message is made of as f32[d]; refuses what is no vector."""
+  _require_vector(x)
+  return jnp.asarray(x).astype(jnp.float32)
+
+
+def _require_vector(x):
+  kind = getattr(x, 'dtype', None)
+  floats = kind is not None and jnp.issubdtype(kind, jnp.floating)
+  if floats and x.ndim == 1 and x.size:
+    return
+  what = type(x).__name__ if kind is None else f'{kind}{list(x.shape)}'
+  raise ValueError(
+    f'encode was given {what}; it takes one vector of floats, [d] with d >= 1. '
+    'jax.flatten_util.ravel_pytree makes one of a matrix or a tree.'
+  )
+
+
 def largest(x: Array) -> Array:
   """Returns max|x|, or NaN if any value is not finite.
 
@@ -318,6 +336,7 @@ def full_precision() -> Quantizer:
 
 def _send_as_it_is(x: Array, key: Array) -> Array:
   del key
+  _require_vector(x)
   return x
 
 

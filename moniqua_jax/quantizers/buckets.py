@@ -47,15 +47,14 @@ def bucketed(
   """
   if norm not in NORMS:
     raise ValueError(f'norm={norm!r}; choose from {sorted(NORMS)}.')
-  bits, bucket_size = grid.codes.bits, grid.codes.bucket_size
+  bits, bucket_size = grid.codes.bits, wire.integer(grid.codes.bucket_size)
   if type(bucket_size) is not int or bucket_size < 1:
     raise ValueError(f'bucket_size={bucket_size!r}; it must be at least 1.')
 
   def encode(x, key):
-    rows = before(
-      rows_of(x.astype(jnp.float32), bucket_size),
-      rows_of(jnp.ones(x.shape, jnp.bool), bucket_size),
-    )
+    x = base.vector(x)
+    real = rows_of(jnp.ones(x.shape, jnp.bool), bucket_size)
+    rows = before(rows_of(x, bucket_size), real)
     norms = NORMS[norm](rows)
     # A quotient may exceed 1 by its rounding.
     r = jnp.clip(ratio(rows, norms[:, None]), -1, 1)
@@ -85,7 +84,8 @@ def bucketed(
     _, norms = split(payload, reference.size)
     return seen._replace(readable=jnp.isfinite(norms).all())
 
-  return base.Quantizer(encode, decode, inspect, codes=grid.codes)
+  codes = grid.codes._replace(bucket_size=bucket_size)
+  return base.Quantizer(encode, decode, inspect, codes=codes)
 
 
 def known(codes: Array, about: base.Codes) -> Array:

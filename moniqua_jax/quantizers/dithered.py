@@ -62,6 +62,7 @@ def dithering(
 
   Source: Section 5 of arXiv:2106.03524 with h = 1/s; arXiv:1610.02132.
   """
+  levels = wire.integer(levels)
   if type(levels) is not int or levels not in range(1, _TOP + 1):
     raise ValueError(
       f'levels={levels!r}; dithering takes s = 1 to {_TOP} levels above 0. '
@@ -140,6 +141,7 @@ def block(
 
   Source: Section 4 of arXiv:2106.03524; norms of few bits are ours.
   """
+  block_sizes = tuple(map(wire.integer, block_sizes))
   count, shape = len(block_sizes), np.shape(steps)
   if not count or any(
     type(size) is not int or size < 1 for size in block_sizes
@@ -178,7 +180,7 @@ def _dithered(steps, sizes, norm, bits, norm_bits):
   form, traced = norm_formats.chosen(norm_bits), isinstance(steps, jax.Array)
   if not traced:
     steps = np.asarray(steps, np.float64)
-  bits = _checked_bits(steps, bits)
+  bits = _checked_bits(steps, wire.integer(bits))
   # Known steps may not use up the last bit.
   top = 2 ** (bits - 1) - 1 if traced else levels_needed(steps)
   h = jnp.asarray(steps, jnp.float32)
@@ -194,7 +196,7 @@ def _dithered(steps, sizes, norm, bits, norm_bits):
 
 
 def _encode(rule, x, key):
-  x = x.astype(jnp.float32)
+  x = base.vector(x)
   blocks = _blocks(x.size, rule.sizes, rule.h.size)
   norms = jnp.concatenate([rule.norm(rows) for rows in blocks.rows(x)])
   # Too few bits for traced steps: better unreadable than clipped.

@@ -93,6 +93,7 @@ def eden(bits: int, scale: str = 'unbiased') -> base.Quantizer:
 
   Source: arXiv:2108.08842; two turns are ours.
   """
+  bits = wire.integer(bits)
   if type(bits) is not int or bits not in LEVELS:
     raise ValueError(f'bits={bits!r}; eden has levels for 1 to 4.')
   if scale not in SCALES:
@@ -101,8 +102,8 @@ def eden(bits: int, scale: str = 'unbiased') -> base.Quantizer:
   half = len(levels)
 
   def encode(x, key):
-    seed = dither.seed(key)
-    y = hadamard.to(x.astype(jnp.float32) / _ROOM, seed, rule.turns)
+    x, seed = base.vector(x), dither.seed(key)
+    y = hadamard.to(x / _ROOM, seed, rule.turns)
     y = y.reshape(hadamard.block(x.size), -1)
     codes, scales = _nearest(y, levels, rule)
     return wire.join(codes.reshape(-1), bits, scales * _ROOM, seed)
@@ -152,8 +153,9 @@ def _nearest(y, levels, rule):
   # (y / rms)^2 against the squares of the ends of cells: without any root.
   share = square * (rows / jnp.where(yy > 0, yy, 1))
   ends = ((levels[1:] + levels[:-1]) / 2) ** 2
-  number = sum([share >= end for end in ends], jnp.zeros(y.shape, jnp.uint8))
-  codes = number + (u < 0) * jnp.uint8(half)
+  beyond = [(share >= end).astype(jnp.uint8) for end in ends]
+  number = sum(beyond, jnp.zeros(y.shape, jnp.uint8))
+  codes = number + (u < 0).astype(jnp.uint8) * jnp.uint8(half)
   q = _sizes(codes, levels)
   yq = total(base.rounded(jnp.abs(u) * q, zero))
   qq = total(base.rounded(q**2, zero))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from moniqua_jax import wire
 from moniqua_jax.quantizers import auto, base
 from moniqua_jax.quantizers.moniqua import measured, moniqua
 
@@ -102,6 +103,7 @@ def fitted_theta(
 
   Source: ours.
   """
+  bits = wire.integer(bits)
   limit = 1000 * start if limit is None else limit
   moniqua(start, bits)  # checks them
   for name, value, valid, range_ in (

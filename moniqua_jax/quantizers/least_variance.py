@@ -12,6 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from moniqua_jax import wire
 from moniqua_jax.quantizers import truncated_normal as tn
 
 Array = jax.Array
@@ -41,7 +42,9 @@ def exponential(p: Array | float, bits: int) -> Array:
   j = np.arange(2 ** (bits - 1))
   # The larger of two sequences that descend descends.
   least = np.float32(1e-30) * (len(j) - j)
-  half = jnp.maximum(jnp.asarray(p, jnp.float32) ** j, least)
+  half = jnp.maximum(
+    lax.pow(jnp.asarray(p, jnp.float32), jnp.asarray(j)), least
+  )
   return jnp.concatenate([-half, half[::-1]])
 
 
@@ -52,6 +55,7 @@ def from_starts(sweeps: int) -> Fit:
   quantiles moved by `evened`: sweeps move a level past its neighbours only, and
   of many levels the others hardly get anywhere.
   """
+  sweeps = wire.integer(sweeps)
   if type(sweeps) is not int or sweeps < 1:
     raise ValueError(f'sweeps={sweeps!r}; it must be at least 1.')
 

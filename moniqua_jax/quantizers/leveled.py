@@ -83,9 +83,9 @@ def grid(levels: tuple[float, ...] | Array, bucket_size: int) -> buckets.Grid:
       above = r >= levels[j]
       low = jnp.where(above, levels[j], low)
       high = jnp.where(above, levels[j + 1], high)
-      cell += above
+      cell += above.astype(jnp.int32)
     u = dither.unit(words)
-    return cell + (u * (high - low) < r - low)
+    return cell + (u * (high - low) < r - low).astype(jnp.int32)
 
   def level(codes):
     value = jnp.full(codes.shape, levels[0], jnp.float32)

@@ -131,6 +131,7 @@ def moniqua(
 
   Source: Algorithm 1 and Lemma 2; dither, digest and integers are ours.
   """
+  bits = wire.integer(bits)
   _check(theta, bits, rounding)
   rule = ROUNDINGS[rounding]
   grid = Grid(bits, rule.delta(bits), rule.sent, rule.received, digest)
@@ -229,7 +230,7 @@ def _write_group(grid, about, x, parts, group):
 
 def _encode(grid, theta, x, key):
   """Writes a message: the packed codes, theta, the seed, and the digest."""
-  x = x.astype(jnp.float32)
+  x = base.vector(x)
   # 0, but only a run can tell: `mix` takes theta from a header, and must find
   # the same n.
   zero = jnp.minimum(jnp.abs(x[0]), 0)

@@ -56,6 +56,7 @@ def nuqsgd(
   Source: Section 3 of arXiv:1908.06077. How bits give s is our reading.
   """
   least = 2 if zero_level else 1
+  bits = wire.integer(bits)
   if type(bits) is not int or bits not in range(least, 9):
     raise ValueError(
       f'bits={bits!r}; nuqsgd takes {least} to 8 with zero_level={zero_level}.'
@@ -89,7 +90,8 @@ def halving_grid(s: int, bucket_size: int) -> buckets.Grid:
   def level(codes):
     index = codes.astype(jnp.int32) - zero
     size = _power(jnp.abs(index) - zero)
-    return jnp.sign(index) * jnp.where(index == 0, 0, size)
+    signs = jnp.sign(index).astype(jnp.float32)
+    return signs * jnp.where(index == 0, 0, size)
 
   count = 2 * zero + 1
   codes = base.Codes((count - 1).bit_length(), count, zero, bucket_size)
@@ -117,7 +119,7 @@ def natural() -> base.Quantizer:
   """
 
   def encode(x, key):
-    x = x.astype(jnp.float32)
+    x = base.vector(x)
     words = dither.bits(dither.seed(key), x.size) >> 32 - _MANTISSA
     size = wire.words(jnp.abs(x))
     # An exponent of 0 is that of 0 and of denormals, 255 that of inf and NaN.

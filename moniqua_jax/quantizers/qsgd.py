@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from moniqua_jax import dither
+from moniqua_jax import dither, wire
 from moniqua_jax.quantizers import base, buckets
 
 Array = jax.Array
@@ -41,6 +41,7 @@ def qsgd(bits: int, bucket_size: int = 512, norm: str = 'l2') -> base.Quantizer:
 
   Source: Section 3.1 of arXiv:1610.02132, Lemma 3.1.
   """
+  bits = wire.integer(bits)
   if type(bits) is not int or bits not in range(2, 9):
     raise ValueError(f'bits={bits!r}; qsgd takes 2 to 8, one is the sign.')
   return buckets.bucketed(uniform_grid(2 ** (bits - 1) - 1, bucket_size), norm)

@@ -91,6 +91,7 @@ def sign(bucket_size: int = 512, scale: str = 'mean_abs') -> base.Quantizer:
   Source: arXiv:1901.09847, the compressor of EF-SignSGD; two scales as in 1-bit
   SGD (Seide et al. 2014).
   """
+  bucket_size = wire.integer(bucket_size)
   if type(bucket_size) is not int or bucket_size < 1:
     raise ValueError(f'bucket_size={bucket_size!r}; it must be at least 1.')
   if scale not in SCALES:
@@ -102,7 +103,7 @@ def sign(bucket_size: int = 512, scale: str = 'mean_abs') -> base.Quantizer:
 
   def encode(x, key):
     del key
-    x = x.astype(jnp.float32)
+    x = base.vector(x)
     rows, real = rows_of(x), rows_of(jnp.ones(x.shape, jnp.bool))
     # A sum keeps the NaN that a comparison or a maximum loses.
     scales = rule.measure(rows, real) + jnp.sum(0 * rows, axis=1)[None]

@@ -48,7 +48,7 @@ def top_k(fraction: float) -> base.Quantizer:
 
   def encode(x, key):
     del key
-    x = x.astype(jnp.float32)
+    x = base.vector(x)
     values, places = lax.top_k(jnp.abs(x), _kept(fraction, x.size))
     # A comparison loses a NaN; a sum does not.
     values = x[places] + jnp.sum(0 * x)
@@ -97,7 +97,7 @@ def random_k(fraction: float) -> base.Quantizer:
     return lax.top_k(words, _kept(fraction, size))[1]
 
   def encode(x, key):
-    x, seed = x.astype(jnp.float32), dither.seed(key)
+    x, seed = base.vector(x), dither.seed(key)
     places = places_of(seed, x.size)
     values = x[places] * (x.size / places.size) + jnp.sum(0 * x)
     return jnp.concatenate([_write(values), wire.to_bytes(seed)])
@@ -160,7 +160,7 @@ def random_tau(
     return dither.uniform(seed, p.size) < p
 
   def encode(x, key):
-    x, seed = x.astype(jnp.float32), dither.seed(key)
+    x, seed = base.vector(x), dither.seed(key)
     # A value that is not finite shows in all that are sent, drawn or not.
     values = (x / p if rescale else x) + jnp.sum(0 * x)
     values = jnp.where(drawn(seed), values, 0)
@@ -196,8 +196,7 @@ def random_tau(
 
 
 def _check(fraction):
-  if not 0 < fraction <= 1:
-    raise ValueError(f'fraction={fraction!r}; it must be above 0, at most 1.')
+  wire.share(fraction, 'fraction={}; it must be above 0, at most 1.')
 
 
 def _kept(fraction, size):

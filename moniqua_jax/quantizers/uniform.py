@@ -47,6 +47,7 @@ def uniform(
   Source: the min-max quantizer of Tang et al. 2018, arXiv:1803.06443, and of
   common low-precision collectives.
   """
+  bits, bucket_size = map(wire.integer, (bits, bucket_size))
   wire.planes(bits)
   if rounding not in ROUNDINGS:
     raise ValueError(f'rounding={rounding!r}; choose from {sorted(ROUNDINGS)}.')
@@ -55,7 +56,7 @@ def uniform(
   noise, top = ROUNDINGS[rounding], 2**bits - 1
 
   def encode(x, key):
-    rows = _buckets(x.astype(jnp.float32), bucket_size)
+    rows = _buckets(base.vector(x), bucket_size)
     # XLA on CPUs may lose a NaN in a maximum of rows, not in a sum.
     nothing = jnp.sum(0 * rows, axis=1, keepdims=True)
     low = jnp.min(rows, axis=1, keepdims=True) + nothing

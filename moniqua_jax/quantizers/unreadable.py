@@ -101,7 +101,7 @@ def booked(
   fails = failed.any() & (account.step < 0)
   # A sum over all edges is one with what is around it; a gather is not.
   hit = jnp.arange(failed.size) == edge
-  pick = lambda v: jnp.sum(jnp.where(hit, v, 0)).astype(v.dtype)
+  pick = lambda v: jnp.sum(jnp.where(hit, v, jnp.zeros_like(v))).astype(v.dtype)
   ends = jnp.stack([me, pick(senders)]).astype(jnp.int32)
   told = jax.tree.map(pick, seen)
   first = jnp.asarray(step, jnp.int32), ends, told

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moniqua_jax import wire
+
 Weight = float | tuple[float, ...]
 Perm = tuple[int, ...]
 
@@ -183,8 +185,7 @@ def lazy(
 
   Source: Lu and De Sa 2020 (the slack matrix, for 1 bit).
   """
-  if not 0 < gamma <= 1:
-    raise ValueError(f'lazy needs 0 < gamma <= 1; got gamma={gamma}.')
+  gamma = wire.share(gamma, 'lazy needs 0 < gamma <= 1; got gamma={}.')
   slow = tuple(
     Topology([(np.multiply(gamma, w), perm) for w, perm in r.edges])
     for r in rounds_of(topology)

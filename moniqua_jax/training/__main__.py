@@ -8,6 +8,8 @@ PATH:METHOD of any file.
 
 # What is imported at the top is light: a mistake in a flag ends early.
 
+import json
+import pathlib
 import sys
 
 import jax
@@ -58,12 +60,12 @@ def main(argv):
     start(config)
   one_line = command_line.one_line_errors()
   with initialize.ended_together(), one_line, extras.needed('train'):
+    multihost.agreed(_given(config))
     if _DRY_RUN.value:
       print(described(config))
       return
     if not _WORKDIR.value:
       raise ValueError('--workdir is not given; it takes a folder.')
-    multihost.agreed(config.to_json(), '--config')
     status = train(config, _WORKDIR.value)
   sys.exit(status)
 
@@ -78,6 +80,16 @@ def _check_flags():
         f'--{flag}={value}: a laboratory is on one device, and starts at 0; '
         'leave it out.'
       )
+
+
+def _given(config) -> dict:
+  """What all processes are given alike, but for what it is of each."""
+  from moniqua_jax.training import same_run
+
+  flags = _WORKDIR, _RESUME, _START_FROM, _DRY_RUN
+  given = {f'--{flag.name}': flag.value for flag in flags}
+  entries = same_run.entries(json.loads(config.to_json()))
+  return given | {f'--config.{name}': value for name, value in entries}
 
 
 def start(config):
@@ -107,6 +119,14 @@ def train(config, workdir) -> int:
     run(config, workdir)
   except monitor.Stopped as error:
     print(f'stopped: {error}', file=sys.stderr)
+    sys.exit(1)
+  except OSError as error:
+    resume = (pathlib.Path(workdir) / 'config.json').is_file()
+    print(
+      f'error: {command_line.failure(error)}, then give the same command again'
+      f'{", with --resume" if resume else ""}.',
+      file=sys.stderr,
+    )
     sys.exit(1)
   except signals.Interrupted as error:
     if multihost.is_primary():

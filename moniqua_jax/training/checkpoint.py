@@ -1,10 +1,13 @@
 """Checkpoints of the train state: by orbax, of many processes by parts."""
 
 import contextlib
+import functools
 import gc
 import json
 import logging
+import os
 import pathlib
+import re
 import sys
 import time
 
@@ -27,8 +30,63 @@ def manager(workdir: pathlib.Path, keep: int = 2):
   path = pathlib.Path(workdir).absolute() / 'checkpoints'
   if jax.process_count() > 1:
     return parts.Manager(path, keep)
-  options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-  return ocp.CheckpointManager(path, options=options)
+  # What a run that was killed had begun to save takes room.
+  options = ocp.CheckpointManagerOptions(
+    max_to_keep=keep, cleanup_tmp_directories=True
+  )
+  _say_once()
+  return _Manager(path, options=options)
+
+
+class _Manager(ocp.CheckpointManager):
+  """Orbax's, where a disk that fails is an `OSError` that names the folder."""
+
+  def __init__(self, path, options):
+    with _of_the_disk(path):
+      super().__init__(path, options=options)
+
+  def save(self, *args, **kwargs):
+    with _of_the_disk(self.directory):
+      return super().save(*args, **kwargs)
+
+  def wait_until_finished(self):
+    with _of_the_disk(self.directory):
+      super().wait_until_finished()
+
+  def close(self):
+    with _of_the_disk(self.directory):
+      super().close()
+
+
+@contextlib.contextmanager
+def _of_the_disk(path):
+  """Makes an `OSError` of tensorstore's errors that quote one."""
+  try:
+    with whole.naming(path):
+      yield
+  except OSError:
+    raise
+  except Exception as error:
+    quoted = re.findall(r"os_error_code='(\d+)'", str(error))
+    if not quoted:
+      raise
+    code = int(quoted[-1])
+    raise OSError(code, os.strerror(code), str(path)) from error
+
+
+@functools.cache
+def _say_once():
+  """Leaves out what orbax's threads say of an error that is raised here."""
+  by_others = lambda record: f'{os.sep}orbax{os.sep}' not in record.pathname
+  logging.getLogger('absl').addFilter(by_others)
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+  hook = sys.unraisablehook
+
+  def quieter(unraisable):
+    if 'Event loop is closed' not in str(unraisable.exc_value):
+      hook(unraisable)
+
+  sys.unraisablehook = quieter
 
 
 def save(checkpoints, step: int, state) -> None:

@@ -23,7 +23,8 @@ class Writer:
   """Appends rows to workdir/metrics.jsonl, and to TensorBoard event files."""
 
   def __init__(self, workdir: pathlib.Path, tensorboard: bool):
-    self._lines = (workdir / 'metrics.jsonl').open('a')
+    self._path = workdir / 'metrics.jsonl'
+    self._lines = self._path.open('a')
     self._events = _events(workdir) if tensorboard else None
 
   def write(self, row: dict) -> None:
@@ -31,8 +32,9 @@ class Writer:
     row = {k: v if isinstance(v, int) else float(v) for k, v in row.items()}
     # Strict JSON has no NaN; null says that there was no finite number.
     row = {k: v if np.isfinite(v) else None for k, v in row.items()}
-    self._lines.write(json.dumps(row) + '\n')
-    self._lines.flush()
+    with whole.naming(self._path):
+      self._lines.write(json.dumps(row) + '\n')
+      self._lines.flush()
     if self._events:
       for name, value in row.items():
         if '/' in name and value is not None:
@@ -40,7 +42,8 @@ class Writer:
 
   def close(self) -> None:
     """Closes the files."""
-    self._lines.close()
+    with whole.naming(self._path):
+      self._lines.close()
     if self._events:
       self._events.close()
 

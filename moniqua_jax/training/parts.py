@@ -10,7 +10,6 @@ of its own.
 
 from collections.abc import Callable, Collection, Mapping
 import contextlib
-import os
 import pathlib
 import shutil
 
@@ -18,6 +17,7 @@ import jax
 import numpy as np
 
 from moniqua_jax.launch import multihost
+from moniqua_jax.training import whole
 
 _ROWS = '.rows'  # no leaf has this name
 
@@ -48,12 +48,8 @@ class Manager:
     rows = multihost.own(len(jax.tree.leaves(state)[0]))
     leaves = names(multihost.to_host(state))
     path = self._mine / f'{step}.npz'
-    partial = path.with_suffix('.partial')
-    with partial.open('wb') as file:
+    with whole.written(path, 'wb') as file:
       np.savez(file, **{_ROWS: np.array(rows)}, **leaves)
-      file.flush()
-      os.fsync(file.fileno())
-    partial.replace(path)
     for old in self.all_steps()[: -self._keep]:
       (self._mine / f'{old}.npz').unlink()
 

@@ -37,7 +37,7 @@ BEFORE_THE_FIRST = ('answered', 'gamma', 'quantizer')
 def check(old: dict, new: dict, workdir: pathlib.Path, saved: bool) -> None:
   """Refuses the config of another run; `saved`: there are checkpoints."""
   free = MAY_CHANGE if saved else MAY_CHANGE + BEFORE_THE_FIRST
-  before, now = dict(_entries(old)), dict(_entries(new))
+  before, now = dict(entries(old)), dict(entries(new))
   # An entry that older versions did not have is not held against a run.
   other = [
     f'config.{name} was {before[name]!r} and is now {now[name]!r}'
@@ -71,10 +71,11 @@ def check_data(old: dict, new: dict) -> None:
     )
 
 
-def _entries(config, prefix=''):
+def entries(config, prefix=''):
+  """Yields the entries of a config, each with its path, and their values."""
   for name, value in config.items():
     if isinstance(value, dict):
-      yield from _entries(value, f'{prefix}{name}.')
+      yield from entries(value, f'{prefix}{name}.')
     else:
       yield f'{prefix}{name}', value
 

@@ -8,18 +8,30 @@ import secrets
 
 
 @contextlib.contextmanager
+def naming(path: pathlib.Path):
+  """Gives an `OSError` the file that it is about."""
+  try:
+    yield
+  except OSError as error:
+    error.filename, error.filename2 = str(path), None
+    raise
+
+
+@contextlib.contextmanager
 def written(path: pathlib.Path, mode: str = 'w'):
   """Opens a file that takes the place of another one when it is complete."""
   # Processes that share a folder write the same at the same time.
   partial = path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
   try:
-    with partial.open(mode) as file:
+    with naming(path), partial.open(mode) as file:
       yield file
       file.flush()
       os.fsync(file.fileno())
-    partial.replace(path)
+    with naming(path):
+      partial.replace(path)
   except BaseException:
-    partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      partial.unlink(missing_ok=True)
     raise
 
 
@@ -31,10 +43,7 @@ def write(path: pathlib.Path, text: str) -> None:
 
 def read_json(path: pathlib.Path) -> dict:
   """Reads the object of a JSON file; a `ValueError` names file and line."""
-  try:
-    return parsed(path.read_bytes(), path, 1)
-  except OSError as error:
-    raise ValueError(f'{path}: {error.strerror}.') from error
+  return parsed(path.read_bytes(), path, 1)
 
 
 def parsed(line: bytes, path: pathlib.Path, number: int) -> dict:

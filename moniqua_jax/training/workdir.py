@@ -55,9 +55,8 @@ def _locked(workdir):
 
   The first process of a run does not lock out the second.
   """
-  with _one_line(workdir):
-    workdir.mkdir(parents=True, exist_ok=True)
-    file = (workdir / f'.lock{jax.process_index()}').open('a+')
+  workdir.mkdir(parents=True, exist_ok=True)
+  file = (workdir / f'.lock{jax.process_index()}').open('a+')
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
@@ -69,9 +68,10 @@ def _locked(workdir):
       ) from None
   except (OSError, AttributeError):  # a file system or a system without locks
     return file
-  file.truncate(0)
-  file.write(f'process {os.getpid()} of {platform.node()}')
-  file.flush()
+  with whole.naming(file.name):
+    file.truncate(0)
+    file.write(f'process {os.getpid()} of {platform.node()}')
+    file.flush()
   return file
 
 
@@ -120,17 +120,8 @@ def _changed(old, new) -> dict:
 
 
 def _write(workdir, new):
-  with _one_line(workdir):
-    text = json.dumps(new, indent=1, sort_keys=True)
-    whole.write(workdir / 'config.json', text)
-
-
-@contextlib.contextmanager
-def _one_line(workdir):
-  try:
-    yield
-  except OSError as error:
-    raise ValueError(f'--workdir={workdir}: {error.strerror}.') from error
+  text = json.dumps(new, indent=1, sort_keys=True)
+  whole.write(workdir / 'config.json', text)
 
 
 def rewind(workdir, start) -> float:
@@ -145,6 +136,13 @@ def rewind(workdir, start) -> float:
     print(
       f'{path}: rows after step {start} are dropped ({dropped}); the run goes '
       'on from there.',
+      file=sys.stderr,
+    )
+  if start and (not rows or rows[-1]['step'] < start):
+    last = rows[-1]['step'] if rows else 0
+    print(
+      f'warning: {path} ends with step {last}, and the checkpoint is of step '
+      f'{start}: the rows between are gone.',
       file=sys.stderr,
     )
   # Without half a line at the end, too.

@@ -1,0 +1,1 @@
+"""Which faults does a run survive? Every one of them is done to real runs."""
