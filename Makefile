@@ -10,7 +10,7 @@ PARALLEL := -n 2 --dist worksteal
 PYTEST := $(BIN)/python -m pytest
 TPU := PYTHONPATH=.libtpu $(PYTEST) -rs tests/test_tpu.py
 
-.PHONY: demo results-digits docs test test-all test-tpu check lint clean
+.PHONY: demo results-digits docs test test-all test-tpu check types lint clean
 
 $(BIN)/pip:
 	$(PYTHON) -m venv .venv
@@ -55,7 +55,7 @@ test: check .libtpu/libtpu
 	$(TPU)
 
 # And all that takes minutes, compiled as users compile it.
-test-all: check
+test-all: check types
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m '' $(PARALLEL) --durations=10
 	$(MAKE) test-tpu
 
@@ -68,6 +68,9 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 
+types: .venv/installed
+	$(BIN)/mypy
+
 # JAX would look for a TPU at every start if it were in the environment.
 .libtpu/libtpu: | .venv/installed
 	$(BIN)/pip install --quiet --no-deps --target .libtpu libtpu==0.0.52 || \
@@ -79,4 +82,4 @@ lint: .venv/installed
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf .venv .libtpu .import_linter_cache .pytest_cache .ruff_cache runs site
+	rm -rf .venv .libtpu .import_linter_cache .mypy_cache .pytest_cache .ruff_cache runs site

@@ -33,7 +33,8 @@ class Worker:
   def __init__(self, state: WorkerState, steps: int = 0):
     self.state, self.steps = state, steps
     self._lock = threading.Lock()
-    self._averaged, self._begun = 0, None
+    self._averaged = 0
+    self._begun: int | None = None
 
   def begin(self) -> WorkerState:
     """The state at which the next gradient is taken."""
@@ -84,7 +85,9 @@ def load(folder: pathlib.Path, like: WorkerState):
   treedef = jax.tree.structure(like[:3])
   with np.load(path) as saved:
     leaves = [jnp.asarray(saved[f'arr_{i}']) for i in range(treedef.num_leaves)]
-    return WorkerState(*treedef.unflatten(leaves), like.tuned), saved['known']
+    x, opt_state, model_state = treedef.unflatten(leaves)
+    state = WorkerState(x, opt_state, model_state, like.tuned)
+    return state, saved['known']
 
 
 class Pace(NamedTuple):

@@ -5,7 +5,7 @@ https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/.
 """
 
 import bz2
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import gzip
 import io
 import lzma
@@ -18,7 +18,11 @@ from moniqua_jax import extras
 
 LARGEST = 2**29  # values of a dense matrix, 4 GiB
 
-_OPENERS = {'.bz2': bz2.open, '.gz': gzip.open, '.xz': lzma.open}
+_OPENERS: dict[str, Callable] = {
+  '.bz2': bz2.open,
+  '.gz': gzip.open,
+  '.xz': lzma.open,
+}
 
 
 def read(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ of the others it asks for here. With one process nothing of this does anything.
 from collections.abc import Callable, Sequence
 import hashlib
 import time
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -86,7 +87,7 @@ def own(n: int) -> list[int]:
   """The workers whose devices belong to this process."""
   if jax.process_count() == 1:
     return list(range(n))
-  where = _rows().addressable_devices_indices_map((n,))
+  where: Any = _rows().addressable_devices_indices_map((n,))
   return sorted({i for (rows,) in where.values() for i in range(n)[rows]})
 
 

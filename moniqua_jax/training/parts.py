@@ -13,6 +13,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,7 +51,8 @@ class Manager:
     path = self._mine / f'{step}.npz'
     partial = path.with_suffix('.partial')
     with partial.open('wb') as file:
-      np.savez(file, **{_ROWS: np.array(rows)}, **leaves)
+      arrays: dict[str, Any] = {_ROWS: np.array(rows), **leaves}
+      np.savez(file, **arrays)
       file.flush()
       os.fsync(file.fileno())
     partial.replace(path)
@@ -155,10 +157,9 @@ def read(files: list, wanted: list[int], whole: Callable) -> dict | None:
       return leaves
     places |= {row: (leaves, place) for place, row in enumerate(rows)}
   if places.keys() >= set(wanted):
-    first, _ = places[wanted[0]]
+    found = [places[row] for row in wanted]
     return {
-      name: np.stack([of[name][at] for of, at in map(places.get, wanted)])
-      for name in first
+      name: np.stack([of[name][at] for of, at in found]) for name in found[0][0]
     }
   if damaged:
     raise ValueError('; '.join(damaged))
