@@ -17,6 +17,10 @@ import pytest
 import moniqua_jax as mj
 from moniqua_jax import topologies
 from moniqua_jax.laboratory import splits
+from moniqua_jax.quantizers import base, buckets
+from moniqua_jax.quantizers.leveled import grid
+from moniqua_jax.quantizers.nuqsgd import halving_grid
+from moniqua_jax.quantizers.qsgd import uniform_grid
 from tests import helpers, test_readable
 from tests.helpers import EPS, QUANTIZERS, THETA, f64, tiered
 
@@ -203,6 +207,81 @@ def test_a_short_message_that_fits_comes_back(examples):
       np.testing.assert_array_equal(restored, payload)
 
   law()
+
+
+# ----------------------------------------------------------------------- grids
+
+GRIDS = {
+  **{f'uniform {s}': uniform_grid(s, 8) for s in (1, 7, 127)},
+  **{f'halving {s}': halving_grid(s, 8) for s in (1, 6, 30)},
+  'leveled': grid((-1.0, -0.3, -0.05, 0.1, 0.6, 1.0), 8),
+}
+EVENLY = np.linspace(0, 2**32 - 1, 1025).astype(np.uint32)
+
+
+@functools.cache
+def levels_and_rounded():
+  """name -> levels, places between them, and the codes for all words."""
+  levels = {
+    name: np.asarray(of.level(np.arange(of.codes.count)))
+    for name, of in GRIDS.items()
+  }
+  places = {
+    name: np.float32([(1 - p) * v[:-1] + p * v[1:] for p in (0.01, 0.5, 0.99)])
+    for name, v in levels.items()
+  }
+  codes = lambda of, r: of.round(*np.broadcast_arrays(r[:, None], EVENLY))
+  rounded = jax.jit(
+    lambda: {
+      name: [codes(of, r) for r in (levels[name], places[name].ravel())]
+      for name, of in GRIDS.items()
+    }
+  )()
+  return levels, places, jax.tree.map(np.asarray, rounded)
+
+
+@pytest.mark.parametrize('name', GRIDS)
+def test_a_level_is_its_own_code_whatever_the_random_bits(name):
+  levels, _, rounded = levels_and_rounded()
+  codes = np.arange(levels[name].size)
+  if 'uniform' in name:  # s r + u is rounded, and may reach the next one
+    codes = codes[[codes.size // 2, -1]]
+  found = rounded[name][0][codes]
+  np.testing.assert_array_equal(found, codes[:, None] + 0 * EVENLY)
+
+
+@pytest.mark.parametrize('name', GRIDS)
+def test_between_two_levels_the_mean_over_the_random_bits_is_the_value(name):
+  levels, places, rounded = levels_and_rounded()
+  v, r, codes = levels[name], places[name], rounded[name][1].astype(int)
+  low = np.tile(np.arange(v.size - 1), 3)[:, None]
+  assert ((codes == low) | (codes == low + 1)).all()
+  found = v[codes].mean(axis=1).reshape(r.shape)
+  assert (np.abs(found - r) <= 2e-3 * np.diff(v)).all()
+
+
+@pytest.mark.parametrize('norm', ['l2', 'linf'])
+def test_no_grid_is_given_a_quotient_beyond_one(norm):
+  """Of a value alone in its bucket, x / |x| may exceed 1 by its rounding."""
+  beyond = buckets.Grid(
+    base.Codes(1, 2, None, 4),
+    lambda r, words: abs(r) > 1,
+    lambda codes: codes.astype(np.float32),
+  )
+  q = buckets.bucketed(beyond, norm)
+  x = np.random.default_rng(0).normal(size=(4096, 1)).astype(np.float32)
+  x = np.pad(x, ((0, 0), (0, 3))).ravel()
+  assert not np.asarray(
+    jax.jit(lambda x: q.decode(q.encode(x, KEY), x))(x)
+  ).any()
+
+
+def test_readable_is_what_a_message_is_and_not_who_reads_it():
+  q, x = mj.qsgd(4, 8), np.ones(8, np.float32)
+  see = jax.jit(lambda x, y: q.inspect(q.encode(x, KEY), y))
+  for y in (np.full(8, np.inf, np.float32), np.full(8, np.nan, np.float32)):
+    seen = see(x, y)
+    assert seen.readable and not np.isfinite(seen.distance)
 
 
 # ------------------------------------------------------------------ topologies
