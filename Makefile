@@ -10,7 +10,8 @@ PARALLEL := -n 3 --dist worksteal
 PYTEST := $(BIN)/python -m pytest
 TPU := PYTHONPATH=.libtpu $(PYTEST) -rs tests/test_tpu.py
 
-.PHONY: demo results-digits docs test test-all test-tpu check lint clean
+.PHONY: demo results-digits docs test test-all test-tpu test-versions coverage \
+  mutants check types audit lint clean
 
 $(BIN)/pip:
 	$(PYTHON) -m venv .venv
@@ -55,9 +56,21 @@ test: check .libtpu/libtpu
 	$(TPU)
 
 # And all that takes minutes, compiled as users compile it.
-test-all: check
+test-all: check types audit
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m '' $(PARALLEL) --durations=10
-	$(MAKE) test-tpu
+	$(MAKE) test-tpu test-versions
+
+# With the oldest versions that pyproject.toml allows, and the newest there are.
+test-versions:
+	$(PYTHON) tests/versions.py
+
+# Lines and branches that the tests of both tiers run.
+coverage: .venv/installed
+	$(PYTEST) -m '' $(PARALLEL) --cov --cov-report=term-missing:skip-covered
+
+# Goes on where it stopped; the verdicts are in results/trust.
+mutants: .venv/installed
+	$(BIN)/python -m benchmarks.mutants
 
 # Compiles for TPUs without one.
 test-tpu: .libtpu/libtpu
@@ -67,6 +80,12 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
+
+types: .venv/installed
+	$(BIN)/mypy
+
+audit: .venv/installed
+	PYTHON=$(PYTHON) .ci/audit
 
 # JAX would look for a TPU at every start if it were in the environment.
 .libtpu/libtpu: | .venv/installed
@@ -79,4 +98,4 @@ lint: .venv/installed
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf .venv .libtpu .import_linter_cache .pytest_cache .ruff_cache runs site
+	rm -rf .venv .versions .libtpu .*_cache .coverage runs site

@@ -96,7 +96,7 @@ def largest(x: Array, axis_name: str) -> Array:
   return lax.pmax(x, axis_name)
 
 
-def gathered(x: Array, axis_name: str) -> Array:
+def gathered(x: Array, axis_name: str | tuple[str, ...]) -> Array:
   """Returns what all workers have, on a new first axis: x_1, ..., x_n."""
   return lax.all_gather(x, axis_name)
 

@@ -88,7 +88,7 @@ def run(main: Callable, module: str, says: Callable = dict) -> None:
   for flag in flags.FLAGS.get_flags_for_module(module):
     # --help shows those of the file that was started.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-  doc = sys.modules[module].__doc__
+  doc = sys.modules[module].__doc__ or ''
   app.run(main, flags_parser=functools.partial(parser, doc=doc, says=says))
 
 

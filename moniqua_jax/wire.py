@@ -41,7 +41,7 @@ def pack(codes: jax.Array, bits: int) -> jax.Array:
   Array([32, 49], dtype=uint8)
   """
   cut = [codes[start:stop] for start, stop in parts(codes.size, bits)]
-  packed = pack_parts(cut, bits, codes.size)
+  packed = merged([pack_parts(cut, bits, codes.size)])
   return jnp.concatenate(packed) if packed else codes
 
 
@@ -185,7 +185,9 @@ def to_planes(numbers: jax.Array, count: int) -> jax.Array:
 def from_planes(packed: jax.Array, count: int) -> jax.Array:
   """Puts the bytes of `to_planes` together again, u32[d]."""
   rows = packed.reshape(count, -1).astype(jnp.uint32)
-  return sum(rows[j] << 8 * j for j in range(count))
+  return functools.reduce(
+    jnp.bitwise_or, [rows[j] << 8 * j for j in range(count)]
+  )
 
 
 def planes(bits: int) -> tuple[int, ...]:
@@ -235,8 +237,8 @@ def pack_parts(
     low += width
   left = size - count * length
   for code in rest:
-    flat = None if code is None else code.reshape(-1)[:left]
-    packed.append(None if code is None else _pack_rest(flat, bits))
+    flat = lambda code: code.reshape(-1)[:left]
+    packed.append(None if code is None else _pack_rest(flat(code), bits))
   return packed
 
 
@@ -261,13 +263,13 @@ def unpack_part(
   if start >= whole:
     rest = packed[whole * bits // 8 : packed_size(size, bits)]
     return _unpack_rest(rest, bits, size - whole)
-  codes, low, first = 0, 0, 0
+  codes, low, first = [], 0, 0
   for width in planes(bits):
     stripe, offset = divmod(start, whole * width // 8)
     plane = packed[first + offset : first + offset + stop - start]
-    codes |= (plane >> stripe * width & (2**width - 1)) << low
+    codes.append((plane >> stripe * width & (2**width - 1)) << low)
     low, first = low + width, first + whole * width // 8
-  return codes
+  return functools.reduce(jnp.bitwise_or, codes)
 
 
 def _stripes(size: int, bits: int) -> tuple[int, int]:
@@ -283,7 +285,7 @@ def _pack_rest(codes: jax.Array, bits: int) -> jax.Array:
     padded = jnp.pad(codes, (0, stripes * length - codes.size))
     packed.append(_joined(jnp.split(padded, stripes), low, width))
     low += width
-  return jnp.concatenate(packed)
+  return jnp.concatenate(merged([packed]))
 
 
 def _joined(stripes, low: int, width: int) -> jax.Array | None:
@@ -298,12 +300,12 @@ def _joined(stripes, low: int, width: int) -> jax.Array | None:
 
 
 def _unpack_rest(packed: jax.Array, bits: int, size: int) -> jax.Array:
-  codes, low, start = 0, 0, 0
+  codes, low, start = [], 0, 0
   for width in planes(bits):
     stop = start + packed_size(size, width)
-    codes |= _unpack_plane(packed[start:stop], width, size) << low
+    codes.append(_unpack_plane(packed[start:stop], width, size) << low)
     low, start = low + width, stop
-  return codes
+  return functools.reduce(jnp.bitwise_or, codes)
 
 
 def _unpack_plane(packed: jax.Array, width: int, size: int) -> jax.Array:

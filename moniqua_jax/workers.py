@@ -93,11 +93,11 @@ def sharded(
     return leaf[0]
 
   def local(*args):
-    args = [
+    own = [
       jax.tree.map(only, arg) if axis == 0 else arg
       for arg, axis in zip(args, in_axes, strict=True)
     ]
-    return jax.tree.map(lambda leaf: leaf[None], looked_at(*args))
+    return jax.tree.map(lambda leaf: leaf[None], looked_at(*own))
 
   rows = P(mesh.axis_names)
   specs = tuple(rows if axis == 0 else P() for axis in in_axes)

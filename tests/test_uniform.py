@@ -142,6 +142,14 @@ def by_hand(x, scale):
   return np.where(x >= (x.min() + x.max()) / 2, x.max(), x.min())
 
 
+def test_a_step_above_2_to_the_126_still_has_codes():
+  """1 / step is denormal then, and XLA takes it for 0."""
+  x = np.float32([0, 3e38, 1e38, 2e38])
+  x_hat, seen = send(mj.uniform(1, rounding='nearest'), jnp.asarray(x))
+  assert seen.readable
+  np.testing.assert_allclose(x_hat, np.float32([0, 3e38, 0, 3e38]), rtol=1e-6)
+
+
 @pytest.mark.parametrize('scale', ['mean_abs', 'two_mean', 'minmax'])
 def test_sign_is_its_formula_bucket_by_bucket(scale):
   x, _ = near(150)  # two buckets and a shorter one

@@ -54,7 +54,7 @@ def adapt_then_combine(
 
   Source: Sayed 2014; with few bits it is ours.
   """
-  name = getattr(algorithm, 'name', None)
+  name = getattr(algorithm, 'name', 'this transformation')
   if name != 'dpsgd':
     why = _FIXED.get(name, 'the order is not defined for it')
     raise ValueError(

@@ -102,8 +102,8 @@ def adiana(
     short = jnp.zeros(2, jnp.int32)
     # Copies: whoever donates the parameters keeps the state.
     x = vectors.complete(params, params)
-    points = (jax.tree.map(jnp.copy, x) for _ in range(3))
-    return AdianaState(tuned.init(), shifts, short, *points, jnp.int32(0))
+    y, z, w = (jax.tree.map(jnp.copy, x) for _ in range(3))
+    return AdianaState(tuned.init(), shifts, short, y, z, w, jnp.int32(0))
 
   def estimate(current, updates, at_w, shifts, step, params):
     """g, and the shifts moved by what is known of the gradients at w."""
@@ -159,15 +159,14 @@ def adiana(
     )
     flat, _ = large_leaves.split(updates, keep)
     seen = tuned.observe(state.tuned, gossip.no_news(1), flat)
-    new = base.select(
+    shifts, y, z, w = base.select(
       took,
       (shifts, y, z, w),
       (state.error, state.y, state.z, state.w),
     )
-    shifts, *points = new
     short = state.short + short.astype(jnp.int32)
     lost = state.lost + (~took).astype(jnp.int32)
-    state = AdianaState(seen, shifts, short, *points, lost)
+    state = AdianaState(seen, shifts, short, y, z, w, lost)
     return large_leaves.or_nothing(took, tree(jnp.subtract, params, x)), state
 
   shift = lambda state: state.error.own

@@ -62,6 +62,7 @@ def allreduce(
   if strategy == 'exact':
     return _exact(quantizer, axis_name, keep)
   by = large_leaves.chosen(quantizer, strategy, key)
+  assert quantizer is not None and key is not None  # else refused
 
   def mean(quantizer, x, error, key, axis_name):
     return by.mean(quantizer, x, key, axis_name), error
@@ -72,7 +73,7 @@ def allreduce(
   )
 
 
-def _exact(quantizer, axis_name, keep):
+def _exact(quantizer, axis_name, keep) -> Reduction:
   if quantizer not in (None, base.full_precision()):
     raise ValueError(
       "strategy='exact' sends full precision; it takes no other quantizer. "

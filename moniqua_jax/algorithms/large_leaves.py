@@ -148,11 +148,18 @@ def on_large_leaves(
 
   def whole():
     require_far(rule.name, tuned)
-    given = dict(axis_name=axis_name, key=key, keep=none_small)
-    return on_large_leaves(rule, quantizer, **given)
+    return on_large_leaves(
+      rule, quantizer, axis_name=axis_name, key=key, keep=none_small
+    )
 
-  says = dict(shift=rule.shift, axis_name=axis_name, whole=whole)
-  return Reduction(init, update, rule.name, **says)
+  return Reduction(
+    init,
+    update,
+    rule.name,
+    shift=rule.shift,
+    axis_name=axis_name,
+    whole=whole,
+  )
 
 
 def _is_memory(error) -> bool:

@@ -144,7 +144,7 @@ def _heard(algorithm, own, f) -> gossip.Heard | Counted:
   return _row(every, f)._replace(short=every.short.T.reshape(-1))
 
 
-def _with_account(row, heard: gossip.Heard | Counted):
+def _with_account(row, heard):
   """Gives a fragment the account of all, but for what is of its own edges."""
   is_heard = lambda node: isinstance(node, gossip.Heard)
 

@@ -120,10 +120,11 @@ class Reduction(optax.GradientTransformationExtraArgs):
 
 def no_gossip() -> Gossip:
   """Returns the `Gossip` that leaves the updates as they are."""
-  return Gossip(*optax.with_extra_args_support(optax.identity()), 'none', None)
+  tx = optax.with_extra_args_support(optax.identity())
+  return Gossip(tx.init, tx.update, 'none', None)
 
 
 def no_reduction() -> Reduction:
   """Returns the `Reduction` that leaves the gradients as they are."""
   tx = optax.with_extra_args_support(optax.identity())
-  return Reduction(*tx, 'none', quantizes=False)
+  return Reduction(tx.init, tx.update, 'none', quantizes=False)

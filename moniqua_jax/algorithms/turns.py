@@ -63,7 +63,7 @@ class Turns(NamedTuple):
     for piece in self.pieces[1:]:
       start, rounds, steps, count = rows[-1]
       rows.append((*piece, count + (piece[0] - start) // steps * rounds))
-    found = rows[0]
+    found = [*rows[0]]
     for before, row in zip(rows, rows[1:], strict=False):
       reached = place >= row[key]
       found = [

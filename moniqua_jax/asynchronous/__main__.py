@@ -78,7 +78,7 @@ def main(argv, mpi):
       process, pace = set_up(argv, network)
     network.during(lambda: training.train(process, pace))
     row = training.finish(process)
-    if network.rank == 0:
+    if row is not None:  # process 0
       folder = process.folder.parent
       workdir.note(folder, seconds=row['seconds'])
       print(plots.shown(report.write([folder], folder)))

@@ -64,7 +64,8 @@ class Averaging:
     self._dtype = jax.eval_shape(
       ends.speak, worker.state.x, worker.state.tuned, 0, 0, 0
     )[0].dtype
-    self._exchange, self._waiting = None, deque()
+    self._exchange: _Exchange | None = None
+    self._waiting = deque()
     self._wanted, self._settled = False, threading.Event()
     self._settled.set()  # nothing was asked for yet
     self._in_a_row = np.zeros(network.n, int)
@@ -159,16 +160,19 @@ class Averaging:
   def _listen(self, body) -> bool:
     """Whether the other's payload can be read next to the x of one's own."""
     exchange, tuned = self._exchange, self._worker.state.tuned
+    assert exchange is not None
     payload, clock = body.view(self._dtype), self._network.clock()
     seen, move = self._ends.listen(
       payload, exchange.x, exchange.own, tuned, clock
     )
-    self._exchange = exchange._replace(seen=jax.device_get(seen), move=move)
-    return bool(self._exchange.seen.readable)
+    exchange = exchange._replace(seen=jax.device_get(seen), move=move)
+    self._exchange = exchange
+    return bool(exchange.seen.readable)
 
   def _conclude(self, both):
     """Both ends move, or neither does."""
     exchange, self._exchange = self._exchange, None
+    assert exchange is not None
     seen, tuned = exchange.seen, self._worker.state.tuned
     tuned = self._ends.observe(tuned, seen, both, exchange.x)
     self._worker.average(exchange.move if both else None, tuned)

@@ -23,8 +23,9 @@ class Log:
     self._averaging, self._network = averaging, network
     self._writer = metrics.Writer(folder, built.config.tensorboard)
     self._before = before
-    self._first, self._began, self._seconds = worker.steps, time.monotonic(), 0
-    self._reports, self._staleness, self._printed = [], 0, 0
+    self._first, self._began = worker.steps, time.monotonic()
+    self._seconds, self._printed = 0.0, 0.0
+    self._reports, self._staleness = [], 0
 
   def take(self, report: dict, late: int) -> None:
     """The metrics of one step, and how many averagings its update was late."""

@@ -69,7 +69,8 @@ class Network:
     self.rank, self.n = self._comm.rank, self._comm.size
     self.library = mpi.Get_library_version().split(',')[0]
     # Written by the training thread; when its step under way began, or None.
-    self.steps, self.step_began = 0, None
+    self.steps = 0
+    self.step_began: float | None = None
     self.bytes_sent = 0  # headers and pings included
     # What to do with (source, number, body).
     self.handlers: dict[Kind, Callable[[int, int, np.ndarray], None]] = {
@@ -80,7 +81,8 @@ class Network:
     self.idle, self.save = lambda: None, lambda: False
     self._known = np.zeros(self.n, np.uint32)
     self._sending, self._arriving, self._inbox = [], [], deque()
-    self._wake, self._stop = threading.Event(), None
+    self._wake = threading.Event()
+    self._stop: str | None = None
     self._halted, self._lost = set(), set()
     self.names = self._meet()  # of all processes, for people
     self._heard = np.full(self.n, time.monotonic())

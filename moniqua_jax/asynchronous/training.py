@@ -51,7 +51,8 @@ def setup(config, rank: int, n: int) -> Setup:
   alone = experiment._replace(optimizer=optimizer.only(local))
   init, train_step, eval_step = step_lib.make_steps(alone)
   tuned = experiment.quantizer.tuned
-  state = worker_lib.WorkerState(*init(rank), tuned.init())
+  x, opt_state, model_state = init(rank)
+  state = worker_lib.WorkerState(x, opt_state, model_state, tuned.init())
 
   @jax.jit
   def descend(state, batch, clock):
@@ -304,7 +305,7 @@ def finish(process: Process) -> dict | None:
 
 
 # The row of the run: from which number of the workers, and how.
-OF_ALL = {
+OF_ALL: dict[str, tuple[str, Callable]] = {
   'step': ('pace/clock', lambda column: int(column.max())),
   'epoch': ('epoch', np.mean),
   'seconds': ('seconds', np.max),
@@ -330,5 +331,6 @@ def _largest(rows: list[dict]) -> dict:
 def _evaluate(built, x, model_state):
   """Loss and accuracy on the test images."""
   batches = data.test_batches(built.experiment.data.dataset, 64)
-  sums = sum(np.asarray(built.eval_step(x, model_state, b)) for b in batches)
+  each = [np.asarray(built.eval_step(x, model_state, b)) for b in batches]
+  sums = np.sum(each, axis=0)
   return float(sums[0] / sums[2]), float(sums[1] / sums[2])

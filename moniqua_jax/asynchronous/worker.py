@@ -34,7 +34,8 @@ class Worker:
   def __init__(self, state: WorkerState, steps: int = 0):
     self.state, self.steps = state, steps
     self._lock = threading.Lock()
-    self._averaged, self._begun = 0, None
+    self._averaged = 0
+    self._begun: int | None = None
 
   def begin(self) -> WorkerState:
     """The state at which the next gradient is taken."""
@@ -91,8 +92,8 @@ def load(folder: pathlib.Path, like: WorkerState):
       f'{path} is damaged ({error}). Put back a copy, or remove it: the '
       'workers go on at the mean of what the others have.'
     ) from error
-  leaves = map(jnp.asarray, leaves)
-  return WorkerState(*treedef.unflatten(leaves), like.tuned), known
+  x, opt_state, model_state = treedef.unflatten(map(jnp.asarray, leaves))
+  return WorkerState(x, opt_state, model_state, like.tuned), known
 
 
 class Pace(NamedTuple):

@@ -17,10 +17,10 @@ Array = jax.Array
 
 
 def coded(
-  quantizer: base.Quantizer | base.Tuned,
+  quantizer: base.Either,
   capacity: float,
   code: message.Code | None = None,
-) -> base.Quantizer | base.Tuned:
+) -> base.Either:
   """The same quantizer with a shorter form of its payload.
 
     short = [bits of every bucket, u32 | stream | what follows the codes]

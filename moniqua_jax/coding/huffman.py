@@ -93,9 +93,9 @@ def truncated_normal(
 
   F(x) = (G(x) - G(low)) / (G(high) - G(low)), G normal; the moment likewise
   """
-  whole = normal(mean, sigma)
-  mass = whole.cdf(high) - whole.cdf(low)
-  within = lambda f: lambda x: (f(np.clip(x, low, high)) - f(low)) / mass
+  whole, start = normal(mean, sigma), np.array(low)
+  mass = whole.cdf(np.array(high)) - whole.cdf(start)
+  within = lambda f: lambda x: (f(np.clip(x, low, high)) - f(start)) / mass
   return Density(within(whole.cdf), within(whole.moment))
 
 
@@ -109,14 +109,15 @@ def level_probabilities(
 
   float64[k] with the sum 1; values beyond the ends become the end level.
   """
-  levels = np.asarray(levels, float)
-  mass, moment = np.diff(density.cdf(levels)), np.diff(density.moment(levels))
-  up = np.clip((moment - levels[:-1] * mass) / np.diff(levels), 0, mass)
-  probabilities = np.zeros(levels.size)
+  r = np.asarray(levels, float)
+  below = density.cdf(r)
+  mass, moment = np.diff(below), np.diff(density.moment(r))
+  up = np.clip((moment - r[:-1] * mass) / np.diff(r), 0, mass)
+  probabilities = np.zeros(r.size)
   probabilities[1:] += up
   probabilities[:-1] += mass - up
-  probabilities[0] += density.cdf(levels[0])
-  probabilities[-1] += 1 - density.cdf(levels[-1])
+  probabilities[0] += below[0]
+  probabilities[-1] += 1 - below[-1]
   return probabilities / probabilities.sum()
 
 

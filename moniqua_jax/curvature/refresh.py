@@ -88,9 +88,9 @@ def wrapped(
 ) -> base.Tuned:
   """Puts the quantizer into the coordinates of estimates yet to be made."""
   start = shaped.blank(spec.kind, leaves)
-  count, axis_name = (n, workers.AXIS) if spec.per_worker else (None, None)
   sizes = [leaf.size for leaf in leaves]
-  return shaped.shaped(quantizer, start, sizes, count, axis_name)
+  count = n if spec.per_worker else None
+  return shaped.shaped(quantizer, start, sizes, count)
 
 
 def refresh_bytes(spec: Smoothness, leaves: list, n: int) -> float:

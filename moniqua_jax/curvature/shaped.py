@@ -13,6 +13,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from moniqua_jax import workers
 from moniqua_jax.curvature import moments
 from moniqua_jax.quantizers import base, per_worker, roots, smooth
 
@@ -32,7 +33,7 @@ def shaped(
   start: roots.Root,
   sizes: Sequence[int],
   n: int | None = None,
-  axis_name: str | None = None,
+  axis_name: str = workers.AXIS,
 ) -> base.Tuned:
   """Builds x_hat = D^{1/2} Q(D^{-1/2} x), with the sender's D, from the state.
 

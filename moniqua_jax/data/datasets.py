@@ -102,7 +102,7 @@ def synthetic(
     train=split(num_train),
     test=split(num_test),
     num_classes=num_classes,
-    shape=tuple(shape),
+    shape=shape,
     augment=plain(preprocess),
     preprocess=preprocess,
   )

@@ -90,7 +90,12 @@ def build(archive, there: pathlib.Path) -> None:
     path.mkdir()
     with tarfile.open(archive) as files:
       members = {pathlib.PurePosixPath(m.name).name: m for m in files}
-      read = lambda name: files.extractfile(members[name]).read()
+
+      def read(name):
+        file = files.extractfile(members[name])
+        assert file is not None  # the archive is known by its sha256
+        return file.read()
+
       labels = read('batches.meta.txt').decode().split()
       splits = [_write(path, split, map(read, FILES[split])) for split in FILES]
     (path / 'label.labels.txt').write_text('\n'.join(labels) + '\n')
@@ -163,7 +168,7 @@ def _features(classes: int) -> str:
   base = 'tensorflow_datasets.core.features.'
   size = {'dimensions': [str(side) for side in SHAPE]}
   image = {'shape': size, 'dtype': 'uint8', 'encodingFormat': 'png'}
-  kinds = {
+  kinds: dict[str, tuple[str, dict]] = {
     'id': ('text_feature.Text', {'text': {}}),
     'image': ('image_feature.Image', {'image': image}),
     'label': (

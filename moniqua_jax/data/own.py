@@ -8,6 +8,7 @@ training, in one line.
 from collections.abc import Mapping
 import functools
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -70,8 +71,8 @@ def npz(path: str, *, augment: str = 'none') -> Dataset:
       f'{" or ".join(map(str, NAMES))}.'
     )
   found = [there[name] for name in names]
-  train = _checked(*found[:2], f'{path}, {names[0]}')
-  test = _checked(*found[2:], f'{path}, {names[2]}')
+  train = _checked(found[0], found[1], f'{path}, {names[0]}')
+  test = _checked(found[2], found[3], f'{path}, {names[2]}')
   return _dataset(train, test, None, augment)
 
 
@@ -94,11 +95,11 @@ def arrays(
   >>> arrays(split, split).shape
   (4, 4, 1)
   """
-  splits = [
+  ours, theirs = (
     _checked(_stacked(split[image], name), split[label], name)
     for name, split in (('train', train), ('test', test))
-  ]
-  return _dataset(*splits, num_classes, augment)
+  )
+  return _dataset(ours, theirs, num_classes, augment)
 
 
 def _folders(path) -> list[str]:
@@ -119,7 +120,7 @@ def _read(path, classes, image_size):
     for file in sorted((path / name).glob('*'))
     if file.suffix.lower() in KINDS
   ]
-  images = [_decoded(file) for file, _ in files]
+  images: Any = [_decoded(file) for file, _ in files]
   if image_size is not None:
     images = center_crop(images, image_size, fraction=1)
   elif odd := [i for i, x in enumerate(images) if x.shape != images[0].shape]:

@@ -78,8 +78,15 @@ def batches(
 ) -> Iterator[tuple[int, Batch]]:
   """`(step, batch(..., step=step))` for start <= step < stop, made ahead."""
   _check_batch_size(shards, batch_size)
-  same = dict(seed=seed, batch_size=batch_size, workers=workers)
-  at = lambda step: (step, batch(dataset, shards, step=step, **same))
+  made = functools.partial(
+    batch,
+    dataset,
+    shards,
+    seed=seed,
+    batch_size=batch_size,
+    workers=workers,
+  )
+  at = lambda step: (step, made(step=step))
   return prefetch(at, start, stop, threads)
 
 

@@ -37,6 +37,6 @@ def coded_bits_of(
       jnp.sum(coding.recursive().length(*pair))
       for pair in zip(codes, abouts, strict=True)
     ]
-    return sum(lengths).astype(jnp.float32) + norms
+    return jnp.sum(jnp.stack(lengths)).astype(jnp.float32) + norms
 
   return coded

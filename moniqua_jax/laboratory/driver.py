@@ -5,6 +5,7 @@ metrics.jsonl, checkpoints while it runs, a table and a figure. A run that was
 stopped goes on with --resume, bit for bit.
 """
 
+from collections.abc import Callable
 import contextlib
 import pathlib
 import time
@@ -35,7 +36,7 @@ from moniqua_jax.training import workdir as workdir_lib
 CHUNK = 250  # iterations in one call of the compiled function
 MINUTES = 3  # between two checkpoints
 
-DATA = {
+DATA: dict[str, Callable] = {
   'libsvm': libsvm.read,
   'breast_cancer': libsvm.breast_cancer,
   'digits': libsvm.digits,

@@ -6,7 +6,7 @@ https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/.
 
 import bz2
 import codecs
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import gzip
 import io
 import lzma
@@ -21,7 +21,7 @@ from moniqua_jax import extras
 LARGEST = 2**29  # values of a dense matrix, 4 GiB
 
 # By what a file begins with, whatever it is called.
-_PACKED = {
+_PACKED: dict[bytes, Callable] = {
   b'BZh': bz2.decompress,
   b'\x1f\x8b': gzip.decompress,
   b'\xfd7zXZ\x00': lzma.decompress,

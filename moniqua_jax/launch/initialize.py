@@ -47,7 +47,7 @@ def join(
     count, how = 1, {}  # what JAX finds has devices of its own
   else:
     _check(*three)
-    count = num_processes
+    count = num_processes or 1
     names = ('coordinator_address', 'num_processes', 'process_id')
     how = dict(zip(names, three, strict=True))
   if workers % count:

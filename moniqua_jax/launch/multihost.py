@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import functools
 import json
 import time
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -110,7 +111,7 @@ def own(n: int) -> list[int]:
   """The workers whose devices belong to this process."""
   if jax.process_count() == 1:
     return list(range(n))
-  where = _rows().addressable_devices_indices_map((n,))
+  where: Any = _rows().addressable_devices_indices_map((n,))
   return sorted({i for (rows,) in where.values() for i in range(n)[rows]})
 
 

@@ -38,9 +38,11 @@ class Watch:
     self._client, self._me = client, me
     self._heard = dict.fromkeys(range(n), time.monotonic())
     self._words, self._going = {}, False
-    self._signals, self._witness = None, None
+    self._signals: int | None = None
+    self._witness = -1  # no file yet
     # The step of the loop, and the one after which all end.
-    self._loop, self._step = threading.Lock(), None
+    self._loop = threading.Lock()
+    self._step: int | None = None
     self._asked = self._end_after = self._number = 0
 
   def start(self) -> None:
@@ -124,7 +126,7 @@ class Watch:
       self._beat(b'+')
       waiting = [] if self._signals is None else [self._signals]
       asked, _, _ = select.select(waiting, [], [], 1)
-      came = os.read(self._signals, 64) if asked else b''
+      came = os.read(asked[0], 64) if asked else b''
       # In its loop a process ends with the others, after a step.
       if signal.SIGTERM in came and self._step is None:
         got = f'process {self._me} got SIGTERM. {_AGAIN}'
@@ -212,6 +214,7 @@ def _witness(me, address) -> int:
     stdout=subprocess.DEVNULL,
     start_new_session=True,  # what ends us by Ctrl-C leaves it alone
   )
+  assert process.stdin is not None
   return process.stdin.fileno()
 
 

@@ -81,6 +81,7 @@ def chosen(config, spec: dict, workers: int | None = None) -> str:
     how += config.data.name
     spec = spec | {'compute': f'{compute.measured(config):.4f}s'}
   budget = choice.budget(spec, '--')
+  assert budget is not None  # the spec has an entry
   rows = choice.of_config(config, params, budget)
   best = choice.best(rows, budget)
   size = round(8 * best.nbytes / best.bits)

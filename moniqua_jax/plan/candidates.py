@@ -94,7 +94,7 @@ def gossip(
   rounds: int = 1,
 ) -> Candidate:
   """Builds D-PSGD; `bits` of rotated parameters, None for full precision."""
-  quantizer = dict(name='full_precision')
+  quantizer: dict = dict(name='full_precision')
   if bits:
     quantizer = dict(name='fitted_theta', bits=bits)
   often = dict(fragments=fragments, local_steps=local_steps, rounds=rounds)
@@ -125,7 +125,8 @@ def gossip(
 
 @functools.cache
 def _schedule(graph, n) -> tuple[topologies.Topology, ...]:
-  return topologies.schedule(topologies.BY_NAME[graph](n))
+  make: Callable = topologies.BY_NAME[graph]
+  return topologies.schedule(make(n))
 
 
 def _gossiped(graph, n, bits, fragments, share, params) -> float:
@@ -137,9 +138,8 @@ def _gossiped(graph, n, bits, fragments, share, params) -> float:
 
 @functools.cache
 def _in_a_round(graph, n, bits, size) -> float:
-  q = base.tuned(quantizers.full_precision())
-  if bits:
-    q = quantizers.rotated(quantizers.fitted_theta(bits))
+  full = base.tuned(quantizers.full_precision())
+  q = quantizers.rotated(quantizers.fitted_theta(bits)) if bits else full
   sent = bytes_sent.of_gossip(_schedule(graph, n), q, size)
   return float(sent.gossip.mean())
 

@@ -11,7 +11,7 @@ and no such chip need be there.
 import functools
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -193,7 +193,8 @@ def work(config) -> tuple[int, float]:
   """
   fn, shapes = gradient(config)
   size = sum(leaf.size for leaf in jax.tree.leaves(shapes[0]))
-  return size, float(jax.jit(fn).lower(*shapes).cost_analysis()['flops'])
+  costs: Any = jax.jit(fn).lower(*shapes).cost_analysis()
+  return size, float(costs['flops'])
 
 
 def rows(
@@ -216,15 +217,16 @@ def rows(
     q = quantizers.full_precision() if full else quantizers.moniqua(1.0, bits)
     per_worker = bytes_sent.of_gossip(rounds, base.tuned(q), d).gossip.mean()
     per_worker *= often
-    codec = 0 if full else 4 * d * (2 + (1 + edges) * bits / 32) / chip.memory
-    codec *= often
+    codec = 0.0 if full else 4 * d * (2 + (1 + edges) * bits / 32) / chip.memory
     message = jax.eval_shape(q.encode, x, jax.random.key(0))
-    sent[bits] = wire.nbytes(message), float(per_worker), codec
+    sent[bits] = wire.nbytes(message), float(per_worker), float(often * codec)
   most = sent[max(BITS)][1]
   return [
     Row(
       bits,
-      *sent[bits],
+      sent[bits][0],
+      sent[bits][1],
+      sent[bits][2],
       8 * (most - sent[bits][1]) / sent[bits][2] if sent[bits][2] else 0.0,
       8 * sent[bits][1] / compute,
     )

@@ -7,7 +7,6 @@ see `candidates`, `links` and `steps`.
 """
 
 from collections.abc import Mapping, Sequence
-import functools
 from typing import NamedTuple
 
 import jax
@@ -114,11 +113,11 @@ def rows(budget: Budget, params, n: int, momentum: float) -> list[Row]:
 
   `params` is a tree of the shapes of the parameters.
   """
-  weigh = functools.partial(weighed, budget, params)
-  every = candidates.every(n, momentum)
-  full, others = every[:2], every[2:]
-  others = sorted(filter(None, map(weigh, others)), key=lambda row: row.score)
-  return [*map(weigh, full), *others]
+  every = [
+    weighed(budget, params, way) for way in candidates.every(n, momentum)
+  ]
+  full, others = ([r for r in part if r] for part in (every[:2], every[2:]))
+  return [*full, *sorted(others, key=lambda row: row.score)]
 
 
 def weighed(budget: Budget, params, way: candidates.Candidate) -> Row | None:
@@ -175,7 +174,7 @@ def applied(config, row: Row):
   config = config.copy_and_resolve_references()
   for entry, value in row.way.specs.items():
     if isinstance(value, Mapping):
-      config[entry].update({key: None for key in config[entry]} | value)
+      config[entry].update({key: None for key in config[entry]} | {**value})
     else:
       config[entry] = value
   return config

@@ -33,14 +33,13 @@ def rate(text: str, name: str = 'link') -> float:
   >>> rate('10Mbit'), rate('1.5Gbit/s')
   (10000000.0, 1500000000.0)
   """
-  found = re.fullmatch(r'([\d.]+) *([kMG]?)bit(?:/s)?', str(text))
-  number = _number(found)
+  number, unit = _read(r'([\d.]+) *([kMG]?)bit(?:/s)?', text)
   if not number:
     raise ValueError(
       f'{name}={text}: a link is a number above 0 and kbit, Mbit or Gbit (a '
       'second), such as 10Mbit.'
     )
-  return number * RATES[found[2]]
+  return number * RATES[unit]
 
 
 def seconds(text: str, name: str) -> float:
@@ -49,17 +48,17 @@ def seconds(text: str, name: str) -> float:
   >>> seconds('20ms', 'latency'), seconds('0s', 'latency')
   (0.02, 0.0)
   """
-  found = re.fullmatch(r'([\d.]+) *(us|ms|s)', str(text))
-  number = _number(found)
+  number, unit = _read(r'([\d.]+) *(us|ms|s)', text)
   if number is None:
     raise ValueError(
       f'{name}={text}: a time is a number and us, ms or s, such as 20ms.'
     )
-  return number * TIMES[found[2]]
+  return number * TIMES[unit]
 
 
-def _number(found) -> float | None:
+def _read(pattern: str, text: str) -> tuple[float | None, str]:
+  found = re.fullmatch(pattern, str(text))
   try:
-    return float(found[1]) if found else None
+    return (float(found[1]), found[2]) if found else (None, '')
   except ValueError:  # several points
-    return None
+    return None, ''

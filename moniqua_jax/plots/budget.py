@@ -11,7 +11,7 @@ the least to the most.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import pathlib
 import sys
 
@@ -26,7 +26,7 @@ ACCURACY = 'test/accuracy'
 
 
 def budget(
-  series: dict[str, Sequence],
+  series: Mapping[str, Sequence],
   line: tuple[str, Sequence] | None,
   parameters: int,
 ) -> matplotlib.figure.Figure:

@@ -23,12 +23,9 @@ def diverged(group) -> bool:
 
 def keep_in_view(axes, lost: Sequence[bool]) -> None:
   """Limits a panel to the lines that did not diverge."""
-  ys = [
-    line.get_ydata()
-    for line, gone in zip(axes.lines, lost, strict=True)
-    if not gone
-  ]
-  ys = np.concatenate([*ys, []])
+  lines = zip(axes.lines, lost, strict=True)
+  there = [line.get_ydata() for line, gone in lines if not gone]
+  ys = np.concatenate([*there, []])
   if not any(lost) or not np.isfinite(ys).any():
     return
   low, high = np.nanmin(ys), np.nanmax(ys)

@@ -27,14 +27,14 @@ def sizes(
     for k, (label, hatch) in enumerate(
       [('packed codes', ''), ('other values', '//'), ('header', 'xx')]
     ):
-      fill = {'color': look.COLOURS[k + 1], 'edgecolor': 'white'}
+      fill: dict = {'color': look.COLOURS[k + 1], 'edgecolor': 'white'}
       axes.barh(
         places, parts[:, k], left=left, hatch=hatch, label=label, **fill
       )
       left += parts[:, k]
     for place, nbytes in zip(places, left, strict=True):
       text = f' {nbytes:,.0f} B, {nbytes / (4 * d):.3g} of float32'
-      axes.text(nbytes, place, text, va='center')
+      axes.text(nbytes, float(place), text, va='center')
     axes.set_yticks(places, list(quantizers))
     axes.set(
       xlabel=f'bytes of a message of {d:,} values',

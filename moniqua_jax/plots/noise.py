@@ -76,7 +76,7 @@ def variance(
     axes = fig.subplots()
     for i, (name, by_bits) in enumerate(measured.items()):
       axes.plot(*_sorted(by_bits), label=name, **look.line_style(i))
-      if name in (bounds or {}):
+      if bounds and name in bounds:
         axes.plot(
           *_sorted(bounds[name]),
           color=look.COLOURS[i % len(look.COLOURS)],
@@ -88,7 +88,7 @@ def variance(
       ylabel=r'$E|Q(v) - v|^2 \, / \, |v|^2$',
       yscale='log',
     )
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis='x', integer=True)
     look.number_log(axes.yaxis)
     fig.legend(loc='outside right center', frameon=False, handlelength=4)
   return fig

@@ -29,7 +29,7 @@ QUANTITIES = {
 
 
 def compare(
-  runs: Mapping[str, Sequence[dict]],
+  runs: Mapping[str, Sequence[dict] | Sequence[Sequence[dict]]],
   panels: Sequence[tuple[str, str]],
   columns: int = 3,
   points: int = kept.POINTS,
@@ -95,7 +95,7 @@ class Quantity(NamedTuple):
 
 def quantity(key: str, more: Mapping | None = None) -> Quantity:
   """Looks up what is known of a key: its own label, if nothing."""
-  known = QUANTITIES | (more or {})
+  known = {**QUANTITIES, **(more or {})}
   return Quantity(key, *known.get(key, (key, 1.0, 'linear')))
 
 

@@ -63,10 +63,11 @@ def figure(runs: Sequence, path) -> None:
     for pair, axes in slots.items():
       _draw_panel(axes, pair, groups) if pair in pairs else axes.axis('off')
     handles = panels.legend_handles(labels)
-    where, how = grid[-1, -1], dict(loc='center')
+    plain = dict(handles=handles, frameon=False, handlelength=4)
     if below:
-      where, how = fig, dict(loc='outside lower center', ncols=len(columns))
-    where.legend(handles=handles, frameon=False, handlelength=4, **how)
+      fig.legend(loc='outside lower center', ncols=len(columns), **plain)
+    else:
+      grid[-1, -1].legend(loc='center', **plain)
     panels.number_many(fig, [slots[pair] for pair in pairs], len(groups))
   look.save(fig, path, dpi=120 if below else 150)
 

@@ -70,8 +70,8 @@ def cut(params, pod: Pod) -> Held:
       np.pad(np.ravel(leaf).astype(dtype), (0, size * pod.size - leaf.size))
       for leaf, size in zip(leaves, sizes, strict=True)
     ]
-    shards = [leaf.reshape(pod.fsdp, pod.data, -1) for leaf in padded]
-    shards = np.concatenate(shards, axis=-1).reshape(pod.fsdp, -1)
+    each = [leaf.reshape(pod.fsdp, pod.data, -1) for leaf in padded]
+    shards = np.concatenate(each, axis=-1).reshape(pod.fsdp, -1)
     return shards[np.asarray(devices) % pod.fsdp]
 
   def pieces(x):

@@ -29,7 +29,8 @@ class Levels(NamedTuple):
   """The state, the same on all workers."""
 
   levels: Array  # f32[2^bits], ascending from -1 to 1
-  count: Array  # i32[], how often the worker has observed
+  # i32[], how often the worker has observed. (Hides the method of tuples.)
+  count: Array  # type: ignore[assignment]
 
 
 class Watch(NamedTuple):

@@ -6,7 +6,7 @@ knows nothing of workers, topologies and algorithms.
 
 from collections.abc import Callable
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax import lax
@@ -50,7 +50,8 @@ class Codes(NamedTuple):
   """How a payload begins: one packed code for each value."""
 
   bits: int  # of a code as it is packed, 1 to 8
-  count: int  # of different codes, at most 2**bits
+  # Of different codes, at most 2**bits. (Hides the method of tuples.)
+  count: int  # type: ignore[assignment]
   zero: int | None  # the code of 0 in the middle of the codes; None without
   bucket_size: int  # values that belong together
 
@@ -134,6 +135,10 @@ class Tuned(NamedTuple):
   quantizer: Callable[[Any, Array], Quantizer]
   observe: Callable[[Any, Seen, Array], Any]
   answered: bool = False
+
+
+# What is given, a quantizer of either kind, is what comes back.
+Either = TypeVar('Either', Quantizer, Tuned, Quantizer | Tuned)
 
 
 def tuned(quantizer: Quantizer | Tuned) -> Tuned:

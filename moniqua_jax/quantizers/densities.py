@@ -54,7 +54,8 @@ def together(own: Statistics, axis_name: str | None) -> Statistics:
     return own
   three = jnp.stack([own.mean, own.variance, own.norm])
   of_all = jnp.moveaxis(collectives.told(three, axis_name), 1, 0)
-  return Statistics(*of_all.reshape(3, -1), own.size)
+  mean, variance, norm = of_all.reshape(3, -1)
+  return Statistics(mean, variance, norm, own.size)
 
 
 def norm_based(weights: str) -> Callable[[Statistics], tn.Mixture]:

@@ -164,9 +164,9 @@ class Rule(NamedTuple):
   """The steps, how a code holds their levels, and how norms are taken."""
 
   h: Array  # f32[d], or f32[] for all
-  per_step: Array  # 1 / h
+  per_step: Array | np.ndarray | np.floating  # 1 / h
   top: int  # levels on either side of 0
-  reach: Array  # the largest h times a level
+  reach: Array | np.floating  # the largest h times a level
   bits: int  # of a code
   sizes: tuple[int, ...] | None  # of the blocks; None for one block
   norm: Callable  # rows f32[k, size] -> f32[k]
@@ -191,8 +191,10 @@ def _dithered(steps, sizes, norm, bits, norm_bits):
   if sizes is None or len(set(sizes)) == 1:
     width = _WIDEST if sizes is None else sizes[0]
     codes = base.Codes(bits, 2 * top + 1, top, width)
-  bound = (functools.partial(fn, rule) for fn in (_encode, _decode, _inspect))
-  return base.Quantizer(*bound, codes=codes)
+  encode, decode, inspect = (
+    functools.partial(fn, rule) for fn in (_encode, _decode, _inspect)
+  )
+  return base.Quantizer(encode, decode, inspect, codes=codes)
 
 
 def _encode(rule, x, key):
@@ -243,7 +245,7 @@ def _inspect(rule, payload, reference):
 class Blocks(NamedTuple):
   """The blocks of a vector of d values; those of one size in a row are rows."""
 
-  count: int  # B
+  count: int  # type: ignore[assignment]  # B; hides the method of tuples
   rows: Callable  # x f32[d] -> [f32[k, size], ...], one array per run of a size
   each: (
     Callable  # (fn, x, numbers f32[B]) -> f32[d], fn(rows, numbers[:, None])

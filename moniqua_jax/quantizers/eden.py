@@ -98,7 +98,7 @@ def eden(bits: int, scale: str = 'unbiased') -> base.Quantizer:
     raise ValueError(f'bits={bits!r}; eden has levels for 1 to 4.')
   if scale not in SCALES:
     raise ValueError(f'scale={scale!r}; choose from {sorted(SCALES)}.')
-  rule, levels = SCALES[scale], np.float32(LEVELS[bits])
+  rule, levels = SCALES[scale], np.array(LEVELS[bits], np.float32)
   half = len(levels)
 
   def encode(x, key):

@@ -148,9 +148,9 @@ def _moving(quantizer: base.Quantizer, begun: Array) -> base.Quantizer:
     return seen._replace(readable=seen.readable & moves)
 
   def inspect_all(payloads, reference):
-    return [*map(gate, quantizer.fast.inspect_all(payloads, reference))]
+    return [*map(gate, base.inspect_all(quantizer, payloads, reference))]
 
   return quantizer._replace(
     inspect=lambda payload, y: inspect_all([payload], y)[0],
-    fast=quantizer.fast._replace(inspect_all=inspect_all),
+    fast=(quantizer.fast or base.Fast())._replace(inspect_all=inspect_all),
   )

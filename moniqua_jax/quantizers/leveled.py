@@ -98,8 +98,8 @@ def grid(levels: tuple[float, ...] | Array, bucket_size: int) -> buckets.Grid:
 
 def _with_levels_in_the_payload(levels, bucket_size, norm):
   """Decodes with the sender's levels, whatever those of the receiver."""
-  count = len(levels)
-  own = buckets.bucketed(grid(levels, bucket_size), norm)
+  count, cells = len(levels), grid(levels, bucket_size)
+  own = buckets.bucketed(cells, norm)
 
   def encode(x, key):
     tail = wire.to_bytes(levels.astype(jnp.float32))
@@ -107,7 +107,7 @@ def _with_levels_in_the_payload(levels, bucket_size, norm):
 
   def read(payload, size):
     """Returns the sender's quantizer, its message, and whether it may be so."""
-    end = wire.packed_size(size, own.codes.bits) + 4 * -(-size // bucket_size)
+    end = wire.packed_size(size, cells.codes.bits) + 4 * -(-size // bucket_size)
     wire.require(payload, end + 4 * count, size)
     sent = wire.from_bytes(payload[end:], jnp.float32, (count,))
     # A norm times a level is a number then.

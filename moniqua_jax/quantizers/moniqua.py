@@ -242,8 +242,8 @@ def _encode(grid, theta, x, key):
     share = _write_group(grid, about, x, parts, group)
     x, share = lax.optimization_barrier((x, share))
     shares.append(share)
-  packed, turned, far = zip(*shares, strict=True)
-  far = functools.reduce(lax.bitwise_or, far)
+  packed, turned, fars = zip(*shares, strict=True)
+  far = functools.reduce(lax.bitwise_or, fars)
   fields = [
     jnp.where(_usable(grid, about) & ~far.any(), bound, jnp.nan),
     about.seed,
@@ -274,8 +274,8 @@ def _look(grid, about, codes, y, start):
 
 def _conclude(grid, about, payload, seen):
   """Puts what was seen of all parts of a message together."""
-  largest, *turned = zip(*seen, strict=True)
-  largest = jnp.max(functools.reduce(lax.max, largest))
+  sizes, *turned = zip(*seen, strict=True)
+  largest = jnp.max(functools.reduce(lax.max, sizes))
   gap = wire.floats(largest)
   if grid.digest:
     part = digest.unpack(largest)[1] * (grid.levels * about.step)

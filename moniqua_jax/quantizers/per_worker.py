@@ -27,7 +27,7 @@ class Senders(NamedTuple):
 
   make: Callable[[Any], base.Quantizer]  # row -> Quantizer
   tables: Any
-  count: int  # n
+  n: int
 
 
 def per_worker(
@@ -96,14 +96,14 @@ def _row(senders, index):
 
 def _open(senders, payload):
   """Returns the message, the sender's index, and its quantizer if known."""
-  end = _index_bytes(senders, 0, payload.dtype).size
-  message, end = payload[:-end], payload[-end:]
+  behind = _index_bytes(senders, 0, payload.dtype).size
+  message, end = payload[:-behind], payload[-behind:]
   if end.dtype == jnp.uint8:
-    end = wire.from_planes(end, end.size)
+    end = wire.from_planes(end, behind)
   # A float may be no number of a worker: then it is that of none.
-  whole = (end[0] >= 0) & (end[0] < senders.count) & (end[0] % 1 == 0)
-  sender = jnp.where(whole, end[0], senders.count).astype(jnp.int32)
-  known = _row(senders, jnp.minimum(sender, senders.count - 1))
+  whole = (end[0] >= 0) & (end[0] < senders.n) & (end[0] % 1 == 0)
+  sender = jnp.where(whole, end[0], senders.n).astype(jnp.int32)
+  known = _row(senders, jnp.minimum(sender, senders.n - 1))
   return message, sender, senders.make(known)
 
 
@@ -112,11 +112,11 @@ def _index_bytes(senders, index, dtype) -> Array:
   if dtype != jnp.uint8:
     return jnp.full(1, index, dtype)
   word = jnp.full(1, index, jnp.uint32)
-  return wire.to_planes(word, wire.index_bytes(senders.count))
+  return wire.to_planes(word, wire.index_bytes(senders.n))
 
 
 def _encode(senders, axis_name, own, x, key):
-  collectives.require_rows(senders.count, axis_name, 'per_worker: tables')
+  collectives.require_rows(senders.n, axis_name, 'per_worker: tables')
   me = lax.axis_index(axis_name)
   quantizer = senders.make(_row(senders, me) if own is None else own)
   payload = quantizer.encode(x, key)
@@ -127,13 +127,13 @@ def _encode(senders, axis_name, own, x, key):
 def _decode(senders, payload, reference):
   message, sender, quantizer = _open(senders, payload)
   x_hat = quantizer.decode(message, reference)
-  return jnp.where(sender < senders.count, x_hat, jnp.nan)
+  return jnp.where(sender < senders.n, x_hat, jnp.nan)
 
 
 def _inspect(senders, payload, reference):
   message, sender, quantizer = _open(senders, payload)
   seen = quantizer.inspect(message, reference)
-  return seen._replace(readable=seen.readable & (sender < senders.count))
+  return seen._replace(readable=seen.readable & (sender < senders.n))
 
 
 def _decode_all(senders, payloads, reference):
@@ -145,7 +145,7 @@ def _decode_all(senders, payloads, reference):
     readable = own.inspect(message, reference).readable & (sender == index)
     return jnp.where(readable, own.decode(message, reference), jnp.nan)
 
-  return jax.vmap(one)(senders.tables, jnp.arange(senders.count), payloads)
+  return jax.vmap(one)(senders.tables, jnp.arange(senders.n), payloads)
 
 
 def _short(senders, first):
@@ -161,5 +161,5 @@ def _short(senders, first):
     payload = quantizer.short.restore(message, size)
     return jnp.concatenate([payload, short[message.size :]])
 
-  end = wire.index_bytes(senders.count)
+  end = wire.index_bytes(senders.n)
   return base.Short(lambda size: first.capacity(size) + end, shorten, restore)

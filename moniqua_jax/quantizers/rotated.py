@@ -17,9 +17,7 @@ from moniqua_jax.quantizers import base, hadamard, transformed
 Array = jax.Array
 
 
-def rotated(
-  quantizer: base.Quantizer | base.Tuned, seed: int = 0
-) -> base.Quantizer | base.Tuned:
+def rotated(quantizer: base.Either, seed: int = 0) -> base.Either:
   """Quantizes H D x instead of x, in blocks that stride over the vector.
 
     x_hat = D H q.decode(q.encode(H D x)),  H H = 1, D D = 1

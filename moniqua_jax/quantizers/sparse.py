@@ -146,14 +146,15 @@ def random_tau(
   if isinstance(probabilities, jax.Array):
     if tau is None:
       raise ValueError('tau=None; for traced probabilities, give their sum.')
-    p = probabilities.astype(jnp.float32)
+    p: Array | np.ndarray = probabilities.astype(jnp.float32)
   else:
-    p = np.asarray(probabilities, np.float32)
-    if not ((p > 0) & (p <= 1)).all():
+    known = np.asarray(probabilities, np.float32)
+    if not ((known > 0) & (known <= 1)).all():
       raise ValueError(
-        f'probabilities from {p.min()} to {p.max()}; take above 0, at most 1.'
+        f'probabilities from {known.min()} to {known.max()}; take above 0, at '
+        'most 1.'
       )
-    tau = float(p.sum())
+    p, tau = known, float(known.sum())
   room = min(p.size, math.ceil(tau + 6 * math.sqrt(tau)))
 
   def drawn(seed):

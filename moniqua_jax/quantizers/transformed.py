@@ -17,11 +17,11 @@ Array = jax.Array
 
 
 def within(
-  quantizer: base.Quantizer | base.Tuned,
+  quantizer: base.Either,
   to: Callable[[Array], Array],
   back: Callable[[Array], Array],
   same_size: bool = False,
-) -> base.Quantizer | base.Tuned:
+) -> base.Either:
   """Quantizes to(x) instead of x: x_hat = back(q.decode(q.encode(to(x)))).
 
   The reference is mapped too, so that `moniqua` compares like with like; what
@@ -79,9 +79,7 @@ def shortened(short: base.Short, to: Callable[[Array], Array]) -> base.Short:
   )
 
 
-def scaled(
-  quantizer: base.Quantizer | base.Tuned, scales: tuple
-) -> base.Quantizer | base.Tuned:
+def scaled(quantizer: base.Either, scales: tuple) -> base.Either:
   """One scale per parameter leaf: theta_leaf = scale_leaf * theta.
 
   `moniqua` has one theta in its header; this quantizes x_leaf / scale_leaf, so
@@ -137,8 +135,8 @@ def scaled(
 
 
 def smooth(
-  quantizer: base.Quantizer | base.Tuned, L, pseudo_inverse: bool = False
-) -> base.Quantizer | base.Tuned:
+  quantizer: base.Either, L, pseudo_inverse: bool = False
+) -> base.Either:
   """Smoothness-aware: x_hat = L^{1/2} Q(L^{-1/2} x).
 
   L^{-1/2} times a gradient has no coordinate that is large because the loss is

@@ -63,8 +63,11 @@ def uniform(
     high = jnp.max(rows, axis=1, keepdims=True) + nothing
     # A constant bucket has no step; its code is 0 whatever we divide by.
     step = jnp.where(high > low, (high - low) / top, 1)
+    # XLA multiplies by 1 / step, which above 2^126 would be taken for 0.
+    shrink = jnp.where(step > 2.0**64, 2.0**-64, 1)
+    shares = (rows - low) * shrink / (step * shrink)
     u = jnp.broadcast_to(noise(dither.seed(key), rows.size), (rows.size,))
-    codes = jnp.floor((rows - low) / step + u.reshape(rows.shape))
+    codes = jnp.floor(shares + u.reshape(rows.shape))
     codes = jnp.clip(codes, 0, top).astype(jnp.uint8).reshape(-1)[: x.size]
     return wire.join(codes, bits, low, high)
 

@@ -57,9 +57,9 @@ class Account(NamedTuple):
 def nothing(rounds: int, edges: int) -> Account:
   """The account of a worker before its first message."""
   told = base.Seen(jnp.bool(True), *map(jnp.float32, (0, jnp.inf, 0)))
-  counts = (jnp.int32(0) for _ in range(3))
+  messages, size, lost = (jnp.int32(0) for _ in range(3))
   row, ends = jnp.zeros((rounds, edges), jnp.int32), jnp.zeros(2, jnp.int32)
-  return Account(*counts, row, jnp.int32(-1), ends, told)
+  return Account(messages, size, lost, row, jnp.int32(-1), ends, told)
 
 
 class Place(NamedTuple):

@@ -220,8 +220,9 @@ def checked(
 ) -> tuple[tuple[Topology, ...], list[np.ndarray]]:
   """The rounds, and the weights of each, if the algorithm takes them."""
   known = law(algorithm)
-  for r in (topology,) if isinstance(topology, Topology) else topology:
-    if isinstance(r, Topology) and not 2 <= r.n <= LARGEST:
+  one = isinstance(topology, topologies.Topology)
+  for r in (topology,) if one else topology:
+    if isinstance(r, topologies.Topology) and not 2 <= r.n <= LARGEST:
       raise ValueError(
         f'theory is of 2 to {LARGEST} workers; the topology has {r.n}.'
       )

@@ -69,9 +69,10 @@ def messages(
   So many rounds are a step; `first` says with which of them it begins.
   """
   law = laws.law(algorithm)
-  kept = law.recursion.start(x)
+  given = require_recursion(algorithm)
+  again, kept = law.again or given, given.start(x)
   for step, w in enumerate(itertools.cycle(weights)):
-    recursion = law.again if (first + step) % rounds else law.recursion
+    recursion = again if (first + step) % rounds else given
     u = update(step)
     message = recursion.message(x, kept, u)
     yield message
@@ -105,13 +106,15 @@ def sums(
   return _sums(schedule, algorithm, pairs, rounds)
 
 
-def require_recursion(algorithm: str) -> None:
+def require_recursion(algorithm: str) -> laws.Recursion:
   """Refuses algorithms whose messages need no theta."""
-  if laws.law(algorithm).recursion is None:
+  recursion = laws.law(algorithm).recursion
+  if recursion is None:
     known = sorted(name for name, law in laws.LAWS.items() if law.recursion)
     raise ValueError(
       f'{algorithm} sends differences, which need no theta; it is for {known}.'
     )
+  return recursion
 
 
 def require_rounds(algorithm: str, rounds: int) -> None:
@@ -142,20 +145,22 @@ def _sums(schedule, algorithm, pairs, rounds) -> Sums:
   starts = range(law.given % rounds, len(weights), rounds), range(len(weights))
   return Sums(
     *(
-      _sum(algorithm, weights, where, each, rounds, *kick)
+      _sum(algorithm, weights, where, each, rounds, kick)
       for each, kick in zip(starts, kicks, strict=True)
     )
   )
 
 
-def _sum(algorithm, weights, where, starts, rounds, *kick) -> float:
+def _sum(algorithm, weights, where, starts, rounds, kick) -> float:
   """The largest sum of one kind of impulses, sent off in each of `starts`."""
-  n, m = len(weights[0]), len(weights)
+  n, m, (update, rounding) = len(weights[0]), len(weights), kick
   totals = [np.zeros(len(pairs)) for pairs in where]
   for start in starts:
     cycle = weights[start:] + weights[:start]
     at_first = np.zeros((n, n))
-    run = messages(algorithm, cycle, at_first, *kick, rounds, start)
+    run = messages(
+      *(algorithm, cycle, at_first, update, rounding, rounds, start)
+    )
     largest, quiet = 0.0, 0
     for step, message in enumerate(run):
       i, j = where[(start + step) % m].T

@@ -79,15 +79,18 @@ def limit(topology: Topology, least: Fraction) -> float:
 
 
 def require_above(
-  least: Fraction, topology: Topology, algorithm: str, gamma: float = 1.0
+  least: Fraction,
+  topology: Topology | Sequence[Topology],
+  algorithm: str,
+  gamma: float = 1.0,
 ) -> None:
   """Refuses weights unless lambda_n(gamma W + (1 - gamma) I) > least."""
-  (topology,) = topologies.one_symmetric(topology, algorithm)
-  slow = topologies.lazy(topology, gamma)
+  (one,) = topologies.one_symmetric(topology, algorithm)
+  slow = topologies.lazy(one, gamma)
   lowest = eigenvalues(slow)[1]
   if lowest > least + MARGIN:
     return
-  most = limit(topology, least)
+  most = limit(one, least)
   # 3/4 of the way down; rounded down, so above it.
   example = math.floor(75 * most + MARGIN) / 100
   left = abs(round(1 - example * float(1 - least) / most, 4))

@@ -74,7 +74,7 @@ def _theorem(p: theorems.Paper) -> str:
 
 def _spectrum(found: summary.Report) -> str:
   text = f'rho {found.rho:.4f}, 1 - rho {1 - found.rho:.3g}'
-  if found.lambda_n is None:
+  if found.lambda_2 is None or found.lambda_n is None:
     return text
   # + 0.0 takes the sign off a zero.
   return (

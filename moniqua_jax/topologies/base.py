@@ -4,7 +4,7 @@ n: workers. Row i of W is receiver i, column j is sender j.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 
@@ -46,23 +46,23 @@ class Topology(_Edges):
 
   __slots__ = ()
 
-  def __new__(cls, edges: Iterable[tuple[Weight, Sequence[int]]]):
-    edges = [(weight, _checked_perm(perm)) for weight, perm in edges]
-    if not edges:
+  def __new__(cls, edges: Iterable[tuple[Weight | np.ndarray, Iterable[int]]]):
+    given = [(weight, _checked_perm(perm)) for weight, perm in edges]
+    if not given:
       raise ValueError('edges is empty; a Topology needs at least one edge.')
-    n = len(edges[0][1])
-    for _, perm in edges:
+    n = len(given[0][1])
+    for _, perm in given:
       if len(perm) != n:
         raise ValueError(
           f'perm {perm} is of {len(perm)} workers, the first edge of {n}; all '
           'edges of a Topology permute the same workers.'
         )
-    edges = tuple((_checked_weight(weight, n), perm) for weight, perm in edges)
-    _check_received(edges, n)
-    return super().__new__(cls, edges)
+    checked = tuple((_checked_weight(w, n), perm) for w, perm in given)
+    _check_received(checked, n)
+    return super().__new__(cls, checked)
 
   @classmethod
-  def _make(cls, iterable):
+  def _make(cls, iterable):  # type: ignore[override]
     return cls(*iterable)  # so that _replace is checked too
 
   @property
@@ -95,8 +95,9 @@ def _checked_weight(weight, n: int) -> Weight:
 
 
 def _check_received(edges, n: int) -> None:
-  workers = np.arange(n)
-  received = sum(np.where(perm == workers, 0.0, w) for w, perm in edges)
+  workers, received = np.arange(n), np.zeros(n)
+  for weight, perm in edges:
+    received += np.where(perm == workers, 0.0, weight)
   worst = int(np.argmax(received))
   if received[worst] > 1 + ROUNDING:
     raise ValueError(
@@ -162,6 +163,16 @@ def matrix(topology: Topology) -> np.ndarray:
   return w + np.diag(1 - w.sum(1))
 
 
+@overload
+def lazy(topology: Topology, gamma: float) -> Topology: ...
+@overload
+def lazy(
+  topology: Sequence[Topology], gamma: float
+) -> tuple[Topology, ...]: ...
+@overload
+def lazy(
+  topology: Topology | Sequence[Topology], gamma: float
+) -> Topology | tuple[Topology, ...]: ...
 def lazy(
   topology: Topology | Sequence[Topology], gamma: float
 ) -> Topology | tuple[Topology, ...]:
@@ -216,14 +227,14 @@ def schedule(topology: Topology | Sequence[Topology]) -> tuple[Topology, ...]:
   Changing Topology and Local Updates", ICML 2020.
   """
   rounds = rounds_of(topology)
-  union = sum(matrix(r) for r in rounds)
+  union = np.sum([matrix(r) for r in rounds], axis=0)
   check_connected(union, 'the topology (all rounds together)')
   return rounds
 
 
 def one_symmetric(
   topology: Topology | Sequence[Topology], algorithm: str
-) -> tuple[Topology]:
+) -> tuple[Topology, ...]:
   """A schedule of one symmetric topology, for algorithms that keep replicas.
 
   Args:
@@ -292,7 +303,7 @@ def push_schedule(
   Source: Assran et al. 2019 (strongly connected over a period).
   """
   rounds = rounds_of(topology)
-  union = sum(push_matrix(r) for r in rounds)
+  union = np.sum([push_matrix(r) for r in rounds], axis=0)
   check_connected(union, 'the topology (all rounds together)')
   return rounds
 

@@ -73,9 +73,10 @@ def _by_worker(
   gossip = bytes_sent.of_gossip(setup.schedule, *message)
   gossip = pods.of_links(gossip, pod)
   # Each fragment goes through a round before the next one comes.
-  rounds = (gossip.gossip, gossip.gossip_short)
-  rounds = [np.repeat(sizes, setup.config.fragments) for sizes in rounds]
-  return sent._replace(gossip=rounds[0], gossip_short=rounds[1])
+  each = lambda sizes: np.repeat(sizes, setup.config.fragments)
+  return sent._replace(
+    gossip=each(gossip.gossip), gossip_short=each(gossip.gossip_short)
+  )
 
 
 def _of_means(config, quantizer, gradient, n) -> bytes_sent.Traffic:

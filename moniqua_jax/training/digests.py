@@ -24,4 +24,4 @@ def check(leaves: Mapping[str, np.ndarray], saved: Mapping[str, str]) -> None:
 
 def _digest(leaf) -> str:
   data = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
-  return hashlib.sha256(data).hexdigest()[:16]
+  return hashlib.sha256(data.data).hexdigest()[:16]

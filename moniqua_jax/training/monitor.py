@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -41,8 +42,10 @@ class Guard:
     self._schedule, self._patience = schedule, patience
     self._turns, self._own = clock, own
     self._in_a_row = [0] * len(schedule)  # of each round, i64[n, E]
-    self._late, self._taken = None, []
-    self._lost, self._lost_in_a_row = None, 0  # of each worker
+    self._late: tuple[int, dict] | None = None
+    self._taken = []
+    self._lost = None
+    self._lost_in_a_row: Any = 0  # of each worker
     self._way_on = lambda: way_on(workdir, saved())
     # What the workers hold, and the step whose messages will be of it.
     self._suggest, self._now = suggest, (0, None)
@@ -97,7 +100,7 @@ class Guard:
     in_a_row = np.where(lost > before, self._lost_in_a_row + 1, 0)
     self._lost, self._lost_in_a_row = lost, in_a_row
     if in_a_row.max() >= PATIENCE:
-      worker = in_a_row.argmax()
+      worker = int(in_a_row.argmax())
       raise Stopped(
         f'step {step}: the updates of worker {self._own[worker]} were not '
         f'finite, {in_a_row[worker]} times in a row, and were lost (its '

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 import contextlib
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 import numpy as np
@@ -48,8 +49,9 @@ class Manager:
     rows = multihost.own(len(jax.tree.leaves(state)[0]))
     leaves = names(multihost.to_host(state))
     path = self._mine / f'{step}.npz'
+    arrays: dict[str, Any] = {_ROWS: np.array(rows), **leaves}
     with whole.written(path, 'wb') as file:
-      np.savez(file, **{_ROWS: np.array(rows)}, **leaves)
+      np.savez(file, **arrays)
     for old in self.all_steps()[: -self._keep]:
       (self._mine / f'{old}.npz').unlink()
 
@@ -151,10 +153,9 @@ def read(files: list, wanted: list[int], whole: Callable) -> dict | None:
       return leaves
     places |= {row: (leaves, place) for place, row in enumerate(rows)}
   if places.keys() >= set(wanted):
-    first, _ = places[wanted[0]]
+    found = [places[row] for row in wanted]
     return {
-      name: np.stack([of[name][at] for of, at in map(places.get, wanted)])
-      for name in first
+      name: np.stack([of[name][at] for of, at in found]) for name in found[0][0]
     }
   if damaged:
     raise ValueError('; '.join(damaged))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -32,7 +32,7 @@ _READ = ('bits', 'limit', 'safety', 'start', 'theta')
 
 # What each theta that finds itself follows, and how far above it is. The net is
 # not built yet: a million values are within a tenth for any.
-_FOLLOWING = {
+_FOLLOWING: dict[str, Callable[[dict], dict[str, Any]]] = {
   'auto_theta': lambda spec: dict(
     distance='largest', safety=spec['safety'] or auto.SAFETY
   ),

@@ -95,7 +95,7 @@ def _relaxing(setup) -> np.ndarray:
   steps = talk.of(config).longest * config.fragments
 
   def update(step):
-    moved = 0
+    moved = np.zeros_like(own)
     for _ in range(steps):
       gradient = own + rng.normal(size=own.shape)
       momenta[0] = config.local_momentum * momenta[0] + gradient

@@ -20,7 +20,7 @@ from moniqua_jax.training import metrics, parts, progress, same_run, whole
 try:
   import fcntl
 except ImportError:  # not on Windows
-  fcntl = None
+  fcntl = None  # type: ignore[assignment]
 
 _OF_A_RUN = ('config.json', 'metrics.jsonl', 'run.json', 'checkpoints')
 _NOTHING = types.MappingProxyType({})
