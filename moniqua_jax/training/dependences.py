@@ -76,6 +76,7 @@ def needs(
 
 GOSSIP = but('none', take='dpsgd')
 MEANS = but('none', take='allreduce')
+QUANTIZED = but('full_precision', take='qsgd')
 ONE_DEVICE = 'is several devices, and only workers of one are known to it'
 
 DEPENDENCES = (
@@ -112,6 +113,7 @@ DEPENDENCES = (
       ('rounds', 1),
       ('rounds_from', ()),
       ('order', 'adapt_with_combine'),
+      ('answered', False),
     )
   ),
   needs(
@@ -192,12 +194,16 @@ DEPENDENCES = (
       ('quantizer.name', but('block', take='qsgd')),
     )
   ),
-  # -------------------------------------------------------------- smoothness
+  # -------------------------------------------------------------- quantizers
+  *(
+    needs(entry, only(free), 'quantizer.name', QUANTIZED, 'is of a quantizer')
+    for entry, free in (('scales_from', ''), ('rotated', False))
+  ),
   needs(
     'smoothness.name',
     only('none'),
     'quantizer.name',
-    but('full_precision', take='qsgd'),
+    QUANTIZED,
     'shapes a quantizer',
   ),
   needs(

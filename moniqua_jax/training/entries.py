@@ -242,7 +242,9 @@ LABORATORY = (
   *arguments('data', 'rows and labels', ('path', text(), 'of libsvm: a file')),
   *arguments('partition', 'who gets which rows'),
   *arguments(
-    'problem', 'what is minimized', ('lam', positive(), 'regularizer')
+    'problem',
+    'what is minimized',
+    ('lam', positive(), 'regularizer, or L_i is singular'),
   ),
 )
 
