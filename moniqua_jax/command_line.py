@@ -314,7 +314,15 @@ def _why(argv, error, says) -> str:
     return 'an entry of the config stands before --config; put --config first.'
   if spec := re.match(r'flag (\S+?)=(.*): Failed to parse .* ConfigDict', text):
     flag, value = spec.groups()
-    return f'{flag}={value}: it has parts; give {flag}.name={value}.'
+    parts = [
+      name
+      for name, _ in _leaves(whole)
+      if f'--config.{name}'.startswith(f'{flag}.')
+    ]
+    parts = ', '.join(name.split('.')[-1] for name in parts)
+    return (
+      f'{flag}={value}: give one of its parts, {flag}.PART={value}: {parts}.'
+    )
   flag = re.match(r'flag --?config\.(\S+?)=', text)
   said = says(whole).get(flag[1]) if flag else None
   return _last_cause(text) + (f'; it is: {said}.' if said else '')

@@ -218,7 +218,7 @@ def test_a_mistake_is_named(mistake):
 
 
 def test_the_probe_needs_a_mean(tmp_path):
-  with pytest.raises(ValueError, match='set config.reduce'):
+  with pytest.raises(ValueError, match='take --config.reduce.name=allreduce'):
     loop.train_and_evaluate(small(gradient_probe_every=5), tmp_path)
   config = reducing(gradient_probe_every=5, gradient_probe_draws=1)
   with pytest.raises(ValueError, match='gradient_probe_draws=1'):

@@ -218,11 +218,20 @@ def test_what_is_missing_is_named_and_a_spec_is_no_name():
   values = dict(validation.flat(digits.default()))
   del values['eval_every']
   assert "config lacks 'eval_every'; begin with" in refused(values)
+  values['eval_every'] = values.pop('learning_rate.peak')
+  assert "config lacks 'learning_rate.peak'" in refused(values)
   whole = nested(values) | {'quantizer': 'qsgd'}
   with pytest.raises(ValueError, match="='qsgd'; .* --config.quantizer.name"):
     validation.validate(whole)
   with pytest.raises(ValueError, match='config=7; .*ConfigDict'):
     validation.validate(7)
+
+
+def test_a_spec_may_lack_what_has_a_default():
+  config = digits.default()
+  config.quantizer = dict(name='fitted_theta')
+  config.gossip, config.reduce = dict(name='dpsgd'), dict(name='none')
+  assert resolve.resolve(config).spec['bits'] == 4
 
 
 def test_arguments_of_ones_own_are_its_own():

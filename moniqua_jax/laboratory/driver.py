@@ -81,7 +81,7 @@ def problem_of(config) -> problems.Problem:
     seed=config.seed,
   )
   features, targets = parts
-  name = pathlib.Path(config.data.path or config.data.name).name
+  name = pathlib.Path(config.data.get('path') or config.data.name).name
   return registry.build(
     PROBLEMS,
     'problem',

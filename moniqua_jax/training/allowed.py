@@ -90,8 +90,13 @@ def text(says: str = 'text') -> Allowed:
   return Allowed(says, lambda value: isinstance(value, str))
 
 
-def many(each: Allowed, least: int = 0, ascending: bool = False) -> Allowed:
-  """Tuples, of so many values at least.
+def many(
+  each: Allowed,
+  least: int = 0,
+  most: float = math.inf,
+  ascending: bool = False,
+) -> Allowed:
+  """Tuples, of so many values.
 
   >>> many(count(), ascending=True).holds((3, 1))
   False
@@ -99,11 +104,13 @@ def many(each: Allowed, least: int = 0, ascending: bool = False) -> Allowed:
   order = ' in ascending order' if ascending else ''
 
   def holds(values):
-    fits = isinstance(values, (list, tuple)) and len(values) >= least
+    fits = isinstance(values, (list, tuple)) and least <= len(values) <= most
     fits = fits and all(map(each.holds, values))
     return fits and (not ascending or sorted({*values}) == [*values])
 
-  some = f'{least} or more' if least else 'a tuple'
+  some = 'a tuple'
+  if least:
+    some += f' of {least}' + (' or more' if most > least else '')
   return Allowed(f'{some}{order}, each {each.says}', holds)
 
 

@@ -108,7 +108,7 @@ def _strategy(config) -> str | None:
   parameters = inspect.signature(registry.REDUCE[name]).parameters
   if 'strategy' not in parameters:
     return 'scatter_reduce' if name == 'double_squeeze' else 'all_gather'
-  return config.reduce.strategy or parameters['strategy'].default
+  return config.reduce.get('strategy') or parameters['strategy'].default
 
 
 def so_far(experiment, done: int, opt_state) -> dict:

@@ -63,10 +63,9 @@ def _listed(values) -> str:
   return ' or '.join(map(repr, values))
 
 
-def needs(
-  entry: str, free: Some, other: str, wanted: Some, why: str
-) -> Dependence:
+def needs(entry: str, free, other: str, wanted, why: str) -> Dependence:
   """Unless an entry is free, the other must be among the wanted."""
+  free, wanted = (v if isinstance(v, Some) else only(v) for v in (free, wanted))
   fits = lambda value, second: free.holds(value) or wanted.holds(second)
   ways = ((other, wanted), (entry, free))
   way = ', or '.join(f'--config.{name}={some.take}' for name, some in ways)
@@ -76,51 +75,76 @@ def needs(
 
 GOSSIP = but('none', take='dpsgd')
 MEANS = but('none', take='allreduce')
-ONE_DEVICE = 'is several devices, and only workers of one are known to it'
+QUANTIZED = but('full_precision', take='qsgd')
+NO_BLOCK = but('block', take='qsgd')
+SEVERAL = but(1, take=2)
+GIVEN = but('adiana', take='diana')
 
+IN_PODS = 'is for means within a pod, of which one device takes none'
+TALK = 'takes no means: without gossip the workers would never talk'
+LATE = 'does not wait for the gradient, after which adapt_then_combine sends'
+WHOLE = 'gives the whole step'
+MOVED = 'follows what a worker moves in a step, messages and all'
+LESS = 'sends less in a step'
+CUTS = 'cuts the model anywhere'
+ALONE = 'is several devices, and only workers of one are known to it'
+
+# An entry; unless it is so, another; must be so; for it ...
+NEEDS = (
+  ('reduce_quantizer.name', 'full_precision', 'pod.data', SEVERAL, IN_PODS),
+  ('reduce.name', MEANS, 'gossip.name', GOSSIP, TALK),
+  ('overlap', False, 'gossip.name', GOSSIP, 'needs gossip'),
+  ('rounds', 1, 'gossip.name', GOSSIP, 'needs gossip'),
+  ('rounds_from', (), 'gossip.name', GOSSIP, 'needs gossip'),
+  ('order', 'adapt_with_combine', 'gossip.name', GOSSIP, 'needs gossip'),
+  ('answered', False, 'gossip.name', GOSSIP, 'needs gossip'),
+  ('overlap', False, 'order', 'adapt_with_combine', LATE),
+  ('gradient_probe_every', 0, 'reduce.name', MEANS, 'looks at mean gradients'),
+  ('reduce.name', GIVEN, 'learning_rate.name', 'constant', WHOLE),
+  ('reduce.name', GIVEN, 'learning_rate.peak', 1.0, WHOLE),
+  ('reduce.name', GIVEN, 'learning_rate.warmup_epochs', only(None, 0), WHOLE),
+  ('reduce.name', GIVEN, 'optimizer.name', 'sgd', WHOLE),
+  ('reduce.name', GIVEN, 'momentum', 0.0, WHOLE),
+  ('reduce.name', GIVEN, 'local_momentum', 0.0, WHOLE),
+  ('reduce.name', GIVEN, 'weight_decay', 0.0, WHOLE),
+  ('reduce.name', GIVEN, 'gradient_probe_every', 0, WHOLE),
+  ('momentum_kind.name', 'local', 'overlap', False, MOVED),
+  ('momentum_kind.name', 'local', 'local_momentum', 0.0, MOVED),
+  ('momentum_kind.name', 'local', 'optimizer.name', 'sgd', MOVED),
+  ('fragments', 1, 'rounds', 1, LESS),
+  ('fragments', 1, 'rounds_from', (), LESS),
+  ('fragments', 1, 'scales_from', '', CUTS),
+  ('fragments', 1, 'smoothness.name', 'none', CUTS),
+  ('fragments', 1, 'quantizer.name', NO_BLOCK, CUTS),
+  ('scales_from', '', 'quantizer.name', QUANTIZED, 'scales what is quantized'),
+  ('rotated', False, 'quantizer.name', QUANTIZED, 'turns what is quantized'),
+  (
+    'smoothness.name',
+    'none',
+    'quantizer.name',
+    QUANTIZED,
+    'shapes a quantizer',
+  ),
+  ('smoothness.name', 'none', 'scales_from', '', 'scales the leaves, too'),
+  (
+    'smoothness.name',
+    but('layer', take='diagonal'),
+    'quantizer.name',
+    NO_BLOCK,
+    'changes nothing in norms of one leaf each',
+  ),
+)
+OF_PODS = (
+  ('runner', 'sharded', 'is several devices of a worker'),
+  ('gossip.name', GOSSIP, 'makes pods, which talk by gossip'),
+  ('smoothness.name', 'none', ALONE),
+  ('gradient_probe_every', 0, ALONE),
+)
 DEPENDENCES = (
-  # -------------------------------------------------------------------- pods
-  needs(
-    'reduce_quantizer.name',
-    only('full_precision'),
-    'pod.data',
-    but(1, take=2),
-    'is for means within a pod, of which one device takes none',
-  ),
   *(
-    needs(axis, only(1), other, some, why)
-    for axis in ('pod.data', 'pod.fsdp')
-    for other, some, why in (
-      ('runner', only('sharded'), 'is several devices of a worker'),
-      ('gossip.name', GOSSIP, 'makes pods, which talk by gossip'),
-      ('smoothness.name', only('none'), ONE_DEVICE),
-      ('gradient_probe_every', only(0), ONE_DEVICE),
-    )
+    needs(axis, 1, *row) for axis in ('pod.data', 'pod.fsdp') for row in OF_PODS
   ),
-  # -------------------------------------------------------------- who talks
-  needs(
-    'reduce.name',
-    MEANS,
-    'gossip.name',
-    GOSSIP,
-    'takes no means: without gossip the workers would never talk',
-  ),
-  *(
-    needs(entry, only(free), 'gossip.name', GOSSIP, 'needs gossip')
-    for entry, free in (
-      ('overlap', False),
-      ('rounds', 1),
-      ('rounds_from', ()),
-      ('order', 'adapt_with_combine'),
-    )
-  ),
-  needs(
-    'overlap',
-    only(False),
-    'order',
-    only('adapt_with_combine'),
-    'does not wait for the gradient, after which adapt_then_combine sends',
-  ),
+  *(needs(*row) for row in NEEDS),
   Dependence(
     'learning_rate.warmup_epochs',
     'epochs',
@@ -130,33 +154,6 @@ DEPENDENCES = (
     '--config.learning_rate.warmup_epochs=None',
     '`learning_rate.warmup_epochs` is at most `epochs`',
   ),
-  # ------------------------------------------------------------------- means
-  needs(
-    'gradient_probe_every',
-    only(0),
-    'reduce.name',
-    MEANS,
-    'looks at mean gradients',
-  ),
-  *(
-    needs(
-      'reduce.name',
-      but('adiana', take='diana'),
-      other,
-      only(*values),
-      'gives the whole step',
-    )
-    for other, *values in (
-      ('learning_rate.name', 'constant'),
-      ('learning_rate.peak', 1.0),
-      ('learning_rate.warmup_epochs', 0, None),
-      ('optimizer.name', 'sgd'),
-      ('momentum', 0.0),
-      ('local_momentum', 0.0),
-      ('weight_decay', 0.0),
-      ('gradient_probe_every', 0),
-    )
-  ),
   Dependence(
     'reduce.theta1',
     'reduce.theta2',
@@ -164,54 +161,5 @@ DEPENDENCES = (
     'and theta2 are together at most 1',
     'less of one of them',
     '`reduce.theta1` and `reduce.theta2` are at most 1 together',
-  ),
-  *(
-    needs(
-      'momentum_kind.name',
-      only('local'),
-      other,
-      only(value),
-      'follows what a worker moves in a step, messages and all',
-    )
-    for other, value in (
-      ('overlap', False),
-      ('local_momentum', 0.0),
-      ('optimizer.name', 'sgd'),
-    )
-  ),
-  # --------------------------------------------------------------- fragments
-  *(
-    needs('fragments', only(1), other, only(free), 'sends less in a step')
-    for other, free in (('rounds', 1), ('rounds_from', ()))
-  ),
-  *(
-    needs('fragments', only(1), other, some, 'cuts the model anywhere')
-    for other, some in (
-      ('scales_from', only('')),
-      ('smoothness.name', only('none')),
-      ('quantizer.name', but('block', take='qsgd')),
-    )
-  ),
-  # -------------------------------------------------------------- smoothness
-  needs(
-    'smoothness.name',
-    only('none'),
-    'quantizer.name',
-    but('full_precision', take='qsgd'),
-    'shapes a quantizer',
-  ),
-  needs(
-    'smoothness.name',
-    only('none'),
-    'scales_from',
-    only(''),
-    'scales the leaves, too',
-  ),
-  needs(
-    'smoothness.name',
-    but('layer', take='diagonal'),
-    'quantizer.name',
-    but('block', take='qsgd'),
-    'changes nothing in norms of one leaf each',
   ),
 )

@@ -89,7 +89,7 @@ TRAINING = (
     ('augment', one_of('none', 'crop_and_flip'), 'of images in training'),
     ('num_train', count(), 'of synthetic: images'),
     ('num_test', count(), 'of synthetic: images'),
-    ('shape', many(count(1, 2**14), least=3), 'of synthetic: of an image'),
+    ('shape', many(count(1, 2**14), 3, 3), 'of synthetic: of an image'),
     ('num_classes', count(2), 'of synthetic'),
     ('seed', SEED, 'of synthetic'),
   ),
@@ -242,7 +242,9 @@ LABORATORY = (
   *arguments('data', 'rows and labels', ('path', text(), 'of libsvm: a file')),
   *arguments('partition', 'who gets which rows'),
   *arguments(
-    'problem', 'what is minimized', ('lam', positive(), 'regularizer')
+    'problem',
+    'what is minimized',
+    ('lam', positive(), 'regularizer, or L_i is singular'),
   ),
 )
 

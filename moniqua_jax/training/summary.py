@@ -156,6 +156,6 @@ def _describe_theta(config, experiment) -> str:
     ends = theta(0), theta(max(1, rounds) - 1)
     return f'{float(ends[0]):.4g} at the start, {float(ends[1]):.4g} at the end'
   if limit is not None:
-    start = config.quantizer.start or 'that of the first distance'
+    start = config.quantizer.get('start') or 'that of the first distance'
     return f'{start} at the start, at most {limit:.4g}'
   return 'none'

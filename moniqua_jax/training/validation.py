@@ -87,12 +87,15 @@ def _check_names(table, values):
       f'--config.{name}.{_parts(known, name)[0]}.'
     )
   open_ = {name.removesuffix('.name') for name in known if '.name' in name}
+  inside = lambda name: name.partition('.')[0] in open_
   for name in sorted(values.keys() - {*known}):
     # A factory says which arguments it has.
-    if name.partition('.')[0] not in open_:
+    if not inside(name):
       raise ValueError(f'config has no {name!r}; {_near(name, known)}.')
   wanted = {
-    n for n in known if n.partition('.')[0] not in open_ or '.name' in n
+    entry.name
+    for entry in table
+    if not (inside(entry.name) and entry.allowed.holds(None))
   }
   for name in sorted(wanted - values.keys()):
     raise ValueError(
