@@ -15,7 +15,7 @@ import pytest
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from moniqua_jax import command_line, data
-from moniqua_jax.data import datasets, partitions
+from moniqua_jax.data import datasets, partitions, records
 
 SHAPE = (8, 8, 1)
 
@@ -609,3 +609,9 @@ def test_a_record_that_is_no_image_is_named(tmp_path):
   with pytest.raises(OSError, match='record 1 cannot be read') as error:
     data.cifar10(tmp_path)
   assert '3.0.2/cifar10-train.array_record-0000' in error.value.filename
+
+
+def test_a_record_belongs_to_the_file_that_has_it():
+  of = records.Records([], [('a', 3), ('b', 1), ('c', 2)])
+  found = [of.damaged(key, ValueError('no')).filename for key in range(6)]
+  assert found == ['a', 'a', 'a', 'b', 'c', 'c']

@@ -147,7 +147,7 @@ def test_rows_that_do_not_fit_are_missed_and_named(tmp_path):
 
 # Threads of tensorstore, of which one has failed.
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
-def test_a_checkpoint_that_does_not_fit_is_named_once(tmp_path, capfd):
+def test_a_checkpoint_that_does_not_fit_is_named_once(tmp_path, capfd, caplog):
   """And the one before is there, with no rest of the one that failed."""
   with contextlib.closing(checkpoint.manager(tmp_path)) as checkpoints:
     checkpoint.save(checkpoints, 1, state(1))
@@ -158,12 +158,13 @@ def test_a_checkpoint_that_does_not_fit_is_named_once(tmp_path, capfd):
   assert failed.value.filename == str(tmp_path / 'checkpoints')
   with contextlib.suppress(OSError):
     checkpoints.close()
-  assert capfd.readouterr().err == ''
+  assert capfd.readouterr().err == '' and not caplog.records
   like = jax.device_put(jax.tree.map(np.zeros_like, state(0)))
   with contextlib.closing(checkpoint.manager(tmp_path)) as checkpoints:
     step, found = checkpoint.restore(checkpoints, like)
     assert step == 1
     jax.tree.map(np.testing.assert_array_equal, found, state(1))
+    assert not list((tmp_path / 'checkpoints').glob('*tmp*'))
     checkpoint.save(checkpoints, 2, state(2))
   names = [path.name for path in (tmp_path / 'checkpoints').iterdir()]
   assert sorted(name for name in names if name[0].isdigit()) == ['1', '2']

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 
 from hypothesis import given, settings
@@ -202,3 +203,12 @@ def test_nothing_is_tracked_that_git_ignores():
   listed = ['git', 'ls-files', '--ignored', '--cached', '--exclude-standard']
   found = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True)
   assert found.returncode == 0 and not found.stdout
+
+
+@pytest.mark.parametrize('name', ['config.json', 'runs.jsonl', 'curves.jsonl'])
+def test_a_broken_file_is_named(name, tmp_path):
+  shutil.copytree(RESULTS / 'digits', tmp_path / 'digits')
+  path = tmp_path / 'digits' / name
+  path.write_bytes(path.read_bytes()[:-20])
+  with pytest.raises(ValueError, match=rf'{name}, line \d+: '):
+    kept.loaded([tmp_path / 'digits'])

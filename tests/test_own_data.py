@@ -12,6 +12,7 @@ from configs import digits
 from moniqua_jax import data
 from moniqua_jax.data import fetch
 from moniqua_jax.training import registry
+from tests.test_faults import full
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (20, 6, 6, 3), np.uint8)
@@ -176,6 +177,15 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
   refused(
     r"has the arrays \['images'\]; it takes", 'npz', tmp_path / 'other.npz'
   )
+  np.savez_compressed(tmp_path / 'bits.npz', x_train=PIXELS, y_train=PIXELS)
+  whole = bytearray((tmp_path / 'bits.npz').read_bytes())
+  for at in (100, len(whole) - 30):
+    damaged = whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]
+    (tmp_path / 'bits.npz').write_bytes(damaged)
+    refused('bits.npz', 'npz', tmp_path / 'bits.npz')
+  broken = b'\x89PNG\r\n\x1a\n' + bytes(30)
+  (tmp_path / 'f' / 'train' / 'a' / 'x.png').write_bytes(broken)
+  refused('x.png is no image', 'folder', path)
   (tmp_path / 'text.npz').write_text('no')
   refused('is no NPZ file', 'npz', tmp_path / 'text.npz')
 
@@ -229,6 +239,19 @@ def test_the_archive_becomes_a_tfds_directory(
   np.testing.assert_array_equal(dataset.test.read([0, 1])[0], images[10:])
   status, said = run(capsys, tmp_path, f'--archive={path}')
   assert status == 2 and 'is there already' in said
+
+
+def test_a_full_disk_leaves_no_directory(
+  archive, tmp_path, capsys, monkeypatch
+):
+  path, _ = archive
+  digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  monkeypatch.setattr(fetch, 'SHA256', digest)
+  with full(5000):
+    status, said = run(capsys, tmp_path, f'--archive={path}')
+  assert status == 1 and said.count('\n') == 1
+  assert 'File too large. Make room there, then' in said
+  assert not list((tmp_path / 'cifar10').iterdir())
 
 
 def test_an_archive_that_is_not_it_leaves_nothing(archive, tmp_path, capsys):

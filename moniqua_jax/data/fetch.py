@@ -9,6 +9,7 @@ wherever it was downloaded: --archive=cifar-10-binary.tar.gz.
 
 import argparse
 from collections.abc import Iterator
+import errno
 import hashlib
 import io
 import json
@@ -130,14 +131,18 @@ def _write(path, split, batches) -> dict:
 
   file = path / f'cifar10-{split}.array_record-00000-of-00001'
   writer, size, rows = ArrayRecordWriter(str(file), 'group_size:1'), 0, 0
-  for batch in batches:
-    for image, label in images(batch):
-      png = io.BytesIO()
-      Image.fromarray(image).save(png, 'PNG')
-      record = _example(f'{split}_{rows:05d}', png.getvalue(), label)
-      writer.write(record)
-      size, rows = size + len(record), rows + 1
-  writer.close()
+  try:
+    for batch in batches:
+      for image, label in images(batch):
+        png = io.BytesIO()
+        Image.fromarray(image).save(png, 'PNG')
+        record = _example(f'{split}_{rows:05d}', png.getvalue(), label)
+        writer.write(record)
+        size, rows = size + len(record), rows + 1
+    writer.close()
+  except RuntimeError as error:
+    said = str(error).split(';')[0]
+    raise OSError(errno.EFBIG, said, str(path.parent)) from error
   print(f'{split}: {rows:,} images')
   return {
     'name': split,

@@ -42,7 +42,7 @@ def load(workdir) -> Run:
   """Reads the run of a work directory; ValueError or OSError without one."""
   folder = pathlib.Path(workdir).resolve()
   rows = metrics.read(workdir)
-  read = lambda name: json.loads((folder / name).read_text())
+  read = lambda name: whole.read_json(folder / name)
   config, source = read('config.json'), read('run.json')
   if (folder / 'leaf_distance.json').exists():
     source['leaf_distance'] = read('leaf_distance.json')
@@ -168,8 +168,8 @@ def write_lines(path, rows: Sequence[dict]) -> None:
 def read_lines(path) -> list[dict]:
   """Reads a file of JSON lines; nothing if there is no file."""
   path = pathlib.Path(path)
-  lines = path.read_text().splitlines() if path.exists() else []
-  return [json.loads(line) for line in lines]
+  lines = path.read_bytes().splitlines() if path.exists() else []
+  return [whole.parsed(line, path, k) for k, line in enumerate(lines, 1)]
 
 
 def short(array) -> list:
@@ -184,7 +184,7 @@ def _kept(folder) -> list[Run]:
   """Reads the runs of a kept folder."""
   if not (folder / 'config.json').exists():
     raise ValueError(f'{folder} holds measurements but no runs.')
-  common = json.loads((folder / 'config.json').read_text())
+  common = whole.read_json(folder / 'config.json')
   rows = {}
   for curve in read_lines(folder / 'curves.jsonl'):
     points = rows.setdefault(curve.pop('run'), {})
