@@ -47,7 +47,7 @@ MODULES = {
     24,
     'properties edge_values moniqua gossip',
     'moniqua and (properties or edge or 1-dithered or 4-stochastic or 3-nearest'
-    ' or digest or refuse) or recomputes or mixing and 1-dithered',
+    ' or digest or refuse or one_pass) or recomputes or mixing and 1-dithered',
   ),
   'quantizers/digest.py': Module(4, 'moniqua', 'digest or turn or wrap'),
   'quantizers/buckets.py': Module(10, _BATTERIES, 'qsgd or level or terngrad'),

@@ -204,6 +204,32 @@ def test_nothing_recomputes_what_was_sent():
   assert sum(sealed in eqn.invars for eqn in eqns) > 2
 
 
+def test_a_row_is_taken_as_a_vector_before_all_else():
+  """A TPU would lay it out as the matrix of one row, for all that follows."""
+  q, ring = mj.moniqua(0.5, bits=8), mj.ring(N)
+  alone = lambda x: gossip.correction(
+    x, KEY, topology=ring, quantizer=q, axis_name=AXIS
+  )
+  edges = gossip.neighbours((ring,), q, axis_name=AXIS, key=KEY)
+  heard = edges.init()
+  for program in (
+    lambda x, y: alone(x),
+    lambda x, y: edges.mix(x, x, heard, 0),
+    lambda x, y: edges.exchange(x, x, heard, 0),
+    lambda x, y: edges.exchange(x, y, heard, 0),
+  ):
+    jaxpr = jax.make_jaxpr(program, axis_env=[(AXIS, N)])(*jnp.zeros((2, D)))
+    users = [
+      eqn.primitive.name
+      for eqn in jaxpr.jaxpr.eqns
+      for var in jaxpr.jaxpr.invars
+      if var in eqn.invars
+    ]
+    assert (
+      {'optimization_barrier'} <= {*users} <= {'optimization_barrier', 'add'}
+    )
+
+
 @pytest.mark.parametrize(
   'name,poison',
   [

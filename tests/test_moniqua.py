@@ -511,3 +511,28 @@ def test_a_theta_whose_circle_overflows_is_unreadable():
 def test_bits_are_a_plain_int(bits):
   with pytest.raises(ValueError, match='1 to 8 bits, an int'):
     mj.moniqua(0.5, bits)
+
+
+def test_each_group_of_parts_is_one_pass_over_the_vector():
+  """XLA fuses up to four parts well, and eight not: see tests/test_tpu.py.
+
+  The vector goes through a barrier with what was made of a group, so that the
+  next one waits for it; what is mixed leaves as one vector.
+  """
+  d, q = 2 * 8192 + 5, mj.moniqua(THETA, 1)  # eight stripes and a rest
+  x = jnp.zeros(d)
+  payload = jax.eval_shape(q.encode, x, KEY)
+  came, pull = jnp.ones(1, bool), lambda x_hats, came: x_hats[1] - x_hats[0]
+  mix = lambda x, *payloads: q.fast.mix(x, payloads, came, pull)
+  for expected, fn, *args in (
+    (3, lambda x: q.encode(x, KEY), x),
+    (9, q.inspect, payload, x),
+    (1, mix, x, payload, payload),
+  ):
+    barriers = [
+      eqn
+      for eqn in jax.make_jaxpr(fn)(*args).jaxpr.eqns
+      if eqn.primitive.name == 'optimization_barrier'
+      and any(var.aval.shape == (d,) for var in eqn.outvars)
+    ]
+    assert len(barriers) == expected

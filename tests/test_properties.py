@@ -276,6 +276,19 @@ def test_no_grid_is_given_a_quotient_beyond_one(norm):
   ).any()
 
 
+def test_norms_are_read_once_for_a_bucket():
+  """And not for each of its values, where XLA fuses the reading into those."""
+  q, x = mj.qsgd(4, 8), np.ones(24, np.float32)
+  payload = jax.eval_shape(q.encode, x, KEY)
+  eqns = jax.make_jaxpr(q.decode)(payload, x).jaxpr.eqns
+  shapes = [
+    eqn.outvars[0].aval.shape
+    for eqn in eqns
+    if eqn.primitive.name == 'optimization_barrier'
+  ]
+  assert shapes == [(3,)]
+
+
 def test_readable_is_what_a_message_is_and_not_who_reads_it():
   q, x = mj.qsgd(4, 8), np.ones(8, np.float32)
   see = jax.jit(lambda x, y: q.inspect(q.encode(x, KEY), y))

@@ -77,6 +77,19 @@ def test_unpack_inverts_pack_for_any_codes(data, bits):
 
 
 @pytest.mark.parametrize('bits', BITS)
+def test_parts_are_stripes_of_whole_tiles_and_one_rest(bits):
+  narrowest = next(w for w in (1, 2, 4, 8) if bits & w)
+  for size in (*SIZES, 8191, 16_384, 100_000):
+    cuts = wire.parts(size, bits)
+    lengths = [stop - start for start, stop in cuts]
+    assert all(lengths) and sum(lengths) == size
+    assert [start for start, _ in cuts] == [*np.cumsum([0, *lengths])][:-1]
+    stripes = lengths[: 8 // narrowest] if size >= 1024 * 8 // narrowest else []
+    assert len({*stripes}) <= 1 and not any(n % 1024 for n in stripes)
+    assert sum(lengths[len(stripes) :]) < 1024 * 8 // narrowest
+
+
+@pytest.mark.parametrize('bits', BITS)
 def test_packed_size_is_the_least_or_two_bytes_more(bits):
   for size in (*range(100), *SIZES, 11_689_512):
     least = -(-size * bits // 8)
