@@ -117,7 +117,9 @@ def _read(place, folder, where) -> Came:
   saved = checkpoint.last(_only(place, step), runs.WORKERS)[1]
   if not runs.same(saved, state):
     return Came(SILENT, where)
-  return Came(SURVIVED, where, said.read_text().split('\n')[0])
+  lines = said.read_text().split('\n')
+  named = [line for line in lines if line.startswith('warning: ')]
+  return Came(SURVIVED, where, ''.join(named[:1]))
 
 
 def _only(place, step) -> pathlib.Path:
