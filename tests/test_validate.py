@@ -329,7 +329,7 @@ def walks(examples):
   )
 
 
-@walks(40)
+@walks(120)
 @hypothesis.given(WALK)
 def test_a_walk_ends_in_a_line_or_resolves(walk):
   ends(resolve.resolve, walk)
