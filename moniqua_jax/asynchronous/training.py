@@ -20,7 +20,13 @@ from moniqua_jax.asynchronous.network import Network
 from moniqua_jax.models import norms
 from moniqua_jax.theory import responses
 from moniqua_jax.training import experiment as experiment_lib
-from moniqua_jax.training import metrics, monitor, optimizer, workdir
+from moniqua_jax.training import (
+  metrics,
+  monitor,
+  optimizer,
+  validation,
+  workdir,
+)
 from moniqua_jax.training import step as step_lib
 
 
@@ -76,6 +82,7 @@ def setup(config, rank: int, n: int) -> Setup:
 
 
 def _check(config, n):
+  validation.validate(config)
   if n < 2:
     raise ValueError(
       f'{n} process; workers average in pairs, so start 2 or more: '

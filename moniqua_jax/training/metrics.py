@@ -92,14 +92,16 @@ def at_once(tree, gather: Callable):
 
   `gather` takes u8[n, m] to the rows of all processes.
 
-  >>> at_once({'a': np.ones((1, 2)), 'b': np.ones((1, 0), bool)}, lambda u: u)
+  >>> at_once({'a': np.ones((1, 2)), 'b': np.ones((8, 0), bool)}, lambda u: u)
   {'a': array([[1., 1.]]), 'b': array([], shape=(1, 0), dtype=bool)}
   """
   leaves, structure = jax.tree.flatten(tree)
   sizes = [leaf.itemsize * math.prod(leaf.shape[1:]) for leaf in leaves]
+  # What holds nothing is whole on every device, and has the rows of all.
   as_bytes = [
     np.frombuffer(leaf.tobytes(), np.uint8).reshape(len(leaf), size)
     for leaf, size in zip(leaves, sizes, strict=True)
+    if size
   ]
   every = np.asarray(gather(np.concatenate(as_bytes, axis=1)))
   parts = np.split(every, np.cumsum(sizes)[:-1], axis=1)
