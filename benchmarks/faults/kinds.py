@@ -242,7 +242,9 @@ def read_only(place: Place) -> Came:
       runs.wait(process, lambda: runs.step_of(run))
     time.sleep(place.rng.uniform(0, 1.0))
     _mount('--bind', folder, folder)
-    _mount('-o', 'remount,bind,ro', folder)
+    command = ['mount', '-o', 'remount,bind,ro', folder]
+    while subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
+      time.sleep(0.01)  # a file was being written
     mend = lambda: subprocess.run(['umount', '-l', folder], check=True)
     return _failed(place, run, process, 'read-only', mend)
 
