@@ -50,9 +50,17 @@ MODULES = {
     ' or digest or refuse or one_pass) or recomputes or mixing and 1-dithered',
   ),
   'quantizers/digest.py': Module(4, 'moniqua', 'digest or turn or wrap'),
-  'quantizers/buckets.py': Module(10, _BATTERIES, 'qsgd or level or terngrad'),
-  'quantizers/qsgd.py': Module(8, f'{_BATTERIES} variance', 'qsgd or terngrad'),
-  'quantizers/nuqsgd.py': Module(10, _BATTERIES, 'nuqsgd or natural'),
+  'quantizers/buckets.py': Module(
+    10,
+    _BATTERIES,
+    'qsgd or terngrad or level or quotient or norms_are or message_is',
+  ),
+  'quantizers/qsgd.py': Module(
+    8, f'{_BATTERIES} variance', 'qsgd or terngrad or level_is or two_levels'
+  ),
+  'quantizers/nuqsgd.py': Module(
+    10, _BATTERIES, 'nuqsgd or natural or level_is or two_levels'
+  ),
   'quantizers/leveled.py': Module(8, _BATTERIES, 'level'),
   'gossip.py': Module(15, 'gossip check'),
   'quantized_mean.py': Module(11, 'reduce'),

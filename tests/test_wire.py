@@ -115,6 +115,18 @@ def test_an_index_takes_as_few_bytes_as_the_last_one_needs():
     assert wire.index_bytes(count) == expected
 
 
+@pytest.mark.parametrize('count', [1, 2, 3, 4])
+def test_planes_of_numbers_are_their_bytes_and_come_back(count):
+  ends = [0, 1, 255, 256, 65_535, 65_536, 0x89ABCDEF, 2**32 - 1]
+  numbers = np.uint32([number % 256**count for number in ends])
+  expected = numbers.astype('<u4').view(np.uint8).reshape(-1, 4).T[:count]
+  there = lambda x: jax.lax.optimization_barrier(wire.to_planes(x, count))
+  both = lambda x: (there(x), wire.from_planes(there(x), count))
+  sent, received = jax.jit(both)(numbers)
+  np.testing.assert_array_equal(sent, expected.ravel())
+  np.testing.assert_array_equal(received, numbers)
+
+
 # Zeros of both signs, infinities, subnormals, and NaNs quiet and signalling
 # that carry a payload.
 WORDS = np.array(
