@@ -15,7 +15,7 @@ import pytest
 
 from moniqua_jax.launch import __main__ as launch
 from moniqua_jax.launch import initialize, multihost
-from moniqua_jax.training import checkpoint, metrics
+from moniqua_jax.training import checkpoint, metrics, validation
 from tests import helpers, processes_program, programs
 from tests.trained import compiled_quickly, rows, small, stop_after
 
@@ -79,12 +79,12 @@ def test_a_quadratic_descends_the_same_in_one_process_and_in_four(tmp_path):
 EPOCHS = 8.0  # 88 steps: time to be killed in the middle
 
 
-def train(n, workdir, folder, *arguments):
-  """All processes of train.py with 4 bits."""
+def train(n, workdir, folder, *arguments, method='moniqua4'):
+  """All processes of train.py, with 4 bits if nothing is said."""
   return programs.launched(
     n,
     'train.py',
-    '--config=configs/digits.py:moniqua4',
+    f'--config=configs/digits.py:{method}',
     f'--config.epochs={EPOCHS}',
     '--config.learning_rate.warmup_epochs=0.5',
     '--config.log_every=5',
@@ -116,15 +116,34 @@ def test_training_is_the_same_in_two_processes(tmp_path, whole):
       assert two[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
 
 
-@pytest.mark.slow
-def test_fragments_train_the_same_in_two_processes(tmp_path):
-  entries = dict(fragments=2, rotated=True, order='adapt_then_combine')
-  flags = [f'--config.{name}={value}' for name, value in entries.items()]
+WAYS = {  # to talk -> (method, what else)
+  'fragments': (
+    'moniqua4',
+    dict(fragments=2, rotated=True, order='adapt_then_combine'),
+  ),
+  'means': (
+    'dpsgd',
+    dict(
+      gossip=dict(name='none'),
+      reduce=dict(name='allreduce', strategy='scatter_reduce'),
+      quantizer=dict(name='eden', bits=1),
+      local_steps=2,
+    ),
+  ),
+}
+
+
+@pytest.mark.parametrize('way', helpers.tiered(WAYS, ['means']))
+def test_other_ways_train_the_same_in_two_processes(tmp_path, way):
+  method, entries = WAYS[way]
+  flags = [f'--config.{k}={v}' for k, v in validation.flat(entries)]
   folder = tmp_path / 'two'
   folder.mkdir()
-  programs.finished(train(2, folder / 'run', folder, *flags), folder)
-  config = small(epochs=EPOCHS, log_every=5, runner='sharded', **entries)
-  with compiled_quickly():
+  started = train(2, folder / 'run', folder, *flags, method=method)
+  programs.finished(started, folder)
+  config = small(method, epochs=EPOCHS, log_every=5, runner='sharded')
+  with compiled_quickly(), config.unlocked():
+    config.update(entries)
     stop_after(config, 22, tmp_path / 'one')
   for one, two in zip(
     rows(tmp_path / 'one'), rows(folder / 'run'), strict=False
