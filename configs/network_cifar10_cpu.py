@@ -80,11 +80,6 @@ def pairs(**more):
   )
 
 
-def beside(**more):
-  """The same in D-PSGD's own order, sent while the gradient is computed."""
-  return pairs(**more) | dict(order='adapt_with_combine', overlap=True)
-
-
 PEER = dict(topology=dict(name='one_peer_exponential'))
 METHODS = {
   'allreduce': dict(reduce=dict(name='allreduce'), gossip=dict(name='none')),
@@ -128,8 +123,6 @@ METHODS = {
   # workers on two cores) and 5 ms a message; and with 20 ms more.
   'eden1_every4': quantized('eden', bits=1) | dict(local_steps=4),
   'eden2_every2': quantized('eden', bits=2) | dict(local_steps=2),
-  'sent1.3_overlap': beside(fragments=3),
-  'sent4_overlap': beside(),
 }
 
 
@@ -177,6 +170,4 @@ CHOSEN = {
   # Not tuned: that of all their kin.
   'eden1_every4': {'learning_rate.peak': 0.01},
   'eden2_every2': {'learning_rate.peak': 0.01},
-  'sent1.3_overlap': {'learning_rate.peak': 0.01},
-  'sent4_overlap': {'learning_rate.peak': 0.01},
 }
