@@ -16,11 +16,12 @@ import jax
 
 from moniqua_jax import command_line, extras
 from moniqua_jax.launch import initialize, multihost
-from moniqua_jax.training import validation
 
 with command_line.one_line_errors(), extras.needed('train'):
   from absl import flags
   from ml_collections import config_flags
+
+  from moniqua_jax.training import validation
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'What to train, and how; digits if not given.'

@@ -104,7 +104,7 @@ TRAINING = (
     ('epochs', number(above=0, most=1e6), 'how long it trains'),
   ),
   Entry('learning_rate.name', text('a name'), 'how the rate goes down'),
-  Entry('learning_rate.peak', positive(), 'the largest rate'),
+  Entry('learning_rate.peak', number(above=0, most=1e38), 'the largest rate'),
   *rows(
     'learning_rate.',
     ('warmup_epochs', number(least=0), 'epochs until the peak'),
