@@ -73,7 +73,7 @@ def failure(error: OSError) -> str:
   """
   where = f'{error.filename}: ' if error.filename else ''
   reason = error.strerror or str(error) or type(error).__name__
-  way = _WAYS.get(error.errno, 'See to that')
+  way = _WAYS.get(error.errno or 0, 'See to that')
   return f'{where}{reason.rstrip(".")}. {way}'
 
 
@@ -319,9 +319,9 @@ def _why(argv, error, says) -> str:
       for name, _ in _leaves(whole)
       if f'--config.{name}'.startswith(f'{flag}.')
     ]
-    parts = ', '.join(name.split('.')[-1] for name in parts)
+    some = ', '.join(name.split('.')[-1] for name in parts)
     return (
-      f'{flag}={value}: give one of its parts, {flag}.PART={value}: {parts}.'
+      f'{flag}={value}: give one of its parts, {flag}.PART={value}: {some}.'
     )
   flag = re.match(r'flag --?config\.(\S+?)=', text)
   said = says(whole).get(flag[1]) if flag else None

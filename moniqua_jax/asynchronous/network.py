@@ -146,7 +146,8 @@ class Network:
 
   def agreed(self, work: Callable[[], Any]) -> Any:
     """`during(work)`; a ValueError or OSError of one is raised on all."""
-    result = error = None
+    result = None
+    error: Exception | None = None
     try:
       result = self.during(work)
     except ValueError as mistake:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 from jax._src import distributed  # nothing public has its keys
 from jax.errors import JaxRuntimeError
@@ -166,7 +167,7 @@ _watch: Watch | None = None
 
 def exchanged(text: str) -> list[str]:
   """Returns what all processes gave, in their order. It needs no devices."""
-  state = distributed.global_state
+  state: Any = distributed.global_state
   name = f'{_GIVEN}{state.process_id}'
   state.client.key_value_set(name, text, allow_overwrite=True)
   state.client.wait_at_barrier('moniqua_given', 1000 * 3 * SILENCE)

@@ -49,7 +49,7 @@ def with_limit(config, schedule) -> dict:
   Any method can have one: a theta that is there is the first, and what is not
   comes from theory.
   """
-  spec = dict.fromkeys(_READ) | dict(config.quantizer)
+  spec: dict[str, Any] = dict.fromkeys(_READ) | dict(config.quantizer)
   following = _FOLLOWING.get(spec['name'])
   if not following:
     return spec

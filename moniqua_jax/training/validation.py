@@ -9,7 +9,7 @@ import difflib
 import functools
 from typing import Any
 
-from moniqua_jax.configs import digits, smoothness
+from moniqua_jax.configs import digits, smoothness  # type: ignore
 from moniqua_jax.training import entries
 from moniqua_jax.training.dependences import DEPENDENCES
 
