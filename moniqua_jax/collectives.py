@@ -108,7 +108,7 @@ def told(message: Array, axis_name: str) -> Array:
   after another. These n - 1 are on their way at once.
   """
   if axis_name not in jax.sharding.get_abstract_mesh().manual_axes:
-    return gathered(message, axis_name)  # all of them are in one place
+    return gathered(message, axis_name)  # under vmap or pmap
 
   def to_each(message):
     copies = (lax.axis_size(axis_name), *message.shape)

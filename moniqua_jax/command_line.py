@@ -4,12 +4,13 @@ All of it before flax, orbax or matplotlib are imported: help and mistakes cost
 what `import jax, optax` costs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import difflib
 import errno
 import functools
 import importlib
+import json
 import os
 import pathlib
 import re
@@ -17,6 +18,7 @@ import runpy
 import sys
 import textwrap
 import traceback
+from typing import Any
 
 from moniqua_jax import configs, extras
 
@@ -146,6 +148,26 @@ def parse(values, argv: Sequence[str]) -> list[str]:
   return left
 
 
+def leaves(config, prefix: str = '') -> Iterator[tuple[str, Any]]:
+  """Yields all entries of a config by dotted names; of a spec first the name.
+
+  >>> dict(leaves({'a': {'b': 1, 'name': 2}, 'c': 3}))
+  {'a.name': 2, 'a.b': 1, 'c': 3}
+  """
+  for key, value in sorted(config.items(), key=lambda item: item[0] != 'name'):
+    if hasattr(value, 'items'):
+      yield from leaves(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}', value
+
+
+def given(config, flags: Iterable) -> dict[str, Any]:
+  """Returns what a command says, in values of JSON: flags, and all entries."""
+  entries = leaves(json.loads(config.to_json()))
+  said = {f'--{flag.name}': flag.value for flag in flags}
+  return said | {f'--config.{name}': value for name, value in entries}
+
+
 def config(text: str):
   """Reads the config of `NAME`, `NAME:METHOD`, `PATH` or `PATH:METHOD`.
 
@@ -262,20 +284,11 @@ def _help(argv, says) -> str:
       f'Entries of {text}, each a flag, such as --config.batch_size=32 or',
       '--config.topology.name=ring; what has no value has the default of what',
       'is named beside it, and takes it again by --config.ENTRY=None.',
-      *(_entry(key, value, said) for key, value in _leaves(whole)),
+      *(_entry(key, value, said) for key, value in leaves(whole)),
       '',
       'Configs and their methods: --list.',
     ]
   )
-
-
-def _leaves(config, prefix=''):
-  """All entries, by dotted names; of a spec first the name."""
-  for key, value in sorted(config.items(), key=lambda item: item[0] != 'name'):
-    if hasattr(value, 'items'):
-      yield from _leaves(value, f'{prefix}{key}.')
-    else:
-      yield f'{prefix}{key}', value
 
 
 def _entry(key, value, said) -> str:
@@ -316,7 +329,7 @@ def _why(argv, error, says) -> str:
     flag, value = spec.groups()
     parts = [
       name
-      for name, _ in _leaves(whole)
+      for name, _ in leaves(whole)
       if f'--config.{name}'.startswith(f'{flag}.')
     ]
     some = ', '.join(name.split('.')[-1] for name in parts)
@@ -338,7 +351,7 @@ def _unknown_entry(argv, whole) -> str:
       entries = sorted(getattr(node, 'keys', list)())
       if key not in entries:
         parent = '.'.join(['config', *keys[:depth]])
-        near = [name for name, _ in _leaves(whole) if _alike(name, key)]
+        near = [name for name, _ in leaves(whole) if _alike(name, key)]
         within = '.'.join([*keys[:depth], ''])
         near = [name for name in near if name.startswith(within)] or near
         meant = f'did you mean {" or ".join(near)}?'

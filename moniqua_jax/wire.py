@@ -237,8 +237,8 @@ def pack_parts(
     low += width
   left = size - count * length
   for code in rest:
-    flat = lambda code: code.reshape(-1)[:left]
-    packed.append(None if code is None else _pack_rest(flat(code), bits))
+    rest_of = None if code is None else code.reshape(-1)[:left]
+    packed.append(None if rest_of is None else _pack_rest(rest_of, bits))
   return packed
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from configs import digits
 from moniqua_jax import bytes_sent
-from moniqua_jax.plan import candidates, choice, links, report, steps
+from moniqua_jax.plan import candidates, choice, links, report
 from moniqua_jax.training import bytes_sent as counted
 from moniqua_jax.training import experiment, summary
 from tests import helpers, programs
@@ -105,11 +105,11 @@ def test_a_net_has_the_ways_that_suit_it():
 
 
 def test_steps_are_those_of_all_reduce_where_nothing_is_lost():
-  assert steps.relative() == 1
+  assert choice.steps_to_loss() == 1
   for worse in (dict(apart=1), dict(noise=1)):
-    assert steps.relative(**worse) > 1
+    assert choice.steps_to_loss(**worse) > 1
     (name,) = worse
-    assert steps.relative(**{name: 2}) > steps.relative(**worse)
+    assert choice.steps_to_loss(**{name: 2}) > choice.steps_to_loss(**worse)
 
 
 def test_the_best_is_the_least_score_of_those_that_fit():

@@ -13,9 +13,10 @@ import time
 import numpy as np
 import pytest
 
+from moniqua_jax import command_line
 from moniqua_jax.launch import __main__ as launch
 from moniqua_jax.launch import initialize, multihost
-from moniqua_jax.training import checkpoint, metrics, validation
+from moniqua_jax.training import checkpoint, metrics
 from tests import helpers, processes_program, programs
 from tests.trained import compiled_quickly, rows, small, stop_after
 
@@ -136,7 +137,7 @@ WAYS = {  # to talk -> (method, what else)
 @pytest.mark.parametrize('way', helpers.tiered(WAYS, ['means']))
 def test_other_ways_train_the_same_in_two_processes(tmp_path, way):
   method, entries = WAYS[way]
-  flags = [f'--config.{k}={v}' for k, v in validation.flat(entries)]
+  flags = [f'--config.{k}={v}' for k, v in command_line.leaves(entries)]
   folder = tmp_path / 'two'
   folder.mkdir()
   started = train(2, folder / 'run', folder, *flags, method=method)

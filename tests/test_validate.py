@@ -83,7 +83,7 @@ def page() -> dict[str, str]:
 
 
 def _table(rows, default):
-  values, lines = dict(validation.flat(default)), []
+  values, lines = dict(command_line.leaves(default)), []
   for row in rows:
     if row.name.startswith('reduce_quantizer.') and 'name' not in row.name:
       continue
@@ -106,7 +106,7 @@ def test_the_page_says_what_the_tables_say():
 @pytest.mark.parametrize('table', TABLES)
 def test_every_entry_has_a_row_and_a_default_that_is_allowed(table):
   rows, default = TABLES[table]
-  values = dict(validation.flat(default))
+  values = dict(command_line.leaves(default))
   assert sorted(values) == sorted(row.name for row in rows)
   assert refused(values) is None
 
@@ -149,7 +149,7 @@ NEVER = (
 
 def test_what_no_entry_takes_is_refused_by_name_and_value():
   for rows, default in TABLES.values():
-    values = dict(validation.flat(default))
+    values = dict(command_line.leaves(default))
     for row in rows:
       for value in NEVER:
         if isinstance(value, str) and row.allowed.holds('text'):
@@ -187,7 +187,7 @@ BOUNDS = {
 
 @pytest.mark.parametrize('name', BOUNDS)
 def test_bounds(name):
-  values = dict(validation.flat(digits.default()))
+  values = dict(command_line.leaves(digits.default()))
   allowed, wrong = BOUNDS[name]
   # Dependences may refuse a value that is allowed by itself.
   by_itself = lambda said: said and 'it must be' in said
@@ -210,12 +210,12 @@ WRONG_NAMES = {
 @pytest.mark.parametrize('wrong', WRONG_NAMES)
 def test_entries_that_there_are_not_are_named(wrong):
   more, message = WRONG_NAMES[wrong]
-  values = dict(validation.flat(digits.default()))
+  values = dict(command_line.leaves(digits.default()))
   assert message in refused(values | more)
 
 
 def test_what_is_missing_is_named_and_a_spec_is_no_name():
-  values = dict(validation.flat(digits.default()))
+  values = dict(command_line.leaves(digits.default()))
   del values['eval_every']
   assert "config lacks 'eval_every'; begin with" in refused(values)
   values['eval_every'] = values.pop('learning_rate.peak')
@@ -235,7 +235,7 @@ def test_a_spec_may_lack_what_has_a_default():
 
 
 def test_arguments_of_ones_own_are_its_own():
-  values = dict(validation.flat(digits.default()))
+  values = dict(command_line.leaves(digits.default()))
   own = {'model.name': 'mine:Net', 'model.norm': 3, 'model.width': 64}
   assert refused(values | own) is None
   assert 'config.model.norm=3' in refused(values | {'model.norm': 3})
@@ -260,7 +260,7 @@ PAIRS = {
 @pytest.mark.parametrize('pair', PAIRS)
 def test_pairs_that_do_not_go_together(pair):
   more, message = PAIRS[pair]
-  assert message in refused(dict(validation.flat(digits.default())) | more)
+  assert message in refused(dict(command_line.leaves(digits.default())) | more)
 
 
 # ----------------------------------------------------------------- random walks

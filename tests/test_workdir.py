@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from configs import smoothness
+from moniqua_jax import command_line
 from moniqua_jax.training import metrics, same_run, whole
 from moniqua_jax.training import workdir as workdir_lib
 from moniqua_jax.training.same_run import MAY_CHANGE
@@ -47,9 +48,9 @@ def changed(config, entry):
   return other
 
 
-ENTRIES = [name for name, _ in same_run.entries(plain(small()))]
+ENTRIES = [name for name, _ in command_line.leaves(plain(small()))]
 ENTRIES_OF_A_LABORATORY = [
-  name for name, _ in same_run.entries(plain(smoothness.get_config()))
+  name for name, _ in command_line.leaves(plain(smoothness.get_config()))
 ]
 
 

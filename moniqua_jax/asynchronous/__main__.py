@@ -8,7 +8,6 @@ mpiexec --with-ft ulfm --oversubscribe -n 8 \\
 import contextlib
 import functools
 import io
-import json
 import os
 import pathlib
 import shlex
@@ -24,7 +23,7 @@ from moniqua_jax.asynchronous import worker as worker_lib
 from moniqua_jax.asynchronous.averaging import Averaging
 from moniqua_jax.asynchronous.log import Log
 from moniqua_jax.asynchronous.network import Network
-from moniqua_jax.training import monitor, same_run, summary, workdir
+from moniqua_jax.training import monitor, summary, workdir
 
 with extras.needed('train'):
   from absl import app, flags
@@ -88,9 +87,7 @@ def main(argv, mpi):
 
 def set_up(argv, network):
   """All that must be ready before the first message about an averaging."""
-  entries = same_run.entries(json.loads(_CONFIG.value.to_json()))
-  flags_ = {f'--{each.name}': each.value for each in (_WORKDIR, _RESUME)}
-  network.same(flags_ | {f'--config.{k}': value for k, value in entries})
+  network.same(command_line.given(_CONFIG.value, (_WORKDIR, _RESUME)))
   own, pace, built = network.agreed(lambda: _build(argv, network))
   worker = worker_lib.Worker(built.state)
   before = {}

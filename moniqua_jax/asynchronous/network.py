@@ -164,8 +164,8 @@ class Network:
 
   def same(self, given: Mapping) -> None:
     """Raises a ValueError on all workers unless all were given the same."""
-    if said := multihost.differences(self._comm.allgather(dict(given))):
-      said = said.replace('process', 'worker')
+    all_given = self._comm.allgather(dict(given))
+    if said := multihost.differences(all_given, 'worker'):
       raise ValueError(f'the workers were given different commands: {said}.')
 
   def barrier(self, until: Callable[[], bool] = lambda: True) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
-import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -71,7 +70,7 @@ def agreed(given: Mapping) -> None:
     )
 
 
-def differences(all_given: Sequence[Mapping]) -> str:
+def differences(all_given: Sequence[Mapping], who: str = 'process') -> str:
   """Says what was not given alike to all processes, and to which.
 
   >>> differences([{'--resume': False}, {'--resume': True}, {'--resume': True}])
@@ -79,19 +78,23 @@ def differences(all_given: Sequence[Mapping]) -> str:
   """
   names = dict.fromkeys(name for given in all_given for name in given)
   return '; '.join(
-    _sorted_out(name, [given.get(name) for given in all_given])
+    _sorted_out(name, [given.get(name) for given in all_given], who)
     for name in names
     if any(given.get(name) != all_given[0].get(name) for given in all_given)
   )
 
 
-def _sorted_out(name, values) -> str:
+def _sorted_out(name, values, who) -> str:
   """Names each value of an entry, with the processes that have it."""
-  who = {}
+  having = {}
   for i, value in enumerate(map(repr, values)):
-    who.setdefault(value, []).append(str(i))
-  each = [f'{value} for {" and ".join(have)}' for value, have in who.items()]
-  return f'{name} is {", ".join(each)}'.replace(' for ', ' for process ', 1)
+    having.setdefault(value, []).append(str(i))
+  first, *others = (
+    (value, ' and '.join(numbers)) for value, numbers in having.items()
+  )
+  said = [f'{first[0]} for {who} {first[1]}']
+  said += [f'{value} for {numbers}' for value, numbers in others]
+  return f'{name} is {", ".join(said)}'
 
 
 def table(numbers: Sequence[int], width: int) -> list[list[int]]:
@@ -143,10 +146,7 @@ def fetched(tree):
 
 
 def gathered(rows: np.ndarray) -> np.ndarray:
-  """All rows, of few bytes, from those of this process. Collective.
-
-  Between CPUs an all-gather is n - 1 messages, one after another; this is one.
-  """
+  """All rows, of few bytes, from those of this process. Collective."""
   if jax.process_count() == 1:
     return rows
   return to_host(_to_each()(placed(rows)))[0]
@@ -154,9 +154,7 @@ def gathered(rows: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _to_each():
-  copies = lambda row: jnp.broadcast_to(row, (jax.device_count(), *row.shape))
-  swapped = lambda row: collectives.swap(copies(row), workers.AXIS)
-  return workers.sharded(swapped, (0,))
+  return workers.sharded(lambda row: collectives.told(row, workers.AXIS), (0,))
 
 
 def _rows() -> NamedSharding:

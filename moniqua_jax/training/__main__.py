@@ -8,7 +8,6 @@ PATH:METHOD of any file.
 
 # What is imported at the top is light: a mistake in a flag ends early.
 
-import json
 import pathlib
 import sys
 
@@ -61,7 +60,8 @@ def main(argv):
     start(config)
   one_line = command_line.one_line_errors()
   with initialize.ended_together(), one_line, extras.needed('train'):
-    multihost.agreed(_given(config))
+    flags_ = _WORKDIR, _RESUME, _START_FROM, _DRY_RUN
+    multihost.agreed(command_line.given(config, flags_))
     if _DRY_RUN.value:
       print(described(config))
       return
@@ -81,16 +81,6 @@ def _check_flags():
         f'--{flag}={value}: a laboratory is on one device, and starts at 0; '
         'leave it out.'
       )
-
-
-def _given(config) -> dict:
-  """What all processes are given alike, but for what it is of each."""
-  from moniqua_jax.training import same_run
-
-  flags = _WORKDIR, _RESUME, _START_FROM, _DRY_RUN
-  given = {f'--{flag.name}': flag.value for flag in flags}
-  entries = same_run.entries(json.loads(config.to_json()))
-  return given | {f'--config.{name}': value for name, value in entries}
 
 
 def start(config):

@@ -5,6 +5,8 @@ All of it says what the run is, and must be as it was, but for what is here.
 
 import pathlib
 
+from moniqua_jax import command_line
+
 # What leaves the state and the bytes of a step as they are: how long it goes
 # on, how it is watched, where it runs, and what a run that stopped may try.
 MAY_CHANGE = (
@@ -37,7 +39,7 @@ BEFORE_THE_FIRST = ('answered', 'gamma', 'quantizer')
 def check(old: dict, new: dict, workdir: pathlib.Path, saved: bool) -> None:
   """Refuses the config of another run; `saved`: there are checkpoints."""
   free = MAY_CHANGE if saved else MAY_CHANGE + BEFORE_THE_FIRST
-  before, now = dict(entries(old)), dict(entries(new))
+  before, now = dict(command_line.leaves(old)), dict(command_line.leaves(new))
   # An entry that older versions did not have is not held against a run.
   other = [
     f'config.{name} was {before[name]!r} and is now {now[name]!r}'
@@ -69,15 +71,6 @@ def check_data(old: dict, new: dict) -> None:
       'run began; that would be another run: put the data back, or take '
       'another --workdir.'
     )
-
-
-def entries(config, prefix=''):
-  """Yields the entries of a config, each with its path, and their values."""
-  for name, value in config.items():
-    if isinstance(value, dict):
-      yield from entries(value, f'{prefix}{name}.')
-    else:
-      yield f'{prefix}{name}', value
 
 
 def _among(name, names) -> bool:

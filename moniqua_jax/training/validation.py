@@ -4,11 +4,11 @@ It needs no data, no model and no device; it comes first, before anything is
 written.
 """
 
-from collections.abc import Iterator
 import difflib
 import functools
 from typing import Any
 
+from moniqua_jax import command_line
 from moniqua_jax.configs import digits, smoothness  # type: ignore
 from moniqua_jax.training import entries
 from moniqua_jax.training.dependences import DEPENDENCES
@@ -29,7 +29,7 @@ def check_entries(config) -> dict[str, Any]:
       f'config={_shown(config)}; it must be an ml_collections.ConfigDict, as '
       'digits.default() of moniqua_jax.configs makes one.'
     )
-  table, values = entries.of(config), dict(flat(config))
+  table, values = entries.of(config), dict(command_line.leaves(config))
   _check_names(table, values)
   # Arguments of what is not ours are for it to check.
   foreign = tuple(
@@ -44,19 +44,6 @@ def check_entries(config) -> dict[str, Any]:
     ):
       _check(entry, values[name], config)
   return values
-
-
-def flat(config, prefix: str = '') -> Iterator[tuple[str, Any]]:
-  """Yields the dotted names of all entries, and their values.
-
-  >>> dict(flat({'a': {'b': 1}, 'c': 2}))
-  {'a.b': 1, 'c': 2}
-  """
-  for name, value in config.items():
-    if hasattr(value, 'items'):
-      yield from flat(value, f'{prefix}{name}.')
-    else:
-      yield f'{prefix}{name}', value
 
 
 def described(config) -> dict[str, str]:
@@ -116,7 +103,7 @@ def _near(name, known) -> str:
 @functools.cache
 def _defaults(laboratory: bool) -> dict[str, Any]:
   default = smoothness.get_config() if laboratory else digits.default()
-  return dict(flat(default))
+  return dict(command_line.leaves(default))
 
 
 def _shown(value) -> str:
