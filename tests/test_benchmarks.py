@@ -22,6 +22,9 @@ from benchmarks import (
   table1,
   theta,
 )
+from benchmarks.accelerator import __main__ as accelerator
+from benchmarks.accelerator import codecs, steps
+from benchmarks.accelerator import rows as turns
 from benchmarks.network import __main__ as network
 from benchmarks.network import training
 from configs import nuqsgd_cifar10_cpu
@@ -38,6 +41,42 @@ SCRIPTS = [
 
 def test_the_codec_is_the_one_of_the_reference():
   codec.check()
+
+
+@pytest.fixture
+def small_accelerator(monkeypatch):
+  """What is timed, without the time."""
+  monkeypatch.setattr(turns, 'LEAST', 0)
+  monkeypatch.setattr(turns, 'TURNS', 1)
+  monkeypatch.setattr(codecs, 'SMALL', 4096)
+  monkeypatch.setattr(codecs, 'EDEN', {})
+  monkeypatch.setattr(steps, 'WORKERS', (2,))
+  names = 'full_precision', 'moniqua 4', 'moniqua 4, digest'
+  few = lambda table: {n: q for n, q in table.items() if n in names}
+  for module, table in ((codec, 'QUANTIZERS'), (codecs, 'ROUNDS')):
+    monkeypatch.setattr(module, table, few(getattr(module, table)))
+
+
+@pytest.mark.usefixtures('small_accelerator')
+def test_an_accelerator_is_timed_and_told_of(tmp_path, capsys):
+  only = '--only=codec,round,simulated'
+  accelerator.main([only, '--size=8192', f'--out={tmp_path}'])
+  (path,) = tmp_path.iterdir()
+  text = path.read_text()
+  assert path.name == 'cpu.md' and text == capsys.readouterr().out
+  # Moniqua's codec at both sizes, and a round of it.
+  assert text.count('| moniqua 4') == 3
+  assert text.count('| D-PSGD') == 1
+  assert 'nan' not in text and 'WRONG' not in text
+
+
+@pytest.mark.usefixtures('small_accelerator')
+def test_a_codec_of_other_values_is_not_timed(monkeypatch, capsys, tmp_path):
+  monkeypatch.setattr(codecs, 'OTHERS', -1)
+  accelerator.main(['--only=codec', '--size=4096', f'--out={tmp_path}'])
+  said = capsys.readouterr().out
+  assert "WRONG**, and not to be believed: ['full_precision'" in said
+  assert said.count(' nan ') == 2 * 7
 
 
 def test_thetas_are_watched_as_the_program_watches_them():

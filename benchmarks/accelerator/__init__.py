@@ -1,0 +1,1 @@
+"""`python -m benchmarks.accelerator`: see `__main__`."""

@@ -1,0 +1,137 @@
+"""Steps of many workers on one device."""
+
+import itertools
+import time
+
+import jax
+from jax.flatten_util import ravel_pytree
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import codec
+from benchmarks.accelerator.rows import compiled, medians, normal, table
+import moniqua_jax as mj
+from moniqua_jax import models
+from moniqua_jax.workers import AXIS
+
+PARAMETERS, WORKERS = 271_314, (8, 64, 256, 1024)
+BATCH = 16  # images of a worker
+
+
+def training(tx, gradient, x, batch):
+  """The step of all workers, and its first arguments."""
+
+  def worker(x, state, batch, step):
+    updates, state = tx.update(gradient(x, batch), state, x, step=step)
+    return optax.apply_updates(x, updates), state
+
+  step = mj.simulated(worker, (0, 0, 0, None), donate_argnums=(0, 1))
+  state = mj.simulated(tx.init, (0,))(x)
+  return step, (jnp.array(x), state, batch, np.int32(0))
+
+
+def onward(step, x, state, batch, first):
+  """A row of steps, each from where the last one ended."""
+  count, ended = itertools.count(first), (x, state)
+
+  def run(calls):
+    nonlocal ended
+    for _ in range(calls):
+      ended = step(*ended, batch, np.int32(next(count)))
+    return ended
+
+  return run
+
+
+def ring_of(n, quantizer):
+  """SGD, and D-PSGD on a ring behind it."""
+  key = jax.random.key(0)
+  return optax.chain(
+    optax.sgd(1e-3), mj.dpsgd(mj.ring(n), quantizer, axis_name=AXIS, key=key)
+  )
+
+
+def well(run, gossips: bool) -> None:
+  """Asserts that parameters are numbers, and that messages could be read."""
+  x, state = run(0)
+  assert np.isfinite(jnp.abs(x).max())
+  if gossips:
+    mj.check(state)
+
+
+def simulated_part(size: int) -> str:
+  """Steps of workers on one device whose gradients are given."""
+  d, made = min(size, PARAMETERS), {}
+  kinds = {
+    'D-PSGD, 32 bits': mj.full_precision(),
+    'Moniqua, 4 bits': mj.moniqua(codec.THETA, 4),
+  }
+  for n, (name, q) in itertools.product(WORKERS, kinds.items()):
+    g = normal(n, d)
+    # Neighbours start within theta, and their steps of 1e-6 g keep them there.
+    x = normal(1, d) + codec.THETA / 10 * g
+    made[name, n] = training(ring_of(n, q), lambda x, g: g, x, 1e-3 * g)
+  steps = compiled(made)
+  runs = {name: onward(steps[name], *made[name][1]) for name in made}
+  ms = medians(runs)
+  for run in runs.values():
+    well(run, True)
+  first, least = next(iter(kinds)), WORKERS[0]
+  cells = (
+    (name, str(n), ms[name, n], 1e3 * ms[name, n] / n)
+    + (ms[name, n] / n / (ms[name, least] / least), ms[name, n] / ms[first, n])
+    for name, n in runs
+  )
+  head = (
+    f'method, workers, ms a step, us a worker, / that of {least}, / 32 bits'
+  )
+  return f'### Simulated workers, {d:,} parameters\n\n{table(head, cells)}\n'
+
+
+def step_part(size: int) -> str:
+  """Whole steps of ResNet-20 and eight workers on one device."""
+  del size
+  net, key = models.resnet20(), jax.random.key(0)
+  images = normal(8, BATCH, 32, 32, 3)
+  labels = jnp.arange(8 * BATCH).reshape(8, BATCH) % 10
+  x, unravel = ravel_pytree(jax.jit(net.init)(key, images[0]))
+
+  def loss(x, batch):
+    images, labels = batch
+    losses = optax.softmax_cross_entropy_with_integer_labels
+    return losses(net.apply(unravel(x), images), labels).mean()
+
+  rest = {'axis_name': AXIS, 'key': key, 'keep': lambda leaf: False}
+  means = {
+    'all-reduce, 32 bits': mj.allreduce(axis_name=AXIS),
+    'all-reduce, EDEN, 4 bits': mj.allreduce(
+      mj.eden(4), 'scatter_reduce', **rest
+    ),
+  }
+  chains = {
+    name: optax.chain(mean, optax.sgd(1e-3)) for name, mean in means.items()
+  }
+  chains['D-PSGD, 32 bits'] = ring_of(8, mj.full_precision())
+  chains['Moniqua, 4 bits'] = ring_of(8, mj.moniqua(0.1, 4))
+  runs, seconds = {}, {}
+  for name, tx in chains.items():
+    made = training(tx, jax.grad(loss), jnp.tile(x, (8, 1)), (images, labels))
+    began = time.perf_counter()
+    step = compiled({name: made})[name]
+    seconds[name] = time.perf_counter() - began
+    runs[name] = onward(step, *made[1])
+  ms = medians(runs)
+  for name, run in runs.items():
+    well(run, name not in means)
+  first = next(iter(chains))
+  cells = (
+    (name, ms[name], f'{8e3 * BATCH / ms[name]:,.0f}', ms[name] / ms[first])
+    + (seconds[name],)
+    for name in chains
+  )
+  head = 'method, ms a step, images/s, / all-reduce, compile s'
+  return (
+    f'### Step of ResNet-20, 8 workers of {BATCH} images, {x.size:,} '
+    f'parameters\n\n{table(head, cells)}\n'
+  )
