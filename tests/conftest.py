@@ -3,8 +3,8 @@
 Compiling is most of what the tests cost. So XLA uses its quickest generator of
 code (see `programs`), and LLVM optimizes nothing but tests marked `optimized`:
 where bits, fusions or times are the subject. JAX_DISABLE_MOST_OPTIMIZATIONS=0
-compiles everything as users do. Programs that took long are kept for the next
-run.
+compiles everything as users do, JAX_PLATFORMS=cuda,cpu for a GPU. Programs that
+took long are kept for the next run.
 """
 
 import jax

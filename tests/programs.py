@@ -37,7 +37,7 @@ if QUICK and jax.__version_info__ < (0, 11):
   FLAGS = os.environ.get('XLA_FLAGS', ''), '--xla_cpu_use_fusion_emitters=false'
   os.environ['XLA_FLAGS'] = ' '.join(FLAGS).strip()
 SETTINGS = {
-  'jax_platforms': 'cpu',
+  'jax_platforms': os.environ.get('JAX_PLATFORMS', 'cpu'),
   'jax_compilation_cache_dir': str(ROOT / '.pytest_cache' / 'jax'),
   'jax_persistent_cache_min_compile_time_secs': 0.05,
   'jax_disable_most_optimizations': QUICK,

@@ -1,7 +1,6 @@
 """Every codec of benchmarks/codec.py, and the rounds of a worker by itself."""
 
 import itertools
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from benchmarks.accelerator.rows import (
   table,
 )
 import moniqua_jax as mj
-from moniqua_jax import collectives, gossip, quantized_mean
+from moniqua_jax import quantized_mean
 from moniqua_jax.workers import AXIS
 
 SMALL = 2**20  # values; their launches take longer than their work
@@ -134,7 +133,7 @@ def round_part(size: int) -> str:
     return lambda x: quantized_mean.all_gathered(quantizer, x, key, AXIS).mean
 
   given = {
-    name: (_ring(q, key), (x, *messages(q))) for name, q in ROUNDS.items()
+    name: (codec.ring(q, key), (x, *messages(q))) for name, q in ROUNDS.items()
   }
   given |= {name: (mean(q), (x,)) for name, q in EDEN.items()}
   programs = compiled(
@@ -160,26 +159,3 @@ def round_part(size: int) -> str:
     f'### Round, {size:,} values\n\n{copy_said(ms["copy"], size)}\n\n'
     f'{table(head, cells)}\n'
   )
-
-
-def _ring(quantizer, key):
-  """A worker of a ring whose messages lie in memory, as if they had come.
-
-  Of a worker that hears itself XLA would read one message for all.
-  """
-
-  def worker(x, *received):
-    sent, rest = [], iter(received)
-
-    def send(payload, perm, axis_name):
-      del perm, axis_name
-      sent.append(payload)
-      return next(rest)
-
-    with mock.patch.object(collectives, 'send', send):
-      mixed, seen = gossip.mixed(
-        x, key, topology=codec.RING, quantizer=quantizer, axis_name=AXIS
-      )
-    return mixed, sent[0], seen
-
-  return worker
