@@ -84,7 +84,7 @@ def _sgd(
 
 
 MODELS = _from(models, ' '.join(models.__all__))
-DATASETS = _from(data, 'cifar10 digits folder imagenet2012 npz synthetic')
+DATASETS = _from(data, 'cifar10 digits folder imagenet2012 npz synthetic text')
 PARTITIONS = _from(data, 'dirichlet iid sorted_by_label')
 TOPOLOGIES = topologies.BY_NAME
 QUANTIZERS = _from(

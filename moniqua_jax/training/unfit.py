@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from moniqua_jax import data
 from moniqua_jax.algorithms import large_leaves
-from moniqua_jax.training import monitor, optimizer, registry
+from moniqua_jax.training import monitor, optimizer, registry, tasks
 
 # A worker's parameters are one vector here, in which these would see one layer.
 BY_LAYER = 'adafactor fromage lamb lars muon noisy_sgd sm3'.split()
@@ -51,12 +51,7 @@ def slots(config, pod) -> None:
 def outer(config) -> None:
   """Refuses what does not go with means of what workers moved."""
   if not optimizer.is_outer(config):
-    if dict(config.outer) != optimizer.OUTER:
-      raise ValueError(
-        f'config.outer={dict(config.outer)} is of the mean of what workers '
-        f"moved: set config.gossip.name='none' and config.reduce.name, such as "
-        "'allreduce'."
-      )
+    _outer_gossip(config)
     return
   for entry, value in (
     ('gradient_probe_every', config.gradient_probe_every),
@@ -67,6 +62,22 @@ def outer(config) -> None:
         f'config.{entry}={value} is of means of gradients; with local_steps, '
         'fragments or outer the mean is of what workers moved: take 0.'
       )
+
+
+def _outer_gossip(config) -> None:
+  """Refuses an optimizer of what workers moved where nothing is after it."""
+  if not optimizer.has_outer_step(config):
+    return
+  entry = f'config.outer={dict(config.outer)} is of what workers moved'
+  if config.gossip.name != 'dpsgd' or config.reduce.name != 'none':
+    raise ValueError(
+      f'{entry}: set config.gossip.name to dpsgd without a reduce, or to none '
+      'with a config.reduce.name such as allreduce.'
+    )
+  if config.order != 'adapt_then_combine':
+    raise ValueError(
+      f'{entry}, messages and all: set config.order to adapt_then_combine.'
+    )
 
 
 def local(config) -> None:
@@ -129,13 +140,14 @@ def model(config, module, variables, read) -> None:
   """Refuses a model of one's own whose outputs are not logits of classes."""
   if ':' not in config.model.name:
     return
-  images = jnp.zeros((2, *read.shape), jnp.float32)
-  apply = lambda variables: module.apply(variables, images, train=False)
+  task = tasks.of(read)
+  inputs = task.inputs(task.example(2))
+  apply = lambda variables: module.apply(variables, inputs, train=False)
   shape = jax.tree.map(jnp.shape, jax.eval_shape(apply, variables))
-  if shape != (2, read.num_classes):
+  if shape != task.outputs(2):
     raise ValueError(
-      f'config.model.name={config.model.name!r} gives {shape} of 2 images; '
-      f'it must give logits, (2, {read.num_classes}).'
+      f'config.model.name={config.model.name!r} gives {shape} of a batch of 2; '
+      f'it must give logits, {task.outputs(2)}.'
     )
 
 
