@@ -78,7 +78,11 @@ def default() -> ml_collections.ConfigDict:
     factor=unset(float),
   )
   config.optimizer = dict(
-    name='sgd', b1=unset(float), b2=unset(float), eps=unset(float)
+    name='sgd',
+    b1=unset(float),
+    b2=unset(float),
+    eps=unset(float),
+    every=unset(int),
   )
   config.momentum = 0.9
   config.momentum_kind = dict(name='local', mu=unset(float), warmup=unset(int))

@@ -121,9 +121,10 @@ TRAINING = (
   *arguments(
     'optimizer',
     'what a worker does by itself',
-    ('b1', FACTOR, 'of adamw'),
-    ('b2', FACTOR, 'of adamw'),
-    ('eps', number(least=0), 'of adamw'),
+    ('b1', FACTOR, 'of adamw and dadam'),
+    ('b2', FACTOR, 'of adamw and dadam'),
+    ('eps', number(least=0), 'of adamw and dadam'),
+    ('every', count(), 'of dadam: steps between messages of moments'),
   ),
   Entry('momentum', FACTOR, 'of a worker by itself'),
   *arguments(

@@ -10,6 +10,7 @@ import optax
 
 from moniqua_jax import algorithms, pods, topologies, workers
 from moniqua_jax.algorithms import large_leaves, transformation
+from moniqua_jax.algorithms.dadam import DadamState
 from moniqua_jax.quantizers import base
 from moniqua_jax.training import registry, talk
 
@@ -56,6 +57,8 @@ class Optimizer(NamedTuple):
     """Returns i32[], the steps so far that were not finite, and were lost."""
     slots = Optimizer(*state)
     lost = jnp.int32(slots.reduce.lost if self.reduce.quantizes else 0)
+    if moments := moments_of(slots.local):
+      lost += moments.told.lost
     counts = getattr(slots.gossip, 'heard', None)
     return lost + counts.lost if counts else lost
 
@@ -83,7 +86,8 @@ def make(
   momentum = optax.identity()
   if config.local_momentum:
     momentum = optax.trace(config.local_momentum, config.nesterov)
-  return Optimizer(momentum, reduce, local(config, learning_rate), gossip)
+  own = local(config, learning_rate, setup.schedule)
+  return Optimizer(momentum, reduce, own, gossip)
 
 
 def only(local: optax.GradientTransformation) -> Optimizer:
@@ -96,7 +100,9 @@ def only(local: optax.GradientTransformation) -> Optimizer:
   )
 
 
-def local(config, learning_rate) -> optax.GradientTransformation:
+def local(
+  config, learning_rate, schedule: tuple = ()
+) -> optax.GradientTransformation:
   """Builds what a worker does by itself, by default SGD with momentum."""
   if config.momentum_kind.name != 'local':
     return _clipped(config, optax.add_decayed_weights(config.weight_decay))
@@ -106,9 +112,19 @@ def local(config, learning_rate) -> optax.GradientTransformation:
     'optimizer',
     config.optimizer,
     learning_rate=learning_rate,
+    topology=schedule,
+    axis_name=workers.AXIS,
+    key=jax.random.key(config.seed),
     **entries,
   )
   return _clipped(config, optimizer)
+
+
+def moments_of(state) -> DadamState | None:
+  """Finds the moments that workers share, if there are such."""
+  is_it = lambda node: isinstance(node, DadamState)
+  found = filter(is_it, jax.tree.leaves(state, is_leaf=is_it))
+  return next(found, None)
 
 
 def _clipped(config, optimizer) -> optax.GradientTransformation:

@@ -45,7 +45,7 @@ def slots(config, pod) -> None:
       f'equally by its {pod.size} devices.'
     )
   outer(config)
-  local(config)
+  local(config, pod.size)
 
 
 def outer(config) -> None:
@@ -80,10 +80,15 @@ def _outer_gossip(config) -> None:
     )
 
 
-def local(config) -> None:
+def local(config, alone: int) -> None:
   """Refuses entries that the optimizer has no use for, and some optimizers."""
   name = config.optimizer.name
   entry = f'config.optimizer.name={name!r}'
+  if name == 'dadam' and (config.gossip.name == 'none' or alone > 1):
+    raise ValueError(
+      f'{entry} lets neighbours agree on second moments: it needs gossip '
+      '(config.gossip.name=dpsgd) of workers of one device; adamw does without.'
+    )
   takes = inspect.signature(
     registry.found(registry.OPTIMIZERS, 'optimizer', name)
   ).parameters
