@@ -30,13 +30,13 @@ class DadamState(NamedTuple):
   Attributes:
     told: of the messages of moments; `lost` counts gradients that were not
       finite, and taken as 0.
-    count: i32[], gradients so far.
+    gradients: i32[], so far.
     m: f32[d], first moments, of a worker by itself.
     v: f32[d], second moments, never negative.
   """
 
   told: gossip.Heard
-  count: Array
+  gradients: Array
   m: Array
   v: Array
 
@@ -115,7 +115,7 @@ def dadam(
     g, lost = transformation.unless_finite(
       vectors.flatten_like(updates, params)
     )
-    own = optax.ScaleByAdamState(state.count, state.m, state.v)
+    own = optax.ScaleByAdamState(state.gradients, state.m, state.v)
     _, (count, m, v) = adam.update(g, own)
 
     def talk(v, heard):
@@ -127,6 +127,6 @@ def dadam(
     heard = heard._replace(lost=state.told.lost + lost)
     root = jnp.sqrt(v / (1 - b2**count)) + eps
     way = m / (1 - b1**count) / root + weight_decay * x
-    return unravel(-rate(state.count) * way), DadamState(heard, count, m, v)
+    return unravel(-rate(state.gradients) * way), DadamState(heard, count, m, v)
 
   return optax.GradientTransformationExtraArgs(init, update)

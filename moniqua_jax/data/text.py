@@ -101,10 +101,6 @@ def text(
 def _dataset(train, test, window, about) -> Dataset:
   tokens = np.concatenate([*train, *test])
   seen = sum(map(len, train))
-  sources = [
-    _windows(train, 0, window, about.origin),
-    _windows(test, seen, window, f'the held-out end of {about.origin}'),
-  ]
   rows = np.arange(window + 1)
 
   def cut(starts):
@@ -115,8 +111,10 @@ def _dataset(train, test, window, about) -> Dataset:
     by = rng.integers(-(window // 2), window // 2 + 1, len(start))
     return cut(np.clip(start + by, least, most)[:, None])
 
+  end = f'the held-out end of {about.origin}'
   return Dataset(
-    *sources,
+    train=_windows(train, 0, window, about.origin),
+    test=_windows(test, seen, window, end),
     num_classes=len(about.symbols),
     shape=(window,),
     augment=augment,

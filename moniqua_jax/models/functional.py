@@ -47,10 +47,10 @@ def nnx_model(make: Callable[[nnx.Rngs], Any]) -> Functional:
   def apply(variables, inputs, train=False, mutable=None):
     del train
     model = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    graph, params, *rest = nnx.split(model, nnx.Param, ...)
     given = jax.tree.map(jnp.asarray, variables['params'])
     nnx.replace_by_pure_dict(params, given)
-    outputs = nnx.merge(graph, params, rest)(inputs)
+    outputs = nnx.merge(graph, params, *rest)(inputs)
     return outputs if mutable is None else (outputs, {})
 
   return Functional(init, apply)

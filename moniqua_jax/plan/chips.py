@@ -11,7 +11,7 @@ and no such chip need be there.
 import functools
 import math
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -144,20 +144,21 @@ def schedule(config, workers: int) -> tuple[topologies.Topology, ...]:
 
 def dataset(config) -> data.Dataset:
   """The form of the data set of a config: shapes and classes, nothing in it."""
-  name, given = config.data.name, config.data
-  form = functools.partial(data.Dataset, None, None, augment=None)
+  name, given, none = config.data.name, config.data, cast(Any, None)
+  nothing = dict(train=none, test=none, augment=none, preprocess=none)
   if name == 'synthetic':
     shape, classes = tuple(given.shape), given.num_classes
   elif name in IMAGES:
     shape, classes = IMAGES[name]
   elif name == 'text' and given.symbols != 'characters':
-    return form(256, (given.window or 128,), preprocess=None, field='text')
+    shape = (given.window or 128,)
+    return data.Dataset(**nothing, num_classes=256, shape=shape, field='text')
   else:
     raise ValueError(
       f'config.data.name={name!r}: a plan knows the images of '
       f'{sorted([*IMAGES, "synthetic"])}, and text in bytes.'
     )
-  return form(classes, shape, preprocess=None)
+  return data.Dataset(**nothing, num_classes=classes, shape=shape)
 
 
 def gradient(config):
