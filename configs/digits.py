@@ -43,7 +43,15 @@ def default() -> ml_collections.ConfigDict:
   )
   config.pod = dict(data=1, fsdp=1)
 
-  config.model = dict(name='mlp', hidden=unset(tuple), norm=unset(str))
+  config.model = dict(
+    name='mlp',
+    hidden=unset(tuple),
+    norm=unset(str),
+    width=unset(int),
+    layers=unset(int),
+    heads=unset(int),
+    hidden_width=unset(int),
+  )
   config.data = dict(
     name='digits',
     data_dir=unset(str),
@@ -53,6 +61,8 @@ def default() -> ml_collections.ConfigDict:
     num_classes=unset(int),
     seed=unset(int),
     path=unset(str),
+    window=unset(int),
+    symbols=unset(str),
     image_size=unset(int),
     augment=unset(str),
   )
@@ -68,11 +78,16 @@ def default() -> ml_collections.ConfigDict:
     factor=unset(float),
   )
   config.optimizer = dict(
-    name='sgd', b1=unset(float), b2=unset(float), eps=unset(float)
+    name='sgd',
+    b1=unset(float),
+    b2=unset(float),
+    eps=unset(float),
+    every=unset(int),
   )
   config.momentum = 0.9
   config.momentum_kind = dict(name='local', mu=unset(float), warmup=unset(int))
   config.nesterov = False
+  config.clip = unset(float)
   config.weight_decay = 0.0
 
   config.local_momentum = 0.0

@@ -26,6 +26,7 @@ class Traffic(NamedTuple):
     whole: f64[P], in each step, of each round of messages of a quantized mean.
     short: f64[P], the same in their short form.
     estimate: of each estimate of smoothness that the workers exchange.
+    moments: f64[R], in each round of the second moments that they share.
   """
 
   gossip: np.ndarray
@@ -34,6 +35,7 @@ class Traffic(NamedTuple):
   whole: np.ndarray
   short: np.ndarray
   estimate: float = 0.0
+  moments: np.ndarray = np.zeros(0)
 
 
 _NONE = np.zeros(0)
@@ -126,24 +128,32 @@ def total(
   short=0,
   gossip_short=0,
   estimates: int = 0,
+  moments: int = 0,
 ) -> float:
   """Sums up what a worker sent so far.
 
   `rounds` of gossip were done, in more or fewer `steps`; `short` and
   `gossip_short` count, for each round of messages in a step and of the
-  schedule, how often it went in short form; `estimates` are of smoothness.
+  schedule, how often it went in short form; `estimates` are of smoothness, and
+  `moments` counts the rounds of second moments.
 
   >>> sizes = np.array([1.0, 10.0])
   >>> total(NOTHING._replace(gossip=sizes, gossip_short=sizes), 5, 3)
   12.0
   """
-  turns = len(traffic.gossip)
-  times = (rounds + turns - 1 - np.arange(turns)) // max(turns, 1)
+  times = _times(traffic.gossip, rounds)
   gossip = traffic.gossip * (times - gossip_short)
   gossip = gossip + traffic.gossip_short * gossip_short
   messages = traffic.whole * (steps - short) + traffic.short * short
   rest = traffic.exact * steps + traffic.estimate * estimates
+  rest += np.sum(traffic.moments * _times(traffic.moments, moments))
   return float(np.sum(gossip) + rest + np.sum(messages))
+
+
+def _times(sizes, rounds: int) -> np.ndarray:
+  """Counts how often each of the rounds came in so many."""
+  turns = len(sizes)
+  return (rounds + turns - 1 - np.arange(turns)) // max(turns, 1)
 
 
 def _all_reduced(size: float, n: int) -> float:

@@ -90,8 +90,20 @@ MISTAKES = {
     'config.rounds=2 needs gossip; .* take .*=dpsgd, or --config.rounds=1',
   ),
   'an outer optimizer of nothing': (
+    dict(outer=dict(momentum=0.9), gossip=dict(name='d2')),
+    r"config.outer=\{.*'momentum': 0.9.* set config.gossip.name to dpsgd",
+  ),
+  'an outer optimizer of the other order': (
     dict(outer=dict(momentum=0.9)),
-    r"config.outer=\{.*'momentum': 0.9.* set config.gossip.name='none'",
+    r'config.outer=.* set config.order to adapt_then_combine',
+  ),
+  'a decoder whose heads do not fit': (
+    dict(model=dict(name='transformer', width=10, heads=4)),
+    'config.model: width=10 is cut into heads=4, .* take a width that 2 ',
+  ),
+  'a text that is not there': (
+    dict(data=dict(name='text', path='/nowhere')),
+    "config.data: path='/nowhere' is no file, and no folder",
   ),
   'an outer rate': (
     MEANS | dict(outer=dict(learning_rate=3.0)),

@@ -161,7 +161,9 @@ def test_a_model_must_give_logits_of_the_classes(mine, monkeypatch):
   monkeypatch.chdir(mine)
   own = dict(name='mine:scores'), dict(name='mine:stripes')
   config = config_with(model=own[0], data=own[1])
-  with pytest.raises(ValueError, match=r'gives \(2, 3\) of 2 images.*\(2, 2'):
+  with pytest.raises(
+    ValueError, match=r'gives \(2, 3\) of a batch of 2.*\(2, 2'
+  ):
     trained.built(config)
 
 

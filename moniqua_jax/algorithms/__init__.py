@@ -12,6 +12,7 @@ from moniqua_jax.algorithms.answered import answered
 from moniqua_jax.algorithms.checking import check, report
 from moniqua_jax.algorithms.choco import choco
 from moniqua_jax.algorithms.d2 import d2
+from moniqua_jax.algorithms.dadam import dadam
 from moniqua_jax.algorithms.dcd import dcd
 from moniqua_jax.algorithms.dcgd import dcgd
 from moniqua_jax.algorithms.deepsqueeze import deepsqueeze
@@ -38,6 +39,7 @@ __all__ = [
   'choco',
   'd2',
   'dcd',
+  'dadam',
   'dcgd',
   'deepsqueeze',
   'diana',

@@ -3,7 +3,8 @@
 Douillard et al., "DiLoCo: distributed low-communication training of language
 models", 2023, arXiv:2311.08105, Algorithm 1; without an outer momentum it is
 local SGD with quantized means, FedPAQ: Reisizadeh et al., "FedPAQ", AISTATS
-2020, arXiv:1909.13014, Algorithm 1.
+2020, arXiv:1909.13014, Algorithm 1. By gossip in place of a mean, in full
+precision: Kolehmainen et al., "NoLoCo", 2025, arXiv:2506.10911.
 """
 
 from typing import Any, NamedTuple
@@ -14,9 +15,11 @@ import optax
 
 from moniqua_jax import collectives, gossip
 from moniqua_jax.algorithms import vectors
+from moniqua_jax.algorithms.adapt_then_combine import adapt_then_combine
 from moniqua_jax.algorithms.every import every
 from moniqua_jax.algorithms.transformation import (
   Counted,
+  Gossip,
   Reduction,
   remembering,
 )
@@ -29,20 +32,22 @@ class OuterState(NamedTuple):
   """State of an outer optimizer.
 
   Attributes:
-    heard: `Counted`, means so far, and updates and means that were lost.
-    anchor: f32[d], phi, where all workers were together; the same on all.
+    heard: of gossip; `Counted` of means, how many there were. Updates and steps
+      of the optimizer that were not finite are counted as lost.
+    anchor: f32[d], phi, where the worker stood after the last; the same on all
+      workers if they take means.
     own: of the outer optimizer.
-    mean: of the reduction.
+    mean: of the algorithm.
   """
 
-  heard: Counted
+  heard: gossip.Heard | Counted
   anchor: Array
   own: Any
   mean: Any
 
 
 def outer(
-  algorithm: Reduction,
+  algorithm: Reduction | Gossip,
   optimizer: optax.GradientTransformation | None = None,
   steps: int | tuple[tuple[int, int], ...] = 1,
 ) -> optax.GradientTransformationExtraArgs:
@@ -58,13 +63,24 @@ def outer(
   parameters but for the rounding of a sum. With `streaming` around it, one
   fragment is in each step's mean.
 
+  Of gossip each worker has a phi and an optimizer of its own, and sends x_i:
+
+    y_i <- x_i + sum_j W_ij (x_hat_j - x_hat_i)
+    phi_i <- phi_i + optimizer(phi_i - y_i),  x_i <- phi_i
+
+  The mean of phi_i goes as without gossip, at any number of bits, if the
+  optimizer is linear in Delta. How far they stay apart `theory.outer_radius`
+  says. With `optax.sgd(1.0)` it is `every` of `adapt_then_combine`, bit for
+  bit.
+
   With `optax.sgd(1.0)` the workers' mean is taken: local SGD; with Nesterov's
   momentum it is DiLoCo, with the learning rate .7 and momentum .9 of its paper.
   Where workers start from different points, phi is their mean.
 
   Args:
     algorithm: the mean: allreduce, error_feedback, double_squeeze, dcgd, diana.
-      All leaves are in it, as one vector, whatever its `keep` says.
+      All leaves are in it, as one vector, whatever its `keep` says. Or gossip:
+      dpsgd, or `rounds` or `answered` of one.
     optimizer: of Delta, which it takes as a gradient; `optax.sgd(1.0)` if not
       given.
     steps: from one mean to the next, as for `every`.
@@ -74,7 +90,7 @@ def outer(
     finite is lost, and counted; so is a mean, after which all are back at phi.
 
   Raises:
-    ValueError: no mean; steps < 1.
+    ValueError: another algorithm; steps < 1.
 
   >>> from moniqua_jax import allreduce, eden
   >>> mean = allreduce(eden(bits=2), 'scatter_reduce',
@@ -83,14 +99,22 @@ def outer(
 
   Source: Algorithm 1 of arXiv:2311.08105 and of arXiv:1909.13014.
   """
-  if getattr(algorithm, 'whole', None) is None:
+  optimizer = optax.with_extra_args_support(optimizer or optax.sgd(1.0))
+  if isinstance(algorithm, Gossip) and algorithm.heard:
+    form = _of_gossip(algorithm, optimizer)
+  elif getattr(algorithm, 'whole', None):
+    form = _of_mean(algorithm.whole(), optimizer)
+  else:
     name = getattr(algorithm, 'name', algorithm)
     raise ValueError(
-      f'outer: {name} is no mean of what workers hold; use allreduce, '
-      'error_feedback, double_squeeze, dcgd or diana.'
+      f'outer: {name} is no mean of what workers hold, and no gossip; use '
+      'allreduce, error_feedback, double_squeeze, dcgd, diana, or dpsgd.'
     )
-  reduction = algorithm.whole()
-  optimizer = optax.with_extra_args_support(optimizer or optax.sgd(1.0))
+  return form if steps == 1 else every(form, steps)
+
+
+def _of_mean(reduction: Reduction, optimizer) -> Gossip:
+  """Builds the form in which all workers share one phi."""
 
   def init(params):
     x, _ = gossip.flatten(params)
@@ -113,8 +137,37 @@ def outer(
     heard = Counted(turn + 1, lost)
     return unravel(anchor - x), OuterState(heard, anchor, own, mean)
 
-  form = remembering(init, update, f'outer_{algorithm.name}', heard=None)
-  return form if steps == 1 else every(form, steps)
+  return remembering(init, update, f'outer_{reduction.name}', heard=None)
+
+
+def _of_gossip(algorithm: Gossip, optimizer) -> Gossip:
+  """Builds the form in which each worker has a phi of its own."""
+  mixing = adapt_then_combine(algorithm)
+
+  def init(params):
+    x, _ = gossip.flatten(params)
+    own = mixing.init(x)
+    return OuterState(own.heard, x, optimizer.init(x), own)
+
+  def update(updates, state, params=None, *, step, **extra_args):
+    x, unravel = gossip.flatten(params)
+    u = vectors.flatten_like(updates, params)
+    moved, mean = mixing.update(u, state.mean, x, step=step, **extra_args)
+    delta = state.anchor - (x + moved)
+    change, own = optimizer.update(delta, state.own, state.anchor)
+    # 0 with `optax.sgd(1.0)`, so that nothing is rounded.
+    moved, own, took = base.select(
+      base.finite((change, own)),
+      (moved + (change + delta), own, jnp.int32(1)),
+      (moved, state.own, jnp.int32(0)),
+    )
+    lost = state.heard.lost + mean.heard.lost - state.mean.heard.lost
+    heard = mean.heard._replace(lost=lost + 1 - took)
+    return unravel(moved), OuterState(heard, x + moved, own, mean)
+
+  says = {**vars(mixing), 'name': f'outer_{algorithm.name}'}
+  del says['taken']
+  return remembering(init, update, **says)
 
 
 def _lost(mean) -> Array:

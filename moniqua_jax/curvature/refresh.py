@@ -134,7 +134,7 @@ def make_functions(experiment) -> tuple[Callable, Callable]:
     def logits_fn(tree):
       return module.apply(
         {'params': tree, **model_state},
-        batch['image'],
+        experiment.task.inputs(batch),
         train=True,
         mutable=list(model_state),
       )[0]

@@ -33,6 +33,7 @@ from moniqua_jax.data.stream import (
   test_batches,
   worker_batch,
 )
+from moniqua_jax.data.text import text
 
 __all__ = [
   'Dataset',
@@ -63,5 +64,6 @@ __all__ = [
   'sorted_by_label',
   'synthetic',
   'test_batches',
+  'text',
   'worker_batch',
 ]

@@ -34,10 +34,13 @@ class Dataset(NamedTuple):
   train: Source
   test: Source
   num_classes: int  # labels are from 0 on
-  shape: tuple[int, int, int]  # (H, W, C) of an image as the model sees it
+  shape: tuple[int, ...]  # (H, W, C) of an image as the model sees it, or (T,)
   # (rng, images) -> f32[B, H, W, C], for training; draws only from rng
   augment: Callable[[np.random.Generator, Images], np.ndarray]
   preprocess: Callable[[Images], np.ndarray]  # -> f32[B, H, W, C], for testing
+  field: str = 'image'  # the name that these have in a batch, beside 'label'
+  task: Any = None  # of training.tasks; None for that of the field
+  text: Any = None  # of data.text: what symbols mean
 
 
 def in_memory(images: np.ndarray, labels) -> Source:

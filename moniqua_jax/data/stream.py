@@ -111,7 +111,7 @@ def test_batches(
     indices = number * batch_size + np.arange(batch_size)
     images, labels = dataset.test.read(np.minimum(indices, size - 1))
     return {
-      'image': dataset.preprocess(images),
+      dataset.field: dataset.preprocess(images),
       'label': labels,
       'mask': (indices < size).astype(np.float32),
     }
@@ -143,7 +143,7 @@ def _worker_batch(dataset, shard, worker, seed, step, batch_size):
     chosen = np.concatenate([chosen, order[:missing]])
   images, labels = dataset.train.read(shard[chosen])
   rng = _generator(seed, _AUGMENT, worker, step)
-  return {'image': dataset.augment(rng, images), 'label': labels}
+  return {dataset.field: dataset.augment(rng, images), 'label': labels}
 
 
 # 64 permutations serve 32 workers at the border of two passes; with more

@@ -1,4 +1,7 @@
-"""flax.linen models of images: module(x: f32[B, H, W, C], train) -> logits."""
+"""Models by name, called as `module.apply(variables, inputs, train=)`.
+
+Of images f32[B, H, W, C] by flax.linen, of text i32[B, T] by flax NNX.
+"""
 
 from moniqua_jax import extras
 
@@ -12,6 +15,7 @@ with extras.needed('train'):
     resnet110,
   )
   from moniqua_jax.models.small import cnn, mlp
+  from moniqua_jax.models.transformer import transformer
   from moniqua_jax.models.vgg import vgg16
 
 __all__ = [
@@ -23,5 +27,6 @@ __all__ = [
   'resnet34',
   'resnet50',
   'resnet56',
+  'transformer',
   'vgg16',
 ]

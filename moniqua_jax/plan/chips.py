@@ -11,14 +11,13 @@ and no such chip need be there.
 import functools
 import math
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from moniqua_jax import bytes_sent, quantizers, topologies, wire
+from moniqua_jax import bytes_sent, data, quantizers, topologies, wire
 from moniqua_jax.quantizers import base
 
 BITS = (32, 8, 4, 2, 1)
@@ -143,47 +142,57 @@ def schedule(config, workers: int) -> tuple[topologies.Topology, ...]:
   return rounds
 
 
-def images(config) -> tuple[tuple[int, int, int], int]:
-  """Returns (height, width, channels) and the classes, without the data."""
-  name = config.data.name
+def dataset(config) -> data.Dataset:
+  """The form of the data set of a config: shapes and classes, nothing in it."""
+  name, given, none = config.data.name, config.data, cast(Any, None)
+  nothing = dict(train=none, test=none, augment=none, preprocess=none)
   if name == 'synthetic':
-    return tuple(config.data.shape), config.data.num_classes
-  if name not in IMAGES:
+    shape, classes = tuple(given.shape), given.num_classes
+  elif name in IMAGES:
+    shape, classes = IMAGES[name]
+  elif name == 'text' and given.symbols != 'characters':
+    shape = (given.window or 128,)
+    return data.Dataset(**nothing, num_classes=256, shape=shape, field='text')
+  else:
     raise ValueError(
       f'config.data.name={name!r}: a plan knows the images of '
-      f'{sorted([*IMAGES, "synthetic"])}.'
+      f'{sorted([*IMAGES, "synthetic"])}, and text in bytes.'
     )
-  return IMAGES[name]
+  return data.Dataset(**nothing, num_classes=classes, shape=shape)
 
 
 def gradient(config):
   """Builds a worker's gradient, and the shapes of what it takes.
 
-  Returns a function of (params, state, image, label), and these.
+  Returns a function of (params, state, batch), and these.
   """
-  from moniqua_jax.training import registry, validation
+  from moniqua_jax.training import registry, tasks, validation
 
   validation.validate(config)
   if 'laboratory' in config:
     raise ValueError('this config is of a laboratory; a plan is for a net.')
-  shape, classes = images(config)
+  of = dataset(config)
+  task = tasks.of(of)
   model = registry.build(
-    registry.MODELS, 'model', config.model, num_classes=classes
+    registry.MODELS, 'model', config.model, num_classes=of.num_classes
   )
-  image = jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.float32)
-  label = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+  batch = jax.eval_shape(lambda: task.example(config.batch_size))
+  batch['label'] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
   init = functools.partial(model.init, train=False)
-  variables = dict(jax.eval_shape(init, jax.random.key(0), image))
+  inputs = jax.eval_shape(task.inputs, batch)
+  variables = dict(jax.eval_shape(init, jax.random.key(0), inputs))
   params = variables.pop('params')
 
-  def loss(params, state, image, label):
-    logits, _ = model.apply(
-      {'params': params, **state}, image, train=True, mutable=list(state)
+  def loss(params, state, batch):
+    outputs, _ = model.apply(
+      {'params': params, **state},
+      task.inputs(batch),
+      train=True,
+      mutable=list(state),
     )
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    return losses.mean()
+    return task.losses(outputs, batch)[0].mean()
 
-  return jax.grad(loss), (params, variables, image, label)
+  return jax.grad(loss), (params, variables, batch)
 
 
 def work(config) -> tuple[int, float]:

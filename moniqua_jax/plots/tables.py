@@ -124,6 +124,7 @@ def method(config: dict) -> str:
     f'{rounds} rounds' if rounds > 1 else '',
     *often,
     'adapt then combine' if 'then' in config.get('order', '') else '',
+    *_outer(config),
     *later,
     'overlapped' if config.get('overlap') else '',
     f'({config["variant"]} variant)' if config.get('variant') else '',

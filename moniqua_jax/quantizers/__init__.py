@@ -14,6 +14,7 @@ from moniqua_jax.quantizers.base import (
 from moniqua_jax.quantizers.dithered import block, dithering, varying_steps
 from moniqua_jax.quantizers.eden import eden
 from moniqua_jax.quantizers.fitted import fitted_theta
+from moniqua_jax.quantizers.float8 import float8
 from moniqua_jax.quantizers.leveled import leveled
 from moniqua_jax.quantizers.moniqua import moniqua
 from moniqua_jax.quantizers.nuqsgd import natural, nuqsgd
@@ -40,6 +41,7 @@ __all__ = [
   'dithering',
   'eden',
   'fitted_theta',
+  'float8',
   'full_precision',
   'leveled',
   'moniqua',

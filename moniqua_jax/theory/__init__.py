@@ -34,6 +34,7 @@ from moniqua_jax.theory.noise import (
   loop_gain,
   noise_floor,
 )
+from moniqua_jax.theory.outer import adam_step, outer_radius
 from moniqua_jax.theory.responses import Sums, everyone, neighbours, sums
 from moniqua_jax.theory.spectrum import (
   eigenvalues,
@@ -61,6 +62,7 @@ __all__ = [
   'Report',
   'Row',
   'Sums',
+  'adam_step',
   'auto_theta_limit',
   'block_steps',
   'disagreement',
@@ -79,6 +81,7 @@ __all__ = [
   'noise_floor',
   'nuqsgd_variance',
   'nuqsgd_variance_tight',
+  'outer_radius',
   'paper',
   'qsgd_variance',
   'report',

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import bytes_sent, pods
+from moniqua_jax import algorithms, bytes_sent, pods, quantizers
 from moniqua_jax.algorithms import fragments as parts
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.bytes_sent import NOTHING
@@ -49,18 +49,19 @@ def make(
   if pod.size > 1:
     mean = _of_means(setup.config, means, gradient, pod.data)
     within = pods.of_pod(part, mean, pod)
-  sent = _by_worker(setup, gossip, quantizer, means, part, gradient)
+  moments = base.tuned(quantizers.float8())
+  sent = _by_worker(setup, gossip, quantizer, means, part, gradient, moments)
   if setup.smoothness is not None:
     leaves = refresh.quantized(part, setup.schedule)
     each = refresh.refresh_bytes(setup.smoothness, leaves, pod.workers)
     sent = sent._replace(estimate=each)
   return Sent(
-    sent, within, _by_worker(setup, gossip, full, full, part, gradient)
+    sent, within, _by_worker(setup, gossip, full, full, part, gradient, full)
   )
 
 
 def _by_worker(
-  setup, algorithm, quantizer, means, part, gradient
+  setup, algorithm, quantizer, means, part, gradient, of_moments
 ) -> bytes_sent.Traffic:
   """Counts what a worker sends to others: in gossip, in means, or in both."""
   sent, pod = NOTHING, setup.pod
@@ -75,8 +76,31 @@ def _by_worker(
   # Each fragment goes through a round before the next one comes.
   each = lambda sizes: np.repeat(sizes, setup.config.fragments)
   return sent._replace(
-    gossip=each(gossip.gossip), gossip_short=each(gossip.gossip_short)
+    gossip=each(gossip.gossip),
+    gossip_short=each(gossip.gossip_short),
+    moments=_of_moments(setup, of_moments, size),
   )
+
+
+def _of_moments(setup, quantizer, size: int) -> np.ndarray:
+  """Counts the bytes of each round of second moments; none without."""
+  if not moments_every(setup.config):
+    return NOTHING.moments
+  return bytes_sent.of_gossip(setup.schedule, quantizer, size).gossip
+
+
+def moments_every(config) -> int:
+  """Says in one of how many steps second moments are sent; 0 for never."""
+  if config.optimizer.name != 'dadam':
+    return 0
+  default = inspect.signature(algorithms.dadam).parameters['every'].default
+  return config.optimizer.every or default
+
+
+def moments(config, steps: int) -> int:
+  """Counts the rounds of second moments in so many steps."""
+  every = moments_every(config)
+  return steps // every if every else 0
 
 
 def _of_means(config, quantizer, gradient, n) -> bytes_sent.Traffic:
@@ -128,6 +152,7 @@ def so_far(experiment, done: int, opt_state) -> dict:
     short,
     _of_one(heard.short) if heard else 0,
     refresh.estimates(shape, done) if shape else 0,
+    moments(setup.config, done),
   )
   return {'wire/bytes_sent': sent, **row}
 

@@ -54,6 +54,7 @@ def make(experiment, eval_step):
       'test/accuracy': sums[1] / sums[2],
       'gossip/consensus_rms': np.sqrt(np.mean(rms**2)),
       'gossip/consensus_max': largest.max(),
+      **experiment.task.measures(float(sums[0] / sums[2])),
     }
     if last:
       accuracies = evaluate_workers(state)
@@ -78,7 +79,8 @@ def export(experiment, state, workdir) -> None:
   """Writes the mean model: workdir/mean_model/variables.npz, a name a leaf.
 
   'params/Dense_0/kernel' and so on, as the model's `apply` wants them; running
-  statistics are pooled. Collective; process 0 writes.
+  statistics are pooled. A model of text goes on in workdir/sample.txt.
+  Collective; process 0 writes.
   """
   pod, like = experiment.setup.pod, experiment.model.variables['params']
   mean = experiment.run(lambda x: collectives.mean(x, workers.AXIS), (0,))
@@ -94,6 +96,10 @@ def export(experiment, state, workdir) -> None:
     name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
     with whole.written(folder / 'variables.npz', 'wb') as file:
       np.savez(file, **{name(path): leaf for path, leaf in leaves})
+    apply = experiment.model.module.apply
+    if made := experiment.task.sample(apply, {'params': params, **pooled}):
+      whole.write(workdir / 'sample.txt', made)
+      print(made)
 
 
 def _shared(eval_step, pod):

@@ -22,6 +22,7 @@ from moniqua_jax.training import (
   optimizer,
   quantizer,
   talk,
+  tasks,
   unfit,
 )
 from moniqua_jax.training.resolve import Setup, resolve
@@ -93,6 +94,11 @@ class Experiment(NamedTuple):
   def turns(self) -> turns.Turns:
     """Counts the rounds of gossip by step."""
     return talk.of(self.setup.config)
+
+  @property
+  def task(self) -> tasks.Task:
+    """What the model learns of a batch."""
+    return tasks.of(self.data.dataset)
 
   @property
   def run(self) -> Callable:
@@ -187,14 +193,16 @@ def _model(setup, read) -> Model:
 
 
 def _variables(config, module, dataset):
-  image = jnp.zeros((1, *dataset.shape), jnp.float32)
+  task = tasks.of(dataset)
+  inputs = task.inputs(task.example(1))
   try:
     init = jax.jit(functools.partial(module.init, train=False))
-    variables = init(jax.random.key(config.seed), image)
+    variables = init(jax.random.key(config.seed), inputs)
   except (AttributeError, TypeError) as error:
     raise ValueError(
       f'config.model.name={config.model.name!r}: {error}; a model is a '
-      'flax.linen.Module that is called as module(images, train=True).'
+      'flax.linen.Module that is called as module(inputs, train=True), or has '
+      'its two functions.'
     ) from error
   unfit.model(config, module, variables, dataset)
   return variables

@@ -58,6 +58,8 @@ def _train(experiment, workdir, stack) -> dict:
     print(summary.describe(experiment))
     if planned := experiment.setup.planned:
       workdir_lib.note(workdir, planned=plan_report.noted(planned))
+    if text := experiment.data.dataset.text:
+      workdir_lib.note(workdir, text=text.noted())
   pod, pace = experiment.setup.pod, experiment.pace
   own = multihost.own(pod.devices)
   own_workers = [device // pod.size for device in own]

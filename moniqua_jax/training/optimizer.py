@@ -10,6 +10,7 @@ import optax
 
 from moniqua_jax import algorithms, pods, topologies, workers
 from moniqua_jax.algorithms import large_leaves, transformation
+from moniqua_jax.algorithms.dadam import DadamState
 from moniqua_jax.quantizers import base
 from moniqua_jax.training import registry, talk
 
@@ -56,6 +57,8 @@ class Optimizer(NamedTuple):
     """Returns i32[], the steps so far that were not finite, and were lost."""
     slots = Optimizer(*state)
     lost = jnp.int32(slots.reduce.lost if self.reduce.quantizes else 0)
+    if moments := moments_of(slots.local):
+      lost += moments.told.lost
     counts = getattr(slots.gossip, 'heard', None)
     return lost + counts.lost if counts else lost
 
@@ -75,14 +78,16 @@ def make(
     gossip = pods.on_own_part(gossip, key, pod)
     reduce = pods.of_device(reduce, key, (workers.AXIS, pods.FSDP))
   elif is_outer(config):
-    gossip, reduce = _outer(config, reduce(key)), transformation.no_reduction()
+    gossip = _seldom(config, _outer(config, reduce(key)))
+    reduce = transformation.no_reduction()
   else:
     gossip, reduce = gossip(key), reduce(key)
   gossip = _with_momentum(config, gossip, learning_rate)
   momentum = optax.identity()
   if config.local_momentum:
     momentum = optax.trace(config.local_momentum, config.nesterov)
-  return Optimizer(momentum, reduce, local(config, learning_rate), gossip)
+  own = local(config, learning_rate, setup.schedule)
+  return Optimizer(momentum, reduce, own, gossip)
 
 
 def only(local: optax.GradientTransformation) -> Optimizer:
@@ -95,18 +100,37 @@ def only(local: optax.GradientTransformation) -> Optimizer:
   )
 
 
-def local(config, learning_rate) -> optax.GradientTransformation:
+def local(
+  config, learning_rate, schedule: tuple = ()
+) -> optax.GradientTransformation:
   """Builds what a worker does by itself, by default SGD with momentum."""
   if config.momentum_kind.name != 'local':
-    return optax.add_decayed_weights(config.weight_decay)
+    return _clipped(config, optax.add_decayed_weights(config.weight_decay))
   entries = {entry: config[entry] for entry in ENTRIES}
-  return registry.build(
+  optimizer = registry.build(
     registry.OPTIMIZERS,
     'optimizer',
     config.optimizer,
     learning_rate=learning_rate,
+    topology=schedule,
+    axis_name=workers.AXIS,
+    key=jax.random.key(config.seed),
     **entries,
   )
+  return _clipped(config, optimizer)
+
+
+def moments_of(state) -> DadamState | None:
+  """Finds the moments that workers share, if there are such."""
+  is_it = lambda node: isinstance(node, DadamState)
+  found = filter(is_it, jax.tree.leaves(state, is_leaf=is_it))
+  return next(found, None)
+
+
+def _clipped(config, optimizer) -> optax.GradientTransformation:
+  if config.clip is None:
+    return optimizer
+  return optax.chain(optax.clip_by_global_norm(config.clip), optimizer)
 
 
 # ------------------------------------------------------- the mean of gradients
@@ -166,15 +190,19 @@ def is_outer(config) -> bool:
   if config.gossip.name != 'none' or reduce_name(config) == 'none':
     return False
   often = talk.local_steps(config) == ((0, 1),) and config.fragments == 1
-  return not often or dict(config.outer) != OUTER
+  return not often or has_outer_step(config)
 
 
-def _outer(config, reduction):
-  """Builds local steps and fragments around a mean."""
+def has_outer_step(config) -> bool:
+  """Tells whether there is an optimizer of what workers moved."""
+  return dict(config.outer) != OUTER
+
+
+def _outer(config, algorithm):
+  """Builds the optimizer of what workers moved around a mean, or gossip."""
   rate, momentum, nesterov = (config.outer[entry] for entry in OUTER)
   optimizer = optax.sgd(rate, momentum or None, nesterov)
-  outer = _wrapped('reduce', algorithms.outer, reduction, optimizer)
-  return _seldom(config, outer)
+  return _wrapped('outer', algorithms.outer, algorithm, optimizer)
 
 
 # ---------------------------------------------------------------------- gossip
@@ -217,7 +245,9 @@ def _gossip(config, schedule, quantizer, key):
   )
   if config.gossip.name == 'none':
     return gossip
-  gossip = _seldom(config, gossip)
+  if has_outer_step(config):
+    return _seldom(config, _outer(config, _rounds(config, gossip)))
+  gossip = _seldom(config, _rounds(config, gossip))
   order = registry.ORDERS[config.order]
   gossip = _wrapped(f'order={config.order!r}', order, gossip)
   if waits(config):
@@ -226,10 +256,17 @@ def _gossip(config, schedule, quantizer, key):
   return gossip
 
 
+def _rounds(config, gossip):
+  """Wraps what a step does more often."""
+  numbers = talk.rounds(config)
+  if numbers in (1, ((0, 1),)):
+    return gossip
+  return _wrapped(f'rounds={config.rounds}', algorithms.rounds, gossip, numbers)
+
+
 def _seldom(config, gossip):
-  """Wraps what a step does more often, or less."""
+  """Wraps what a step does less often."""
   for entry, wrap, numbers in (
-    ('rounds', algorithms.rounds, talk.rounds(config)),
     ('fragments', algorithms.streaming, config.fragments),
     ('local_steps', algorithms.every, talk.local_steps(config)),
   ):

@@ -80,6 +80,8 @@ def numbers(row: dict) -> str:
   if 'gossip/theta' in row:
     text += [f'distance/theta {row["gossip/distance_over_theta"]:.2g}']
   text += [f'sent {row["wire/bytes_sent"] / 1e6:.3g} MB']
-  if 'test/accuracy' in row:
+  if 'test/bits_per_character' in row:
+    text += [f'test {row["test/bits_per_character"]:.3f} bits a character']
+  elif 'test/accuracy' in row:
     text += [f'test {100 * row["test/accuracy"]:.1f}%']
   return ', '.join(text)

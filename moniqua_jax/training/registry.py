@@ -84,7 +84,7 @@ def _sgd(
 
 
 MODELS = _from(models, ' '.join(models.__all__))
-DATASETS = _from(data, 'cifar10 digits folder imagenet2012 npz synthetic')
+DATASETS = _from(data, 'cifar10 digits folder imagenet2012 npz synthetic text')
 PARTITIONS = _from(data, 'dirichlet iid sorted_by_label')
 TOPOLOGIES = topologies.BY_NAME
 QUANTIZERS = _from(
@@ -92,7 +92,7 @@ QUANTIZERS = _from(
   'alq alq_n amq amq_n auto_theta eden fitted_theta full_precision leveled '
   'moniqua natural nuqsgd one_bit qsgd random_k sign terngrad top_k uniform',
 ) | {'block': _block}
-OPTIMIZERS = {'sgd': _sgd, 'adamw': optax.adamw}
+OPTIMIZERS = {'sgd': _sgd, 'adamw': optax.adamw, 'dadam': algorithms.dadam}
 LEARNING_RATES = _from(schedules, 'constant cosine step')
 THETAS = _from(schedules, 'fixed follow')
 REDUCE = _from(

@@ -60,15 +60,16 @@ def make_gradient(experiment) -> Callable:
   the gradient is the mean over 'fsdp'.
   """
   module, held = experiment.model.module, experiment.model.held
+  task = experiment.task
 
   def loss_of_whole(params, model_state, batch):
     logits, new_state = module.apply(
       {'params': params, **model_state},
-      batch['image'],
+      task.inputs(batch),
       train=True,
       mutable=list(model_state),
     )
-    losses, hits = _losses_and_hits(logits, batch['label'])
+    losses, hits = task.losses(logits, batch)
     return jnp.mean(losses), (jnp.mean(hits), dict(new_state))
 
   def loss_fn(pieces, model_state, batch):
@@ -80,11 +81,6 @@ def make_gradient(experiment) -> Callable:
     return aux, held.vector(grads)
 
   return gradient
-
-
-def _losses_and_hits(logits, labels):
-  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-  return losses, jnp.argmax(logits, axis=-1) == labels
 
 
 def _init(experiment):
@@ -123,14 +119,15 @@ def _train_step(experiment):
 
 def _eval_step(experiment):
   module, held = experiment.model.module, experiment.model.held
+  task = experiment.task
 
-  def forward(params, model_state, image):
-    return module.apply({'params': params, **model_state}, image, train=False)
+  def forward(params, model_state, inputs):
+    return module.apply({'params': params, **model_state}, inputs, train=False)
 
   def eval_step(params, model_state, batch):
     pieces = held.pieces(params)
-    logits = held.apply(forward, pieces, model_state, batch['image'])
-    losses, hits = _losses_and_hits(logits, batch['label'])
+    logits = held.apply(forward, pieces, model_state, task.inputs(batch))
+    losses, hits = task.losses(logits, batch)
     mask = batch['mask']
     return jnp.stack([(losses * mask).sum(), (hits * mask).sum(), mask.sum()])
 

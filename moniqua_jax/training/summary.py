@@ -105,8 +105,12 @@ def _bytes_per_step(experiment, traffic) -> float:
   clock, steps = experiment.turns, experiment.pace.steps
   if len(clock.pieces) == 1:
     steps = max(1, len(traffic.gossip)) * clock.longest
+  config = experiment.setup.config
+  steps *= max(1, bytes_sent.moments_every(config) * len(traffic.moments))
   means = bytes_sent.means(experiment, steps)
-  return traffic_lib.total(traffic, means, clock.before(steps)) / steps
+  moments = bytes_sent.moments(config, steps)
+  sent = traffic_lib.total(traffic, means, clock.before(steps), moments=moments)
+  return sent / steps
 
 
 def _listed(spec) -> str:

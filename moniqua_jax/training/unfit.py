@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from moniqua_jax import data
 from moniqua_jax.algorithms import large_leaves
-from moniqua_jax.training import monitor, optimizer, registry
+from moniqua_jax.training import monitor, optimizer, registry, tasks
 
 # A worker's parameters are one vector here, in which these would see one layer.
 BY_LAYER = 'adafactor fromage lamb lars muon noisy_sgd sm3'.split()
@@ -45,18 +45,13 @@ def slots(config, pod) -> None:
       f'equally by its {pod.size} devices.'
     )
   outer(config)
-  local(config)
+  local(config, pod.size)
 
 
 def outer(config) -> None:
   """Refuses what does not go with means of what workers moved."""
   if not optimizer.is_outer(config):
-    if dict(config.outer) != optimizer.OUTER:
-      raise ValueError(
-        f'config.outer={dict(config.outer)} is of the mean of what workers '
-        f"moved: set config.gossip.name='none' and config.reduce.name, such as "
-        "'allreduce'."
-      )
+    _outer_gossip(config)
     return
   for entry, value in (
     ('gradient_probe_every', config.gradient_probe_every),
@@ -69,10 +64,31 @@ def outer(config) -> None:
       )
 
 
-def local(config) -> None:
+def _outer_gossip(config) -> None:
+  """Refuses an optimizer of what workers moved where nothing is after it."""
+  if not optimizer.has_outer_step(config):
+    return
+  entry = f'config.outer={dict(config.outer)} is of what workers moved'
+  if config.gossip.name != 'dpsgd' or config.reduce.name != 'none':
+    raise ValueError(
+      f'{entry}: set config.gossip.name to dpsgd without a reduce, or to none '
+      'with a config.reduce.name such as allreduce.'
+    )
+  if config.order != 'adapt_then_combine':
+    raise ValueError(
+      f'{entry}, messages and all: set config.order to adapt_then_combine.'
+    )
+
+
+def local(config, alone: int) -> None:
   """Refuses entries that the optimizer has no use for, and some optimizers."""
   name = config.optimizer.name
   entry = f'config.optimizer.name={name!r}'
+  if name == 'dadam' and (config.gossip.name == 'none' or alone > 1):
+    raise ValueError(
+      f'{entry} lets neighbours agree on second moments: it needs gossip '
+      '(config.gossip.name=dpsgd) of workers of one device; adamw does without.'
+    )
   takes = inspect.signature(
     registry.found(registry.OPTIMIZERS, 'optimizer', name)
   ).parameters
@@ -129,13 +145,14 @@ def model(config, module, variables, read) -> None:
   """Refuses a model of one's own whose outputs are not logits of classes."""
   if ':' not in config.model.name:
     return
-  images = jnp.zeros((2, *read.shape), jnp.float32)
-  apply = lambda variables: module.apply(variables, images, train=False)
+  task = tasks.of(read)
+  inputs = task.inputs(task.example(2))
+  apply = lambda variables: module.apply(variables, inputs, train=False)
   shape = jax.tree.map(jnp.shape, jax.eval_shape(apply, variables))
-  if shape != (2, read.num_classes):
+  if shape != task.outputs(2):
     raise ValueError(
-      f'config.model.name={config.model.name!r} gives {shape} of 2 images; '
-      f'it must give logits, (2, {read.num_classes}).'
+      f'config.model.name={config.model.name!r} gives {shape} of a batch of 2; '
+      f'it must give logits, {task.outputs(2)}.'
     )
 
 
