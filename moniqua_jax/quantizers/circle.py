@@ -16,7 +16,7 @@ from moniqua_jax.quantizers import base
 Array = jax.Array
 
 # Beyond 2^22 steps float32 has no bits left for the fraction of a step.
-REACH = 2.0**22
+_REACH = 2.0**22
 
 
 class Rounding(NamedTuple):
@@ -35,8 +35,9 @@ class Header(NamedTuple):
   bound: Array  # f32[], theta; NaN if the message is unreadable
   step: Array  # f32[], s
   inverse: Array  # f32[], 1 / s
-  seed: Array  # u32[], of u
   zero: Array  # f32[], see `base.rounded`; NaN if the step is
+  reach: Array  # f32[], beyond which no value can be sent
+  seed: Array  # u32[], of u
 
 
 def _dither(seed, size, start):
@@ -80,7 +81,8 @@ ROUNDINGS = {
 def describe(grid, bound, seed):
   """Returns the header of a message with this theta and seed."""
   step = bound * grid.per_theta
-  return Header(bound, step, 1 / step, seed, jnp.minimum(step, 0))
+  zero = jnp.minimum(step, 0)
+  return Header(bound, step, 1 / step, zero, _REACH * step, seed)
 
 
 def read_header(grid, payload, size):

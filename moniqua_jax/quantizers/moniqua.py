@@ -112,7 +112,7 @@ def _write_group(grid, about, x, parts, group):
   each = {part: _write(grid, about, x[slice(*part)], part[0]) for part in group}
   codes = [each[part][0] if part in each else None for part in parts]
   _, turned, sizes = zip(*each.values(), strict=True)
-  limit = circle.magnitude(circle.REACH * about.step)
+  limit = circle.magnitude(about.reach)
   beyond = lambda sizes: (sizes >= limit).astype(jnp.uint8)
   return (
     wire.pack_parts(codes, grid.bits, x.size),

@@ -13,6 +13,7 @@ The same codes, digests and values as in `moniqua`, to the bit.
 """
 
 import functools
+import math
 
 import jax
 from jax import lax
@@ -23,7 +24,7 @@ from moniqua_jax.quantizers import base, circle, digest
 
 Array = jax.Array
 
-_FAR = 256  # a bit above the turn in a word of `encode`
+_REST = 8192  # values, or fewer, are no stripe; see `wire`
 
 
 def encode(grid, theta, x, key):
@@ -31,28 +32,57 @@ def encode(grid, theta, x, key):
   bound = theta + jnp.minimum(jnp.abs(x[0]), 0)
   about = circle.describe(grid, bound[None], dither.seed(key)[None])
   parts = wire.parts(x.size, grid.bits)
-  (headers,) = _headers(about, parts)
+  about, (headers,) = _headers(about, parts)
   written = [
     _write(grid, header, x[slice(*part)])
     for part, header in zip(parts, headers, strict=True)
   ]
-  codes, words = zip(*written, strict=True)
-  # XLA makes codes and words in one launch if the codes are wanted alone.
+  codes, low, beyond = zip(*written, strict=True)
+  # XLA makes codes and checks in one launch if the codes are wanted alone.
   packed = lax.optimization_barrier(wire.pack_parts(codes, grid.bits, x.size))
-  most, turned = _joined([words], _join)
-  fits = circle.usable(grid, about) & (most < _FAR)
-  fields = [jnp.where(fits, about.bound, jnp.nan), about.seed, turned]
+  turned, far = _checks(low, beyond)
+  fits = circle.usable(grid, about) & (far == 0)
+  fields = [jnp.where(fits, about.bound, jnp.nan), about.seed, turned[None]]
   return jnp.concatenate([*packed, *map(_to_bytes, fields[: 2 + grid.digest])])
 
 
 def _write(grid, about, y):
-  """Returns the codes of a part, and for the checks a word of each value."""
+  """Returns the codes of a part, the low bytes of turns, and what is too far."""
   y = jnp.pad(y, (0, -y.size % wire.TILE))  # of zeros n is 0
   n = jnp.rint(circle.place(grid, about, y, 0)).astype(jnp.int32)
   codes = (n & (grid.levels - 1)).astype(jnp.uint8)
-  far = circle.magnitude(y) >= circle.magnitude(circle.REACH * about.step)
-  turns = digest.low_byte(n >> grid.bits).astype(jnp.uint32)
-  return codes, jnp.where(far, turns | _FAR, turns)
+  far = circle.magnitude(y) >= circle.magnitude(about.reach)
+  return codes, digest.low_byte(n >> grid.bits), far.astype(jnp.uint8)
+
+
+def _checks(low, beyond):
+  """Joins what is checked of all parts: the digest, and whether any is far.
+
+  In rows of whole tiles, which XLA need not pad: it could not write the codes
+  in the same launch.
+  """
+  alike = {part.size: [] for part in low}
+  for pair in zip(low, beyond, strict=True):
+    alike[pair[0].size].append(pair)
+  joined = [functools.reduce(_either, pairs) for pairs in alike.values()]
+  rows = [_in_rows(_turned(low), far) for low, far in joined]
+  return _reduced(*map(jnp.concatenate, zip(*rows, strict=True)))
+
+
+def _in_rows(*pair):
+  if pair[0].size <= _REST:
+    return pair
+  width = wire.TILE * math.gcd(pair[0].size // wire.TILE, 16)
+  return _reduced(*[each.reshape(-1, width) for each in pair])
+
+
+def _reduced(*pair):
+  zeros = tuple(each.dtype.type(0) for each in pair)
+  return lax.reduce(pair, zeros, _either, (pair[0].ndim - 1,))
+
+
+def _either(a, b):
+  return a[0] ^ b[0], a[1] | b[1]
 
 
 def inspect_all(grid, payloads, reference):
@@ -62,8 +92,9 @@ def inspect_all(grid, payloads, reference):
     wire.parts(reference.size, grid.bits),
   )
   about, sent = _read_headers(grid, payloads, y.size)
+  about, headers_of = _headers(about, parts)
   words = []
-  for payload, headers in zip(payloads, _headers(about, parts), strict=True):
+  for payload, headers in zip(payloads, headers_of, strict=True):
     look = functools.partial(_look, grid, payload, y)
     words.append([look(*each) for each in zip(parts, headers, strict=True)])
   most, turned = _joined(words, _join if grid.digest else lax.max)
@@ -91,7 +122,8 @@ def _look(grid, payload, y, part, about):
 def mix(grid, pull, x, payloads, came, onto=None):
   """Adds the pull to a vector in one pass, in place; see `base.Fast.mix`."""
   about, _ = _read_headers(grid, payloads, x.size)
-  own, *theirs = [header for (header,) in _headers(about, [(0, x.size)])]
+  _, headers_of = _headers(about, [(0, x.size)])
+  own, *theirs = [header for (header,) in headers_of]
   y = x.astype(jnp.float32)
   x_hats = [circle.value(grid, own, jnp.rint(circle.place(grid, own, y, 0)), 0)]
   for header, message in zip(theirs, payloads[1:], strict=True):
@@ -112,21 +144,25 @@ def _read_headers(grid, payloads, size):
 
 
 def _headers(about, parts):
-  """Returns the header of each part of each message, with the part's seed.
+  """Returns the headers again, and of each message that of each of its parts.
 
-  All in one launch, which XLA would otherwise scatter over many.
+  A part has a seed of its own. All in one launch, which XLA would otherwise
+  scatter over many.
   """
   starts = jnp.array([start for start, _ in parts], jnp.uint32)
-  seeds = dither.part(about.seed[:, None], starts)
-  fields = lax.optimization_barrier(about._replace(seed=seeds))
-  return [
-    [header._replace(seed=header.seed[k]) for k in range(len(parts))]
-    for header in _rows(fields, len(seeds))
+  *numbers, seeds = about
+  columns = [wire.words(number)[:, None] for number in numbers]
+  columns.append(dither.part(seeds[:, None], starts))
+  rows = lax.optimization_barrier(jnp.concatenate(columns, axis=1))
+  n = len(numbers)
+  header = lambda at, k: circle.Header(
+    *[wire.floats(rows[at, j]) for j in range(n)], rows[at, n + k]
+  )
+  each = [
+    [header(message, k) for k in range(len(parts))]
+    for message in range(len(rows))
   ]
-
-
-def _rows(tree, count):
-  return [jax.tree.map(lambda v, k=k: v[k], tree) for k in range(count)]
+  return header(slice(None), 0), each
 
 
 def _join(a, b):
@@ -141,10 +177,9 @@ def _joined(words, op):
   twice; of the largest only the upper 24 bits count if `op` is `_join`.
   """
   lanes = jnp.stack([_lanes(op, each) for each in words])
-  most = lax.reduce(lanes, jnp.uint32(0), lax.max, (1,))
-  low, left = lanes & 255, jnp.arange(wire.TILE, dtype=jnp.uint32) % 32
-  turned = low << left | low >> (32 - left) % 32  # as `digest.fold` does
-  return most, lax.reduce(turned, jnp.uint32(0), lax.bitwise_xor, (1,))
+  join = lambda a, b: (lax.max(a[0], b[0]), a[1] ^ b[1])
+  zeros = jnp.uint32(0), jnp.uint32(0)
+  return lax.reduce((lanes, _turned(lanes)), zeros, join, (1,))
 
 
 def _lanes(op, words):
@@ -157,6 +192,13 @@ def _lanes(op, words):
   return functools.reduce(
     op, [lax.reduce(each, jnp.uint32(0), op, (0,)) for each in rows]
   )
+
+
+def _turned(low):
+  """Rotates low bytes by their places, as `digest.fold` does."""
+  low = low.astype(jnp.uint32) & 255
+  left = lax.iota(jnp.uint32, low.shape[-1]) & 31
+  return low << left | low >> (32 - left & 31)
 
 
 def _to_bytes(numbers):
