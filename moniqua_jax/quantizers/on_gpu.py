@@ -13,6 +13,8 @@ The same codes, digests and values as in `moniqua`, to the bit.
 """
 
 import functools
+
+
 import math
 
 import jax
@@ -24,6 +26,7 @@ from moniqua_jax.quantizers import base, circle, digest
 
 Array = jax.Array
 
+_FAR = 256  # a bit above the turn in a word of `encode`
 _REST = 8192  # values, or fewer, are no stripe; see `wire`
 
 
@@ -37,52 +40,23 @@ def encode(grid, theta, x, key):
     _write(grid, header, x[slice(*part)])
     for part, header in zip(parts, headers, strict=True)
   ]
-  codes, low, beyond = zip(*written, strict=True)
+  codes, words = zip(*written, strict=True)
   # XLA makes codes and checks in one launch if the codes are wanted alone.
   packed = lax.optimization_barrier(wire.pack_parts(codes, grid.bits, x.size))
-  turned, far = _checks(low, beyond)
-  fits = circle.usable(grid, about) & (far == 0)
+  most, turned = _joined(words, _join)
+  fits = circle.usable(grid, about) & (most < _FAR)
   fields = [jnp.where(fits, about.bound, jnp.nan), about.seed, turned[None]]
   return jnp.concatenate([*packed, *map(_to_bytes, fields[: 2 + grid.digest])])
 
 
 def _write(grid, about, y):
-  """Returns the codes of a part, the low bytes of turns, and what is too far."""
+  """Returns the codes of a part, and for the checks a word of each value."""
   y = jnp.pad(y, (0, -y.size % wire.TILE))  # of zeros n is 0
   n = jnp.rint(circle.place(grid, about, y, 0)).astype(jnp.int32)
   codes = (n & (grid.levels - 1)).astype(jnp.uint8)
   far = circle.magnitude(y) >= circle.magnitude(about.reach)
-  return codes, digest.low_byte(n >> grid.bits), far.astype(jnp.uint8)
-
-
-def _checks(low, beyond):
-  """Joins what is checked of all parts: the digest, and whether any is far.
-
-  In rows of whole tiles, which XLA need not pad: it could not write the codes
-  in the same launch.
-  """
-  alike = {part.size: [] for part in low}
-  for pair in zip(low, beyond, strict=True):
-    alike[pair[0].size].append(pair)
-  joined = [functools.reduce(_either, pairs) for pairs in alike.values()]
-  rows = [_in_rows(_turned(low), far) for low, far in joined]
-  return _reduced(*map(jnp.concatenate, zip(*rows, strict=True)))
-
-
-def _in_rows(*pair):
-  if pair[0].size <= _REST:
-    return pair
-  width = wire.TILE * math.gcd(pair[0].size // wire.TILE, 16)
-  return _reduced(*[each.reshape(-1, width) for each in pair])
-
-
-def _reduced(*pair):
-  zeros = tuple(each.dtype.type(0) for each in pair)
-  return lax.reduce(pair, zeros, _either, (pair[0].ndim - 1,))
-
-
-def _either(a, b):
-  return a[0] ^ b[0], a[1] | b[1]
+  turns = (n >> grid.bits).astype(jnp.uint32) & 255
+  return codes, jnp.where(far, turns | _FAR, turns)
 
 
 def inspect_all(grid, payloads, reference):
@@ -97,7 +71,8 @@ def inspect_all(grid, payloads, reference):
   for payload, headers in zip(payloads, headers_of, strict=True):
     look = functools.partial(_look, grid, payload, y)
     words.append([look(*each) for each in zip(parts, headers, strict=True)])
-  most, turned = _joined(words, _join if grid.digest else lax.max)
+  joined = [_joined(each, _join if grid.digest else lax.max) for each in words]
+  most, turned = map(jnp.stack, zip(*joined, strict=True))
   if grid.digest:
     gap = circle.gap_of(grid, about, digest.unpack(most)[1])
     seen = circle.conclude(grid, about, gap, turned == sent)
@@ -113,10 +88,16 @@ def _look(grid, payload, y, part, about):
   k, x_hat = circle.resolve(grid, about, codes, y)
   gap = jnp.abs(x_hat - y)
   if grid.digest:
-    words = digest.pack(k, gap * about.inverse / grid.levels)
+    words = _pack(k, gap * about.inverse / grid.levels)
   else:
     words = circle.magnitude(gap)
   return jnp.pad(words, (0, -words.size % wire.TILE))
+
+
+def _pack(turns, parts):
+  halves = 0.5 + parts
+  halves = jnp.where(halves < 1.5, halves, 1.5)
+  return wire.words(halves) << 8 | turns.astype(jnp.int32).astype(jnp.uint32) & 255
 
 
 def mix(grid, pull, x, payloads, came, onto=None):
@@ -171,27 +152,33 @@ def _join(a, b):
 
 
 def _joined(words, op):
-  """Joins the words of each message: the largest, and the digest of the low.
+  """Joins the words of all parts: the largest, and the digest of the low bytes.
 
-  words: of each message a list for its parts, u32[1024 k] each. Returns u32[E]
-  twice; of the largest only the upper 24 bits count if `op` is `_join`.
+  words: u32[1024 k] of each part. Of the largest only the upper 24 bits count
+  if `op` is `_join`.
   """
-  lanes = jnp.stack([_lanes(op, each) for each in words])
-  join = lambda a, b: (lax.max(a[0], b[0]), a[1] ^ b[1])
-  zeros = jnp.uint32(0), jnp.uint32(0)
-  return lax.reduce((lanes, _turned(lanes)), zeros, join, (1,))
-
-
-def _lanes(op, words):
-  """Joins the words of all parts of a message in 1024 lanes."""
   alike = {part.size: [] for part in words}
   for part in words:
     alike[part.size].append(part)
-  rows = [functools.reduce(op, group) for group in alike.values()]
-  rows = [each.reshape(-1, wire.TILE) for each in rows]
-  return functools.reduce(
-    op, [lax.reduce(each, jnp.uint32(0), op, (0,)) for each in rows]
-  )
+  joined = [functools.reduce(op, group) for group in alike.values()]
+  lanes = jnp.concatenate([_lanes(op, each) for each in joined])
+  join = lambda a, b: (lax.max(a[0], b[0]), a[1] ^ b[1])
+  zeros = jnp.uint32(0), jnp.uint32(0)
+  return lax.reduce((lanes, _turned(lanes)), zeros, join, (0,))
+
+
+def _lanes(op, words):
+  """Joins words in 32 lanes, as many as a warp has threads: u32[32 k].
+
+  A few tiles at a time, whole ones: if XLA had to pad them, or thought that
+  too few threads were busy, it would compute the words in a launch of its own.
+  """
+  if words.size <= _REST:
+    return words
+  rows = 32 * math.gcd(words.size // wire.TILE, 8)
+  return lax.reduce(
+    words.reshape(-1, rows, 32), jnp.uint32(0), op, (1,)
+  ).reshape(-1)
 
 
 def _turned(low):
