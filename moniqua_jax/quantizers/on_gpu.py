@@ -43,9 +43,9 @@ def encode(grid, theta, x, key):
   codes, words = zip(*written, strict=True)
   # XLA makes codes and checks in one launch if the codes are wanted alone.
   packed = lax.optimization_barrier(wire.pack_parts(codes, grid.bits, x.size))
-  most, turned = _joined(words, _join)
+  most, turned = _joined([words], _join)
   fits = circle.usable(grid, about) & (most < _FAR)
-  fields = [jnp.where(fits, about.bound, jnp.nan), about.seed, turned[None]]
+  fields = [jnp.where(fits, about.bound, jnp.nan), about.seed, turned]
   return jnp.concatenate([*packed, *map(_to_bytes, fields[: 2 + grid.digest])])
 
 
@@ -71,8 +71,7 @@ def inspect_all(grid, payloads, reference):
   for payload, headers in zip(payloads, headers_of, strict=True):
     look = functools.partial(_look, grid, payload, y)
     words.append([look(*each) for each in zip(parts, headers, strict=True)])
-  joined = [_joined(each, _join if grid.digest else lax.max) for each in words]
-  most, turned = map(jnp.stack, zip(*joined, strict=True))
+  most, turned = _joined(words, _join if grid.digest else lax.max)
   if grid.digest:
     gap = circle.gap_of(grid, about, digest.unpack(most)[1])
     seen = circle.conclude(grid, about, gap, turned == sent)
@@ -152,19 +151,25 @@ def _join(a, b):
 
 
 def _joined(words, op):
-  """Joins the words of all parts: the largest, and the digest of the low bytes.
+  """Joins the words of each message: the largest, and the digest of the low.
 
-  words: u32[1024 k] of each part. Of the largest only the upper 24 bits count
-  if `op` is `_join`.
+  words: of each message a list for its parts, u32[1024 k] each. Returns u32[E]
+  twice; of the largest only the upper 24 bits count if `op` is `_join`.
   """
+  lanes = [_all_lanes(op, each) for each in words]
+  ops = [lax.max] * len(lanes) + [lax.bitwise_xor] * len(lanes)
+  join = lambda a, b: tuple(op(*pair) for op, *pair in zip(ops, a, b))
+  zeros = (jnp.uint32(0),) * len(ops)
+  found = lax.reduce((*lanes, *map(_turned, lanes)), zeros, join, (0,))
+  return jnp.stack(found).reshape(2, -1)
+
+
+def _all_lanes(op, words):
   alike = {part.size: [] for part in words}
   for part in words:
     alike[part.size].append(part)
   joined = [functools.reduce(op, group) for group in alike.values()]
-  lanes = jnp.concatenate([_lanes(op, each) for each in joined])
-  join = lambda a, b: (lax.max(a[0], b[0]), a[1] ^ b[1])
-  zeros = jnp.uint32(0), jnp.uint32(0)
-  return lax.reduce((lanes, _turned(lanes)), zeros, join, (0,))
+  return jnp.concatenate([_lanes(op, each) for each in joined])
 
 
 def _lanes(op, words):
