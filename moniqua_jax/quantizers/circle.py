@@ -99,14 +99,14 @@ def checked(grid, bound, seed):
 
   It may be zero or negative, or too small or too large for float32.
   """
-  possible = usable(grid, describe(grid, bound, seed))
-  return describe(grid, jnp.where(possible, bound, jnp.nan), seed)
+  can_be = usable(grid, describe(grid, bound, seed))
+  return describe(grid, jnp.where(can_be, bound, jnp.nan), seed)
 
 
 def usable(grid, about):
   """Tells whether this theta makes steps that float32 can count with."""
-  finite = jnp.isfinite(about.inverse) & jnp.isfinite(grid.levels * about.step)
-  return (about.step > 0) & finite
+  possible = (about.step > 0) & jnp.isfinite(about.inverse)
+  return possible & jnp.isfinite(grid.levels * about.step)
 
 
 def place(grid, about, y, start):

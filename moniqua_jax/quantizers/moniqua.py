@@ -121,23 +121,29 @@ def _write_group(grid, about, x, parts, group):
   )
 
 
+def _form(grid, in_parts, at_once):
+  """Chooses who computes: for a GPU all at once. Both give the same bits."""
+  default, cuda = (
+    functools.partial(form, grid) for form in (in_parts, at_once)
+  )
+  if not on_gpu.possible():
+    return default
+  return functools.partial(lax.platform_dependent, cuda=cuda, default=default)
+
+
 def _encode(grid, theta, x, key):
   """Writes a message: the packed codes, theta, the seed, and the digest."""
-  return lax.platform_dependent(
-    jnp.asarray(theta, jnp.float32),
-    base.vector(x),
-    key,
-    cuda=functools.partial(on_gpu.encode, grid),
-    default=functools.partial(_encode_in_parts, grid),
-  )
-
-
-def _encode_in_parts(grid, theta, x, key):
+  x = base.vector(x)
   # 0, but only a run can tell: `mix` takes theta from a header, and must find
   # the same n.
-  bound = theta + jnp.minimum(jnp.abs(x[0]), 0)
-  about, shares = circle.describe(grid, bound, dither.seed(key)), []
-  parts = wire.parts(x.size, grid.bits)
+  zero = jnp.minimum(jnp.abs(x[0]), 0)
+  bound = jnp.asarray(theta, jnp.float32) + zero
+  about = circle.describe(grid, bound, dither.seed(key))
+  return _form(grid, _encode_in_parts, on_gpu.encode)(about, x)
+
+
+def _encode_in_parts(grid, about, x):
+  shares, parts = [], wire.parts(x.size, grid.bits)
   # One pass for all that is made of a part: XLA manages four, not eight.
   for group in (parts[k : k + 4] for k in range(0, len(parts), 4)):
     share = _write_group(grid, about, x, parts, group)
@@ -146,7 +152,7 @@ def _encode_in_parts(grid, theta, x, key):
   packed, turned, fars = zip(*shares, strict=True)
   far = functools.reduce(lax.bitwise_or, fars)
   fields = [
-    jnp.where(circle.usable(grid, about) & ~far.any(), bound, jnp.nan),
+    jnp.where(circle.usable(grid, about) & ~far.any(), about.bound, jnp.nan),
     about.seed,
   ]
   if grid.digest:
@@ -187,15 +193,11 @@ def _conclude(grid, about, payload, seen):
 
 def _inspect_all(grid, payloads, reference):
   """Inspects all messages in one pass over the reference."""
-  return lax.platform_dependent(
-    payloads,
-    reference,
-    cuda=functools.partial(on_gpu.inspect_all, grid),
-    default=functools.partial(_inspect_parts, grid),
-  )
+  form = _form(grid, _inspect_in_parts, on_gpu.inspect_all)
+  return form(payloads, reference)
 
 
-def _inspect_parts(grid, payloads, reference):
+def _inspect_in_parts(grid, payloads, reference):
   messages = _look_at_all(grid, _look, payloads, reference)
   return [_conclude(grid, *message) for message in messages]
 
@@ -270,17 +272,13 @@ def _look_at_all(grid, look, payloads, reference):
 
 def _mix(grid, x, payloads, came, pull, onto=None):
   """Adds the pull to a vector in place; see `base.Fast.mix`."""
-  return lax.platform_dependent(
-    x,
-    payloads,
-    came,
-    onto,
-    cuda=functools.partial(on_gpu.mix, grid, pull),
-    default=functools.partial(_mix_in_parts, grid, pull),
+  in_parts, at_once = (
+    functools.partial(mix, pull) for mix in (_mix_in_parts, on_gpu.mix)
   )
+  return _form(grid, in_parts, at_once)(x, payloads, came, onto)
 
 
-def _mix_in_parts(grid, pull, x, payloads, came, onto):
+def _mix_in_parts(pull, grid, x, payloads, came, onto):
   own, *theirs = [
     circle.read_header(grid, payload, x.size) for payload in payloads
   ]
@@ -288,11 +286,8 @@ def _mix_in_parts(grid, pull, x, payloads, came, onto):
   def change(start, stop, part):
     y = (part if onto is None else x[start:stop]).astype(jnp.float32)
     # n again, and not from the codes: a third of the traffic of 1 bit.
-    x_hats = [
-      circle.value(
-        grid, own, jnp.rint(circle.place(grid, own, y, start)), start
-      )
-    ]
+    n = jnp.rint(circle.place(grid, own, y, start))
+    x_hats = [circle.value(grid, own, n, start)]
     for about, message in zip(theirs, payloads[1:], strict=True):
       codes = wire.unpack_part(message, grid.bits, x.size, start, stop)
       x_hats.append(circle.resolve(grid, about, codes, y, start)[1])

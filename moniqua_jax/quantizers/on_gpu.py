@@ -9,13 +9,14 @@ the message, of all stripes at once:
   inspect  reads x and all messages, and joins what is checked; then as above
   mix      reads x and all messages, and changes x in place
 
-The same codes, digests and values as in `moniqua`, to the bit.
+The same codes, digests and values as in `moniqua`, to the bit. This is traced
+only where JAX finds a plugin for CUDA; it would be half of all tracing.
 """
 
 import functools
-
-
+import importlib.util
 import math
+import pkgutil
 
 import jax
 from jax import lax
@@ -30,12 +31,18 @@ _FAR = 256  # a bit above the turn in a word of `encode`
 _REST = 8192  # values, or fewer, are no stripe; see `wire`
 
 
-def encode(grid, theta, x, key):
+@functools.cache
+def possible() -> bool:
+  """Tells whether a program can be for a GPU: as JAX looks for its plugins."""
+  plugins = importlib.util.find_spec('jax_plugins')
+  places = plugins.submodule_search_locations if plugins else ()
+  return any('cuda' in found.name for found in pkgutil.iter_modules(places))
+
+
+def encode(grid, about, x):
   """Writes a message; see `moniqua`."""
-  bound = theta + jnp.minimum(jnp.abs(x[0]), 0)
-  about = circle.describe(grid, bound[None], dither.seed(key)[None])
   parts = wire.parts(x.size, grid.bits)
-  about, (headers,) = _headers(about, parts)
+  about, (headers,) = _headers(jax.tree.map(lambda v: v[None], about), parts)
   written = [
     _write(grid, header, x[slice(*part)])
     for part, header in zip(parts, headers, strict=True)
@@ -96,10 +103,12 @@ def _look(grid, payload, y, part, about):
 def _pack(turns, parts):
   halves = 0.5 + parts
   halves = jnp.where(halves < 1.5, halves, 1.5)
-  return wire.words(halves) << 8 | turns.astype(jnp.int32).astype(jnp.uint32) & 255
+  return (
+    wire.words(halves) << 8 | turns.astype(jnp.int32).astype(jnp.uint32) & 255
+  )
 
 
-def mix(grid, pull, x, payloads, came, onto=None):
+def mix(pull, grid, x, payloads, came, onto):
   """Adds the pull to a vector in one pass, in place; see `base.Fast.mix`."""
   about, _ = _read_headers(grid, payloads, x.size)
   _, headers_of = _headers(about, [(0, x.size)])
@@ -158,7 +167,9 @@ def _joined(words, op):
   """
   lanes = [_all_lanes(op, each) for each in words]
   ops = [lax.max] * len(lanes) + [lax.bitwise_xor] * len(lanes)
-  join = lambda a, b: tuple(op(*pair) for op, *pair in zip(ops, a, b))
+  join = lambda *pairs: tuple(
+    op(*pair) for op, *pair in zip(ops, *pairs, strict=True)
+  )
   zeros = (jnp.uint32(0),) * len(ops)
   found = lax.reduce((*lanes, *map(_turned, lanes)), zeros, join, (0,))
   return jnp.stack(found).reshape(2, -1)
