@@ -1,8 +1,8 @@
 """Compiles for eight H100s that are not there, and prints what a GPU would do.
 
-Run in a process of its own by test_gpu.py, with the wheels of `make test-gpu`
-on the path and their folder as the argument. One line of JSON for each program.
-JAX says on the way that a plugin could not find a GPU, and that is so.
+Run in a process of its own by test_gpu.py: the folder of ptxas, which programs.
+One line of JSON for each. JAX says on the way that its plugin is registered
+already, or finds no GPU; that is so.
 """
 
 import json
@@ -64,17 +64,15 @@ def main(folder, what, *wanted):
     if wanted and name not in wanted:
       continue
     compiled = compiled_now()
-    text = compiled.as_text()
-    if os.environ.get('DUMP'):
-      open(f'{os.environ["DUMP"]}/{what}-{name.replace(" ", "_")}.txt', 'w').write(text)
-    launches = list(hlo.launches(text))
+    launches = list(hlo.launches(compiled.as_text()))
+    temporary = compiled.memory_analysis().temp_size_in_bytes
     program = {
       'name': name,
       'd': d,
-      'collectives': list(hlo.collectives(text)),
-      'launches': len([op for op, _ in launches if 'permute' not in op]),
-      'bytes': round(sum(moved for _, moved in launches) / (4 * d), 3),
-      'temporary': round(compiled.memory_analysis().temp_size_in_bytes / (4 * d), 3),
+      'collectives': list(hlo.collectives(compiled.as_text())),
+      'launches': sum('permute' not in operation for operation, _ in launches),
+      'bytes': sum(moved for _, moved in launches) / (4 * d),
+      'temporary': temporary / (4 * d),
     }
     print(json.dumps(program), flush=True)
 

@@ -1,4 +1,4 @@
-"""Reads what a compiled program sends."""
+"""Reads what a compiled program sends, and what it moves."""
 
 import re
 
@@ -30,10 +30,7 @@ def between_messages(text):
   convolution, and those of them that stand after all messages of more than 64
   bytes are sent and before the first of them is waited for.
   """
-  bodies = dict(
-    re.findall(r'^(?:ENTRY )?(%[\w.-]+) .*?\{\n(.*?)^\}', text, _MS)
-  )
-  entry = re.search(r'^ENTRY (%[\w.-]+)', text, re.MULTILINE)[1]
+  bodies, entry = _bodies(text)
   lines = bodies[entry].splitlines()
   heavy = [i for i, line in enumerate(lines) if _multiplies(line, bodies)]
   starts, ends = [], []
@@ -85,8 +82,7 @@ def launches(text):
   Of what a fusion reads only the values that it needs count, and of what it
   updates in place only the update. A message is read once and written once.
   """
-  bodies = _bodies(text)
-  entry = re.search(r'^ENTRY (%[\w.-]+)', text, re.MULTILINE)[1]
+  bodies, entry = _bodies(text)
   sizes = {}
   for _, name, shape, op, operands, rest in _LINE.findall(bodies[entry]):
     sizes[name] = sum(_nbytes(shape))
@@ -142,4 +138,6 @@ def _count(shape):
 
 
 def _bodies(text):
-  return dict(re.findall(r'^(?:ENTRY )?(%[\w.-]+) .*?\{\n(.*?)^\}', text, _MS))
+  """The lines of each computation, and the name of the one that is run."""
+  found = re.findall(r'^(?:ENTRY )?(%[\w.-]+) .*?\{\n(.*?)^\}', text, _MS)
+  return dict(found), re.search(r'^ENTRY (%[\w.-]+)', text, re.MULTILINE)[1]

@@ -141,7 +141,7 @@ def _headers(about, parts):
   starts = jnp.array([start for start, _ in parts], jnp.uint32)
   *numbers, seeds = about
   columns = [wire.words(number)[:, None] for number in numbers]
-  columns.append(dither.part(seeds[:, None], starts))
+  columns.append(dither.part(seeds[:, None], starts[None]))
   rows = lax.optimization_barrier(jnp.concatenate(columns, axis=1))
   n = len(numbers)
   header = lambda at, k: circle.Header(
@@ -208,7 +208,7 @@ def _to_bytes(numbers):
   """As `wire.to_bytes`, by shifts: a bit-cast would be a launch of its own."""
   words = wire.words(numbers) if numbers.dtype == jnp.float32 else numbers
   shifts = jnp.arange(0, 32, 8, dtype=jnp.uint32)
-  return (words[:, None] >> shifts).astype(jnp.uint8).reshape(-1)
+  return (words[:, None] >> shifts[None]).astype(jnp.uint8).reshape(-1)
 
 
 def _from_bytes(packed):
