@@ -20,11 +20,10 @@ from tests import helpers
 moniqua = importlib.import_module('moniqua_jax.quantizers.moniqua')
 
 N, THETA = 4, 0.5
+AUTO = (jax.sharding.AxisType.Auto,)
 RUNNERS = {
   'simulated': lambda fn: mj.simulated(fn, (0, 0, None)),
-  'sharded': lambda fn: mj.sharded(
-    fn, (0, 0, None), jax.make_mesh((N,), (AXIS,), devices=jax.devices()[:N])
-  ),
+  'sharded': lambda fn: mj.sharded(fn, (0, 0, None), mesh()),
 }
 CASES = [
   # size, bits, rounding, digest, runner
@@ -35,6 +34,10 @@ CASES = [
   *((100_003, b, 'nearest', False, 'sharded') for b in (1, 4, 8)),
   (3 * 8 * 8192, 1, 'dithered', True, 'sharded'),
 ]
+
+
+def mesh():
+  return jax.make_mesh((N,), (AXIS,), AUTO, devices=jax.devices()[:N])
 
 
 def workers(size):
