@@ -35,7 +35,7 @@ _REST = 8192  # values, or fewer, are no stripe; see `wire`
 def possible() -> bool:
   """Tells whether a program can be for a GPU: as JAX looks for its plugins."""
   plugins = importlib.util.find_spec('jax_plugins')
-  places = plugins.submodule_search_locations if plugins else ()
+  places = (plugins and plugins.submodule_search_locations) or ()
   return any('cuda' in found.name for found in pkgutil.iter_modules(places))
 
 
@@ -68,10 +68,8 @@ def _write(grid, about, y):
 
 def inspect_all(grid, payloads, reference):
   """Inspects all messages in one pass over the reference; see `moniqua`."""
-  y, parts = (
-    reference.astype(jnp.float32),
-    wire.parts(reference.size, grid.bits),
-  )
+  y = reference.astype(jnp.float32)
+  parts = wire.parts(y.size, grid.bits)
   about, sent = _read_headers(grid, payloads, y.size)
   about, headers_of = _headers(about, parts)
   words = []
@@ -94,18 +92,10 @@ def _look(grid, payload, y, part, about):
   k, x_hat = circle.resolve(grid, about, codes, y)
   gap = jnp.abs(x_hat - y)
   if grid.digest:
-    words = _pack(k, gap * about.inverse / grid.levels)
+    words = digest.pack(k, gap * about.inverse / grid.levels)
   else:
     words = circle.magnitude(gap)
   return jnp.pad(words, (0, -words.size % wire.TILE))
-
-
-def _pack(turns, parts):
-  halves = 0.5 + parts
-  halves = jnp.where(halves < 1.5, halves, 1.5)
-  return (
-    wire.words(halves) << 8 | turns.astype(jnp.int32).astype(jnp.uint32) & 255
-  )
 
 
 def mix(pull, grid, x, payloads, came, onto):
