@@ -135,7 +135,7 @@ def _headers(about, parts):
   rows = lax.optimization_barrier(jnp.concatenate(columns, axis=1))
   n = len(numbers)
   header = lambda at, k: circle.Header(
-    *[wire.floats(rows[at, j]) for j in range(n)], rows[at, n + k]
+    *[*(wire.floats(rows[at, j]) for j in range(n)), rows[at, n + k]]
   )
   each = [
     [header(message, k) for k in range(len(parts))]
