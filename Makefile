@@ -9,9 +9,11 @@ DEMO := dpsgd moniqua4 moniqua1
 PARALLEL := -n 3 --dist worksteal
 PYTEST := $(BIN)/python -m pytest
 TPU := PYTHONPATH=.libtpu $(PYTEST) -rs tests/test_tpu.py
+JAX = $(shell sed -n 's/^jax==//p' constraints.txt)
+CUDA = jax-cuda12-pjrt==$(JAX) jax-cuda12-plugin==$(JAX) nvidia-cuda-nvcc-cu12
 
-.PHONY: demo results-digits docs test test-all test-tpu test-versions coverage \
-  mutants check types audit lint clean
+.PHONY: demo results-digits docs test test-all test-tpu test-gpu test-versions \
+  coverage mutants check types audit lint clean
 
 $(BIN)/pip:
 	$(PYTHON) -m venv .venv
@@ -58,7 +60,7 @@ test: check .libtpu/libtpu
 # And all that takes minutes, compiled as users compile it.
 test-all: check types audit
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m '' $(PARALLEL) --durations=10
-	$(MAKE) test-tpu test-versions
+	$(MAKE) test-tpu test-gpu test-versions
 
 # With the oldest versions that pyproject.toml allows, and the newest there are.
 test-versions:
@@ -76,6 +78,10 @@ mutants: .venv/installed
 test-tpu: .libtpu/libtpu
 	$(TPU) -m ''
 
+# Compiles for GPUs without one: 600 MB.
+test-gpu: .cuda/jax_plugins
+	PYTHONPATH=.cuda $(PYTEST) -rs tests/test_gpu.py
+
 check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -92,10 +98,15 @@ audit: .venv/installed
 	$(BIN)/pip install --quiet --no-deps --target .libtpu libtpu==0.0.52 || \
 	  echo 'libtpu cannot be installed here: nothing is compiled for TPUs.'
 
+# JAX would look for a GPU, too.
+.cuda/jax_plugins: | .venv/installed
+	$(BIN)/pip install --quiet --no-deps --target .cuda $(CUDA) || \
+	  echo 'The CUDA plugin cannot be installed: nothing is compiled for GPUs.'
+
 lint: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf .venv .versions .libtpu .*_cache .coverage runs site
+	rm -rf .venv .versions .libtpu .cuda .*_cache .coverage runs site

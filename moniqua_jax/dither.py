@@ -19,14 +19,21 @@ def bits(seed: jax.Array, size: int, offset: int = 0) -> jax.Array:
   the constant give the same words, shifted; of random seeds half a percent
   overlap at ten million words.
   """
-  # An odd constant spreads neighbouring seeds and indices over all words.
-  golden = jnp.uint32(0x9E3779B9)
   # The products are the same for all parts of a longer vector.
-  first = seed + jnp.uint32(offset) * golden
-  word = first + jnp.arange(size, dtype=jnp.uint32) * golden
+  word = part(seed, offset) + jnp.arange(size, dtype=jnp.uint32) * _golden()
   word = (word ^ (word >> 16)) * jnp.uint32(0x7FEB352D)
   word = (word ^ (word >> 15)) * jnp.uint32(0x846CA68B)
   return word ^ (word >> 16)
+
+
+def part(seed: jax.Array, offset) -> jax.Array:
+  """Returns the seed of the words from offset on: `bits` of it starts there."""
+  return seed + jnp.asarray(offset, jnp.uint32) * _golden()
+
+
+def _golden():
+  # An odd constant spreads neighbouring seeds and indices over all words.
+  return jnp.uint32(0x9E3779B9)
 
 
 def uniform(seed: jax.Array, size: int, offset: int = 0) -> jax.Array:

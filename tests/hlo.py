@@ -1,4 +1,4 @@
-"""Reads what a compiled program sends."""
+"""Reads what a compiled program sends, and what it moves."""
 
 import re
 
@@ -30,10 +30,7 @@ def between_messages(text):
   convolution, and those of them that stand after all messages of more than 64
   bytes are sent and before the first of them is waited for.
   """
-  bodies = dict(
-    re.findall(r'^(?:ENTRY )?(%[\w.-]+) .*?\{\n(.*?)^\}', text, _MS)
-  )
-  entry = re.search(r'^ENTRY (%[\w.-]+)', text, re.MULTILINE)[1]
+  bodies, entry = _bodies(text)
   lines = bodies[entry].splitlines()
   heavy = [i for i, line in enumerate(lines) if _multiplies(line, bodies)]
   starts, ends = [], []
@@ -68,3 +65,79 @@ def _nbytes(shapes):
     if dtype in _WIDTH:
       size = int(np.prod([int(d) for d in dims.split(',') if d]))
       yield size * _WIDTH[dtype]
+
+
+_LINE = re.compile(
+  r'^ +(ROOT )?(%[\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*?)\)(.*)$', re.MULTILINE
+)
+_FREE = (
+  'parameter constant tuple get-tuple-element bitcast after-all partition-id '
+  'replica-id'
+).split()
+
+
+def launches(text):
+  """(operation, bytes) of all that the entry of a GPU's program launches.
+
+  Of what a fusion reads only the values that it needs count, and of what it
+  updates in place only the update. A message is read once and written once.
+  """
+  bodies, entry = _bodies(text)
+  sizes = {}
+  for _, name, shape, op, operands, rest in _LINE.findall(bodies[entry]):
+    sizes[name] = sum(_nbytes(shape))
+    if op in _FREE or op.endswith('-done'):
+      continue
+    given = sum(sizes[each] for each in re.findall(r'%[\w.-]+', operands))
+    if op == 'fusion':
+      called = re.search(r'calls=(%[\w.-]+)', rest)[1]
+      yield op, _moved(bodies[called])
+    elif 'permute' in op:
+      yield op, 2 * given
+    else:
+      yield op, given + sizes[name]
+
+
+def _moved(body):
+  """Bytes that a fusion reads and writes."""
+  lines, needed, moved = _LINE.findall(body), {}, 0
+  count = {name: _count(shape) for _, name, shape, *_ in lines}
+  width = {name: sum(_nbytes(shape)) for _, name, shape, *_ in lines}
+  for root, name, _, op, operands, _ in reversed(lines):
+    args = re.findall(r'%[\w.-]+', operands)
+    most = count[name] if root else min(needed.get(name, 0), count[name])
+    if root:
+      moved += _written(name, lines, width)
+    if op == 'parameter':
+      moved += width[name] * most // max(count[name], 1)
+    for place, arg in enumerate(args):
+      if op == 'dynamic-update-slice' and place == 0:
+        continue  # stays where it is
+      whole = op in ('reduce', 'tuple', 'concatenate', 'dynamic-update-slice')
+      need = count[arg] if whole else min(most, count[arg])
+      needed[arg] = needed.get(arg, 0) + need
+  return moved
+
+
+def _written(name, lines, width):
+  op, operands = next((line[3], line[4]) for line in lines if line[1] == name)
+  args = re.findall(r'%[\w.-]+', operands)
+  if op == 'tuple':
+    return sum(_written(arg, lines, width) for arg in args)
+  if op == 'bitcast':
+    return _written(args[0], lines, width)
+  return width[args[1] if op == 'dynamic-update-slice' else name]
+
+
+def _count(shape):
+  """Values of an array, or of all in a tuple."""
+  return sum(
+    int(np.prod([int(d) for d in dims.split(',') if d]))
+    for _, dims in _SHAPE.findall(shape)
+  )
+
+
+def _bodies(text):
+  """The lines of each computation, and the name of the one that is run."""
+  found = re.findall(r'^(?:ENTRY )?(%[\w.-]+) .*?\{\n(.*?)^\}', text, _MS)
+  return dict(found), re.search(r'^ENTRY (%[\w.-]+)', text, re.MULTILINE)[1]

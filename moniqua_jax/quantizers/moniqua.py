@@ -15,80 +15,19 @@ Payload: the packed codes, then theta (f32), the seed of u (u32), and a digest
 (u32) if asked for.
 """
 
-from collections.abc import Callable
 import functools
 import math
-from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import dither, wire
-from moniqua_jax.quantizers import base, digest
+from moniqua_jax.quantizers import base, circle, digest, on_gpu
 
 Array = jax.Array
 
-# Beyond 2^22 steps float32 has no bits left for the fraction of a step.
-_REACH = 2.0**22
 _CODED_TOGETHER = 8192  # values, if the codes are to be entropy-coded
-
-
-class Rounding(NamedTuple):
-  """How a coordinate finds its grid point."""
-
-  delta: Callable[[int], float]  # bits -> worst error, as a share of B_theta
-  # (seed, size, start) -> u of the places from start on, taken off first
-  sent: Callable[[Array, int, int], Array]
-  received: Callable[[Array, int, int], Array]  # the same, put back afterwards
-  shared: bool  # whether all workers must draw the same u
-
-
-class Header(NamedTuple):
-  """What a message says of its codes."""
-
-  bound: Array  # f32[], theta; NaN if the message is unreadable
-  step: Array  # f32[], s
-  inverse: Array  # f32[], 1 / s
-  seed: Array  # u32[], of u
-
-
-def _dither(seed, size, start):
-  return dither.uniform(seed, size, start) - 0.5
-
-
-def _nothing(seed, size, start):
-  del seed, start
-  return jnp.zeros(size, jnp.float32)
-
-
-class Grid(NamedTuple):
-  """The circle in 2^b steps, and how a value finds one of them."""
-
-  bits: int  # b, of a code
-  delta: float  # worst error of rounding, as a share of B_theta
-  sent: Callable[[Array, int, int], Array]  # see `Rounding`
-  received: Callable[[Array, int, int], Array]
-  digest: bool  # whether messages end with one
-
-  @property
-  def levels(self) -> int:
-    """Returns 2^b."""
-    return 2**self.bits
-
-  @property
-  def per_theta(self) -> float:
-    """Returns s / theta as one number: both ends compute the same step."""
-    return 2 / (1 - 2 * self.delta) / self.levels
-
-
-ROUNDINGS = {
-  # Subtractive: unbiased, and no further from x than the nearest point.
-  'dithered': Rounding(lambda b: 2.0 ** -(b + 1), _dither, _dither, True),
-  'nearest': Rounding(lambda b: 2.0 ** -(b + 1), _nothing, _nothing, False),
-  # floor(x / s + v) with v = 1/2 - u: unbiased, up to one step away.
-  'stochastic': Rounding(lambda b: 2.0**-b, _dither, _nothing, False),
-}
 
 
 def moniqua(
@@ -133,15 +72,17 @@ def moniqua(
   """
   bits = wire.integer(bits)
   _check(theta, bits, rounding)
-  rule = ROUNDINGS[rounding]
-  grid = Grid(bits, rule.delta(bits), rule.sent, rule.received, digest)
+  rule = circle.ROUNDINGS[rounding]
+  grid = circle.Grid(bits, rule.delta(bits), rule.sent, rule.received, digest)
   return _quantizer(grid, theta, rule.shared, _inspect_all)
 
 
 def measured(theta: Array, bits: int) -> base.Quantizer:
   """Builds `moniqua` that also reports `Seen.square`; the same bits travel."""
-  rule = ROUNDINGS['dithered']
-  grid = Grid(bits, rule.delta(bits), rule.sent, rule.received, digest=True)
+  rule = circle.ROUNDINGS['dithered']
+  grid = circle.Grid(
+    bits, rule.delta(bits), rule.sent, rule.received, digest=True
+  )
   return _quantizer(grid, theta, rule.shared, _measure_all)
 
 
@@ -158,60 +99,12 @@ def _quantizer(grid, theta, shared, inspect_all):
   )
 
 
-def _describe(grid, bound, seed):
-  """Returns the header of a message with this theta and seed."""
-  step = bound * grid.per_theta
-  return Header(bound, step, 1 / step, seed)
-
-
-def _read_header(grid, payload, size):
-  """Reads what `_encode` wrote behind the codes."""
-  at = wire.packed_size(size, grid.bits)
-  wire.require(payload, at + (12 if grid.digest else 8), size)
-  bound = wire.from_bytes(payload[at : at + 4], jnp.float32)
-  seed = wire.from_bytes(payload[at + 4 : at + 8], jnp.uint32)
-  # A theta that no sender has: zero, negative, too small or large for float32.
-  usable = _usable(grid, _describe(grid, bound, seed))
-  return _describe(grid, jnp.where(usable, bound, jnp.nan), seed)
-
-
-def _usable(grid, about):
-  """Tells whether this theta makes steps that float32 can count with."""
-  usable = (about.step > 0) & jnp.isfinite(about.inverse)
-  return usable & jnp.isfinite(grid.levels * about.step)
-
-
-def _place(grid, about, y, start):
-  """Returns y / s - u, to the bit the same in whichever fusion XLA computes it.
-
-  So are n and k: what is sent, its digest, and what the sender believes that it
-  sent agree without being computed together. (A division would not do: XLA
-  makes it a product here and there.)
-  """
-  quotient = base.rounded(y * about.inverse, jnp.minimum(about.step, 0))
-  return quotient - grid.sent(about.seed, y.size, start).reshape(y.shape)
-
-
-def _value(grid, about, n, start):
-  """Returns (n + u) s, the value of a grid point."""
-  u = grid.received(about.seed, n.size, start)
-  zero = jnp.minimum(about.step, 0)  # a step is positive, or NaN
-  return base.rounded((n + u) * about.step, zero)
-
-
-def _resolve(grid, about, codes, y, start=0):
-  """Returns k, the turn that y tells, and x_hat."""
-  codes = codes.astype(jnp.float32)
-  k = jnp.rint((_place(grid, about, y, start) - codes) / grid.levels)
-  return k, _value(grid, about, codes + grid.levels * k, start)
-
-
 def _write(grid, about, y, start):
   """Returns the codes of a part; its turns and magnitudes for the checks."""
   y = digest.lanes(y)  # filled up with zeros, and n is 0 there
-  n = jnp.rint(_place(grid, about, y, start)).astype(jnp.int32)
+  n = jnp.rint(circle.place(grid, about, y, start)).astype(jnp.int32)
   codes = (n & (grid.levels - 1)).astype(jnp.uint8)
-  return codes, digest.low_byte(n >> grid.bits), _magnitude(y)
+  return codes, digest.low_byte(n >> grid.bits), circle.magnitude(y)
 
 
 def _write_group(grid, about, x, parts, group):
@@ -219,13 +112,23 @@ def _write_group(grid, about, x, parts, group):
   each = {part: _write(grid, about, x[slice(*part)], part[0]) for part in group}
   codes = [each[part][0] if part in each else None for part in parts]
   _, turned, sizes = zip(*each.values(), strict=True)
-  limit = _magnitude(_REACH * about.step)
+  limit = circle.magnitude(about.reach)
   beyond = lambda sizes: (sizes >= limit).astype(jnp.uint8)
   return (
     wire.pack_parts(codes, grid.bits, x.size),
     digest.reduce_rows(lax.bitwise_xor, turned) if grid.digest else None,
     digest.reduce_rows(lax.max, sizes, beyond),
   )
+
+
+def _form(grid, in_parts, at_once):
+  """Chooses who computes: for a GPU all at once. Both give the same bits."""
+  default, cuda = (
+    functools.partial(form, grid) for form in (in_parts, at_once)
+  )
+  if not on_gpu.possible():
+    return default
+  return functools.partial(lax.platform_dependent, cuda=cuda, default=default)
 
 
 def _encode(grid, theta, x, key):
@@ -235,8 +138,12 @@ def _encode(grid, theta, x, key):
   # the same n.
   zero = jnp.minimum(jnp.abs(x[0]), 0)
   bound = jnp.asarray(theta, jnp.float32) + zero
-  about, shares = _describe(grid, bound, dither.seed(key)), []
-  parts = wire.parts(x.size, grid.bits)
+  about = circle.describe(grid, bound, dither.seed(key))
+  return _form(grid, _encode_in_parts, on_gpu.encode)(about, x)
+
+
+def _encode_in_parts(grid, about, x):
+  shares, parts = [], wire.parts(x.size, grid.bits)
   # One pass for all that is made of a part: XLA manages four, not eight.
   for group in (parts[k : k + 4] for k in range(0, len(parts), 4)):
     share = _write_group(grid, about, x, parts, group)
@@ -245,7 +152,7 @@ def _encode(grid, theta, x, key):
   packed, turned, fars = zip(*shares, strict=True)
   far = functools.reduce(lax.bitwise_or, fars)
   fields = [
-    jnp.where(_usable(grid, about) & ~far.any(), bound, jnp.nan),
+    jnp.where(circle.usable(grid, about) & ~far.any(), about.bound, jnp.nan),
     about.seed,
   ]
   if grid.digest:
@@ -257,16 +164,16 @@ def _decode(grid, payload, reference):
   """Reads a message next to the receiver's own vector."""
   y = reference.astype(jnp.float32)
   codes = wire.unpack(payload, grid.bits, y.size)
-  about = _read_header(grid, payload, y.size)
-  return _resolve(grid, about, codes, y)[1].astype(reference.dtype)
+  about = circle.read_header(grid, payload, y.size)
+  return circle.resolve(grid, about, codes, y)[1].astype(reference.dtype)
 
 
 def _look(grid, about, codes, y, start):
   """Returns, in lanes, the largest distance over a spare byte, and turns."""
-  k, x_hat = _resolve(grid, about, codes, y, start)
+  k, x_hat = circle.resolve(grid, about, codes, y, start)
   gap = jnp.abs(x_hat - y)
   if not grid.digest:
-    return (digest.reduce_rows(lax.max, [digest.lanes(_magnitude(gap))]),)
+    return (digest.reduce_rows(lax.max, [digest.lanes(circle.magnitude(gap))]),)
   part = gap * about.inverse / grid.levels  # of the circle; half of it at most
   words = digest.compute_once(digest.lanes(digest.pack(k, part)))
   return [digest.reduce_rows(op, [words]) for op in (lax.max, lax.bitwise_xor)]
@@ -275,22 +182,22 @@ def _look(grid, about, codes, y, start):
 def _conclude(grid, about, payload, seen):
   """Puts what was seen of all parts of a message together."""
   sizes, *turned = zip(*seen, strict=True)
-  largest = jnp.max(functools.reduce(lax.max, sizes))
-  gap = wire.floats(largest)
-  if grid.digest:
-    part = digest.unpack(largest)[1] * (grid.levels * about.step)
-    gap = base.rounded(part, jnp.minimum(about.step, 0))
-  # Who is not finite itself reads nothing.
-  readable = jnp.isfinite(about.bound) & jnp.isfinite(gap)
-  if grid.digest:
-    low = digest.unpack(functools.reduce(lax.bitwise_xor, *turned))[0]
-    readable &= digest.fold(low) == wire.from_bytes(payload[-4:], jnp.uint32)
-  error = grid.delta * grid.levels * about.step
-  return base.Seen(readable, jnp.maximum(gap - error, 0), about.bound)
+  most = jnp.max(functools.reduce(lax.max, sizes))
+  if not grid.digest:
+    return circle.conclude(grid, about, wire.floats(most), True)
+  low = digest.unpack(functools.reduce(lax.bitwise_xor, *turned))[0]
+  sent = wire.from_bytes(payload[-4:], jnp.uint32)
+  gap = circle.gap_of(grid, about, digest.unpack(most)[1])
+  return circle.conclude(grid, about, gap, digest.fold(low) == sent)
 
 
 def _inspect_all(grid, payloads, reference):
   """Inspects all messages in one pass over the reference."""
+  form = _form(grid, _inspect_in_parts, on_gpu.inspect_all)
+  return form(payloads, reference)
+
+
+def _inspect_in_parts(grid, payloads, reference):
   messages = _look_at_all(grid, _look, payloads, reference)
   return [_conclude(grid, *message) for message in messages]
 
@@ -315,8 +222,7 @@ def _mean_square(about, units, share):
 
   units u32[128], each `share` of a squared step.
   """
-  zero = jnp.minimum(about.step, 0)
-  once = lambda product: base.rounded(product, zero)
+  once = lambda product: base.rounded(product, about.zero)
   total = base.sum_rows(units.astype(jnp.float32)[None])[0]
   step = once(about.step)
   return once(once(total * share) * once(step * step))
@@ -338,7 +244,7 @@ def _squares(scale, grid, about, codes, y, start):
   x_hat_j: the difference has the mean (x_j - y)^2 whatever the values are, and
   is 0 where y = x_j. Integers have the same sum in any order.
   """
-  place = _place(grid, about, y, start)
+  place = circle.place(grid, about, y, start)
   own, codes = jnp.rint(place), codes.astype(jnp.float32)
   turns = jnp.rint((place - codes) / grid.levels)
   m = codes + grid.levels * turns - own
@@ -351,7 +257,7 @@ def _look_at_all(grid, look, payloads, reference):
   """Returns of each message its header, itself, and a look at each part."""
   size, y = reference.size, reference.astype(jnp.float32)
   headers, each = (
-    [_read_header(grid, payload, size) for payload in payloads],
+    [circle.read_header(grid, payload, size) for payload in payloads],
     [],
   )
   for start, stop in wire.parts(size, grid.bits):
@@ -365,16 +271,26 @@ def _look_at_all(grid, look, payloads, reference):
 
 
 def _mix(grid, x, payloads, came, pull, onto=None):
-  """Adds the pull to a vector part by part, in place; see `base.Fast.mix`."""
-  own, *theirs = [_read_header(grid, payload, x.size) for payload in payloads]
+  """Adds the pull to a vector in place; see `base.Fast.mix`."""
+  in_parts, at_once = (
+    functools.partial(mix, pull) for mix in (_mix_in_parts, on_gpu.mix)
+  )
+  return _form(grid, in_parts, at_once)(x, payloads, came, onto)
+
+
+def _mix_in_parts(pull, grid, x, payloads, came, onto):
+  own, *theirs = [
+    circle.read_header(grid, payload, x.size) for payload in payloads
+  ]
 
   def change(start, stop, part):
     y = (part if onto is None else x[start:stop]).astype(jnp.float32)
     # n again, and not from the codes: a third of the traffic of 1 bit.
-    x_hats = [_value(grid, own, jnp.rint(_place(grid, own, y, start)), start)]
+    n = jnp.rint(circle.place(grid, own, y, start))
+    x_hats = [circle.value(grid, own, n, start)]
     for about, message in zip(theirs, payloads[1:], strict=True):
       codes = wire.unpack_part(message, grid.bits, x.size, start, stop)
-      x_hats.append(_resolve(grid, about, codes, y, start)[1])
+      x_hats.append(circle.resolve(grid, about, codes, y, start)[1])
     return part + pull([x_hat.astype(x.dtype) for x_hat in x_hats], came)
 
   mixed = x if onto is None else onto
@@ -385,21 +301,15 @@ def _mix(grid, x, payloads, came, pull, onto=None):
   return lax.optimization_barrier(mixed)  # as one vector; see gossip.py
 
 
-def _magnitude(values):
-  """Returns |values| as integers in the same order, where a NaN is the largest.
-
-  `jnp.max` of floats may lose it, see `base.largest`.
-  """
-  return wire.words(jnp.abs(values))
-
-
 def _check(theta, bits, rounding):
   wire.planes(bits)
-  if rounding not in ROUNDINGS:
-    raise ValueError(f'rounding={rounding!r}; choose from {sorted(ROUNDINGS)}.')
+  if rounding not in circle.ROUNDINGS:
+    raise ValueError(
+      f'rounding={rounding!r}; choose from {sorted(circle.ROUNDINGS)}.'
+    )
   if not isinstance(theta, jax.Array) and not 0 < theta < math.inf:
     raise ValueError(f'theta={theta!r}; it must be positive and finite.')
-  if not ROUNDINGS[rounding].delta(bits) < 0.5:
+  if not circle.ROUNDINGS[rounding].delta(bits) < 0.5:
     raise ValueError(
       f'rounding={rounding!r} with bits={bits} has delta = 1/2 and an '
       "infinite B_theta; use 2 bits or more, or rounding='dithered'."

@@ -1,0 +1,81 @@
+"""Compiles for eight H100s that are not there, and prints what a GPU would do.
+
+Run in a process of its own by test_gpu.py: the folder of ptxas, which programs.
+One line of JSON for each. JAX says on the way that its plugin is registered
+already, or finds no GPU; that is so.
+"""
+
+import json
+import os
+import sys
+
+# Before JAX is imported: of the plugin only its compiler is wanted.
+os.environ['CUDA_VISIBLE_DEVICES'] = '-1'
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = (
+  # Without a GPU nothing can be timed; and launches are to be seen one by one.
+  '--xla_gpu_autotune_level=0 --xla_gpu_enable_command_buffer= '
+  f'--xla_gpu_cuda_data_dir={sys.argv[1]}'
+)
+
+import jax
+import jax._src.xla_bridge as bridge
+from jax.experimental import topologies as gpus
+import numpy as np
+
+from moniqua_jax.workers import AXIS
+from tests import hlo, tpu_program
+
+H100 = """gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32
+shared_memory_per_block: 49152 shared_memory_per_core: 233472
+threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+device_memory_size: 84942979072 shared_memory_per_block_optin: 232448
+cuda_compute_capability { major: 9 } registers_per_core_limit: 65536
+registers_per_block_limit: 65536 } platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 patch: 0 }
+runtime_version { major: 12 minor: 8 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3" """
+
+
+def eight_h100s():
+  """A mesh of devices that can be compiled for, and no more."""
+  known = bridge.canonicalize_platform
+
+  def canonical(platform):
+    try:
+      return known(platform)
+    except RuntimeError:  # no GPU is present
+      return 'cuda'
+
+  bridge.canonicalize_platform = canonical
+  topology = gpus.get_topology_desc(
+    topology_name='', platform='cuda', target_config=H100, topology='1x1x8'
+  )
+  axis_types = (jax.sharding.AxisType.Auto,)
+  return jax.sharding.Mesh(np.array(topology.devices), (AXIS,), axis_types)
+
+
+def main(folder, what, *wanted):
+  """Compiles all programs of a kind, or the wanted ones."""
+  del folder
+  for name, compiled_now, d in tpu_program.PROGRAMS[what](eight_h100s()):
+    if wanted and name not in wanted:
+      continue
+    compiled = compiled_now()
+    launches = list(hlo.launches(compiled.as_text()))
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    program = {
+      'name': name,
+      'd': d,
+      'collectives': list(hlo.collectives(compiled.as_text())),
+      'launches': sum('permute' not in operation for operation, _ in launches),
+      'bytes': sum(moved for _, moved in launches) / (4 * d),
+      'temporary': temporary / (4 * d),
+    }
+    print(json.dumps(program), flush=True)
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
