@@ -24,7 +24,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from moniqua_jax import dither, wire
+from moniqua_jax import dither, native, wire
 from moniqua_jax.quantizers import base, digest
 
 Array = jax.Array
@@ -235,8 +235,33 @@ def _encode(grid, theta, x, key):
   # the same n.
   zero = jnp.minimum(jnp.abs(x[0]), 0)
   bound = jnp.asarray(theta, jnp.float32) + zero
-  about, shares = _describe(grid, bound, dither.seed(key)), []
-  parts = wire.parts(x.size, grid.bits)
+  about = _describe(grid, bound, dither.seed(key))
+  return _form(grid, _encode_native, _encode_parts)(about, x)
+
+
+def _form(grid, fast, slow):
+  """Chooses who computes, by the platform; both give the same bits."""
+  fast, slow = functools.partial(fast, grid), functools.partial(slow, grid)
+  if grid.received is not _dither or not native.ready():
+    return slow
+  return functools.partial(lax.platform_dependent, cpu=fast, default=slow)
+
+
+def _words(grid, about):
+  """Returns a header as the native functions read it, u32[4]."""
+  bound = jnp.where(_usable(grid, about), about.bound, jnp.nan)
+  numbers = jnp.stack([bound, about.step, about.inverse])
+  return jnp.append(wire.words(numbers), about.seed)
+
+
+def _encode_native(grid, about, x):
+  nbytes = wire.packed_size(x.size, grid.bits) + (12 if grid.digest else 8)
+  how = {'bits': grid.bits, 'digest': grid.digest}
+  return native.encode(x, _words(grid, about), nbytes, **how)
+
+
+def _encode_parts(grid, about, x):
+  shares, parts = [], wire.parts(x.size, grid.bits)
   # One pass for all that is made of a part: XLA manages four, not eight.
   for group in (parts[k : k + 4] for k in range(0, len(parts), 4)):
     share = _write_group(grid, about, x, parts, group)
@@ -244,10 +269,8 @@ def _encode(grid, theta, x, key):
     shares.append(share)
   packed, turned, fars = zip(*shares, strict=True)
   far = functools.reduce(lax.bitwise_or, fars)
-  fields = [
-    jnp.where(_usable(grid, about) & ~far.any(), bound, jnp.nan),
-    about.seed,
-  ]
+  usable = _usable(grid, about) & ~far.any()
+  fields = [jnp.where(usable, about.bound, jnp.nan), about.seed]
   if grid.digest:
     fields.append(digest.fold(functools.reduce(lax.bitwise_xor, turned)))
   return jnp.concatenate([*wire.merged(packed), *map(wire.to_bytes, fields)])
@@ -256,9 +279,18 @@ def _encode(grid, theta, x, key):
 def _decode(grid, payload, reference):
   """Reads a message next to the receiver's own vector."""
   y = reference.astype(jnp.float32)
-  codes = wire.unpack(payload, grid.bits, y.size)
   about = _read_header(grid, payload, y.size)
-  return _resolve(grid, about, codes, y)[1].astype(reference.dtype)
+  decode = _form(grid, _decode_native, _decode_whole)
+  return decode(about, payload, y).astype(reference.dtype)
+
+
+def _decode_native(grid, about, payload, y):
+  return native.decode(y, _words(grid, about), payload, bits=grid.bits)
+
+
+def _decode_whole(grid, about, payload, y):
+  codes = wire.unpack(payload, grid.bits, y.size)
+  return _resolve(grid, about, codes, y)[1]
 
 
 def _look(grid, about, codes, y, start):
@@ -272,10 +304,15 @@ def _look(grid, about, codes, y, start):
   return [digest.reduce_rows(op, [words]) for op in (lax.max, lax.bitwise_xor)]
 
 
-def _conclude(grid, about, payload, seen):
-  """Puts what was seen of all parts of a message together."""
+def _join(seen):
+  """Joins what was seen of all parts of a message: as u32[], and as lanes."""
   sizes, *turned = zip(*seen, strict=True)
   largest = jnp.max(functools.reduce(lax.max, sizes))
+  return largest, *(functools.reduce(lax.bitwise_xor, each) for each in turned)
+
+
+def _conclude(grid, about, payload, largest, *turned):
+  """Says what was learned from a message, from what was seen of it."""
   gap = wire.floats(largest)
   if grid.digest:
     part = digest.unpack(largest)[1] * (grid.levels * about.step)
@@ -283,7 +320,7 @@ def _conclude(grid, about, payload, seen):
   # Who is not finite itself reads nothing.
   readable = jnp.isfinite(about.bound) & jnp.isfinite(gap)
   if grid.digest:
-    low = digest.unpack(functools.reduce(lax.bitwise_xor, *turned))[0]
+    low = digest.unpack(*turned)[0]
     readable &= digest.fold(low) == wire.from_bytes(payload[-4:], jnp.uint32)
   error = grid.delta * grid.levels * about.step
   return base.Seen(readable, jnp.maximum(gap - error, 0), about.bound)
@@ -291,8 +328,27 @@ def _conclude(grid, about, payload, seen):
 
 def _inspect_all(grid, payloads, reference):
   """Inspects all messages in one pass over the reference."""
-  messages = _look_at_all(grid, _look, payloads, reference)
-  return [_conclude(grid, *message) for message in messages]
+  headers = _headers(grid, payloads, reference)
+  look = _form(grid, _look_native, _look_parts)
+  seen = look(headers, payloads, reference.astype(jnp.float32))
+  messages = zip(headers, payloads, seen, strict=True)
+  return [
+    _conclude(grid, about, *message, *each)
+    for about, *message, each in messages
+  ]
+
+
+def _look_native(grid, headers, payloads, y):
+  abouts = jnp.stack([_words(grid, about) for about in headers])
+  how = {'bits': grid.bits, 'digest': grid.digest}
+  largest, turned = native.look(y, abouts, payloads, **how)
+  turned = [turned] if grid.digest else []
+  return [*zip(largest, *turned, strict=True)]
+
+
+def _look_parts(grid, headers, payloads, y):
+  seen = _look_at_all(grid, _look, headers, payloads, y)
+  return [*map(_join, seen)]
 
 
 def _measure_all(grid, payloads, reference):
@@ -300,12 +356,15 @@ def _measure_all(grid, payloads, reference):
   size = reference.size
   scale = _square_scale(grid, size)
   look = lambda *args: (_look(*args), _squares(scale, *args))
+  headers = _headers(grid, payloads, reference)
+  y = reference.astype(jnp.float32)
+  each = _look_at_all(grid, look, headers, payloads, y)
   measured = []
-  for about, payload, each in _look_at_all(grid, look, payloads, reference):
-    seen, squares = zip(*each, strict=True)
+  for about, payload, parts in zip(headers, payloads, each, strict=True):
+    seen, squares = zip(*parts, strict=True)
     units = functools.reduce(lax.add, squares)
     square = _mean_square(about, units, 1 / (scale * size))
-    conclusion = _conclude(grid, about, payload, seen)
+    conclusion = _conclude(grid, about, payload, *_join(seen))
     measured.append(conclusion._replace(square=square))
   return measured
 
@@ -347,26 +406,44 @@ def _squares(scale, grid, about, codes, y, start):
   return digest.reduce_rows(lax.add, [digest.lanes(units)])
 
 
-def _look_at_all(grid, look, payloads, reference):
-  """Returns of each message its header, itself, and a look at each part."""
-  size, y = reference.size, reference.astype(jnp.float32)
-  headers, each = (
-    [_read_header(grid, payload, size) for payload in payloads],
-    [],
-  )
-  for start, stop in wire.parts(size, grid.bits):
+def _headers(grid, payloads, reference):
+  return [_read_header(grid, payload, reference.size) for payload in payloads]
+
+
+def _look_at_all(grid, look, headers, payloads, y):
+  """Returns of each message a look at each part."""
+  each = []
+  for start, stop in wire.parts(y.size, grid.bits):
     seen = []
     for about, payload in zip(headers, payloads, strict=True):
-      codes = wire.unpack_part(payload, grid.bits, size, start, stop)
+      codes = wire.unpack_part(payload, grid.bits, y.size, start, stop)
       seen.append(look(grid, about, codes, y[start:stop], start))
     y, seen = lax.optimization_barrier((y, seen))
     each.append(seen)
-  return zip(headers, payloads, zip(*each, strict=True), strict=True)
+  return zip(*each, strict=True)
 
 
 def _mix(grid, x, payloads, came, pull, onto=None):
-  """Adds the pull to a vector part by part, in place; see `base.Fast.mix`."""
-  own, *theirs = [_read_header(grid, payload, x.size) for payload in payloads]
+  """Adds the pull to a vector; see `base.Fast.mix`."""
+  weights = getattr(pull, 'weights', None)
+  slow = lambda grid, *args: _mix_parts(grid, pull, *args)
+  fast = lambda grid, *args: _mix_native(grid, weights, *args)
+  if weights is None or x.dtype != jnp.float32:
+    fast = slow
+  return _form(grid, fast, slow)(x, payloads, came, onto)
+
+
+def _mix_native(grid, weights, x, payloads, came, onto):
+  headers = _headers(grid, payloads, x)
+  abouts = jnp.stack([_words(grid, about) for about in headers])
+  weights = jnp.where(came, weights, 0)
+  onto = x if onto is None else onto
+  return native.mix(x, onto, abouts, weights, payloads[1:], bits=grid.bits)
+
+
+def _mix_parts(grid, pull, x, payloads, came, onto):
+  """Goes part by part, in place."""
+  own, *theirs = _headers(grid, payloads, x)
 
   def change(start, stop, part):
     y = (part if onto is None else x[start:stop]).astype(jnp.float32)
