@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -37,15 +36,29 @@ using U8 = ffi::Buffer<ffi::U8>;
 constexpr int64_t kTile = 1024, kLanes = 128, kMost = 8 * kTile;
 constexpr int64_t kChunk = 1 << 16;  // values that a thread takes at a time
 constexpr float kReach = 1 << 22;
+constexpr uint32_t kNaN = 0x7FC00000;
 
 struct Header {
   float bound, step, inverse;
   uint32_t seed;
 };
 
-// What is checked of a message.
+// What is checked of a message, or of a chunk of it.
 struct Checks {
   uint32_t turns[kLanes] = {}, largest = 0;
+
+  void Add(const Checks& more) {
+    largest = std::max(largest, more.largest);
+    for (int64_t i = 0; i < kLanes; ++i) turns[i] ^= more.turns[i];
+  }
+  uint32_t Fold() const {  // as in digest.py
+    uint32_t folded = 0;
+    for (int64_t i = 0; i < kLanes; ++i) {
+      uint32_t low = turns[i] & 255, left = i % 32;
+      folded ^= low << left | low >> (32 - left) % 32;
+    }
+    return folded;
+  }
 };
 
 INLINE uint32_t Word(float x) {
@@ -54,37 +67,11 @@ INLINE uint32_t Word(float x) {
   return word;
 }
 
-// How to round a float, and to get at the lowest bits of the integer: of any,
-// as XLA does (saturated, and a NaN is 0), and quicker of those below kReach.
-struct Far {
-  INLINE float Rint(float x) { return std::rint(x); }
-  INLINE uint32_t Low(float x) {
-    if (!(std::fabs(x) < 0x1p31f))
-      return x > 0 ? INT32_MAX : x < 0 ? INT32_MIN : 0;
-    return int32_t(std::rint(x));
-  }
-};
-struct Near {
-  static constexpr float kRound = 3 << 22;  // its last bit is worth 1
-  INLINE float Rint(float x) { return (x + kRound) - kRound; }
-  INLINE uint32_t Low(float x) { return Word(x + kRound); }
-};
-
-INLINE uint32_t Largest(const float* x, int64_t n) {
-  int32_t most = 0;
-  for (int64_t i = 0; i < n; ++i)
-    most = std::max(most, int32_t(Word(x[i]) & 0x7FFFFFFF));
-  return most;
-}
-
-// Calls then(how), for n values of which the largest is known.
-template <typename Then>
-INLINE void Rounding(const Header& about, uint32_t largest, Then then) {
-  float limit = kReach / 2 * about.step;
-  if (about.inverse < INFINITY && limit > 0 && largest < Word(limit))
-    then(Near());
-  else
-    then(Far());
+// The lowest bits of a whole number, as XLA makes integers of floats: saturated,
+// and 0 of a NaN. (Those of the smallest integer are 0, too.)
+INLINE uint32_t Low(float whole) {
+  int32_t n = std::fabs(whole) < 0x1p31f ? int32_t(whole) : 0;
+  return whole >= 0x1p31f ? -1 : n;
 }
 
 // dither.uniform - 1/2 of a tile, made once for all messages of one seed.
@@ -185,20 +172,32 @@ INLINE void Rest(const Planes& at, uint8_t* codes, uint8_t* packed) {
   });
 }
 
-// Codes, not masked yet, of n values from `start` on; x[0] is the first.
-INLINE void Write(const Header& about, int bits, const float* x, int64_t start,
-                  int64_t n, Dither& dither, uint8_t* codes, Checks& checks) {
-  const float* u = dither.Of(about.seed, start, n);
-  uint32_t largest = Largest(x, n);
-  checks.largest = std::max(checks.largest, largest);
-  Rounding(about, largest, [&](auto how) ALWAYS {
-    for (int64_t row = 0; row < n; row += kLanes)
-      for (int64_t i = 0, end = std::min(kLanes, n - row); i < end; ++i) {
-        uint32_t low = how.Low(x[row + i] * about.inverse - u[row + i]);
-        codes[row + i] = uint8_t(low);
-        checks.turns[i] ^= uint32_t(int32_t(low) >> bits);
-      }
-  });
+// y / s - u, from which both ends count.
+INLINE float Place(const Header& about, float y, float u) {
+  return y * about.inverse - u;
+}
+
+// The value of a code for who holds y, and the turn that y tells.
+INLINE float Value(const Header& about, int bits, float code, float y, float u,
+                   float& k) {
+  const float levels = 1 << bits, share = 1 / levels;
+  k = std::rint((Place(about, y, u) - code) * share);
+  return (code + levels * k + u) * about.step + 0.f;
+}
+
+// Codes, not masked yet, of n values of a tile.
+INLINE void Write(const Header& about, int bits, const float* x, const float* u,
+                  int64_t n, uint8_t* codes, Checks& checks) {
+  int32_t most = checks.largest;
+  for (int64_t row = 0; row < n; row += kLanes)
+    for (int64_t i = 0, end = std::min(kLanes, n - row); i < end; ++i) {
+      float here = x[row + i];
+      uint32_t low = Low(std::rint(Place(about, here, u[row + i])));
+      codes[row + i] = uint8_t(low);
+      checks.turns[i] ^= uint32_t(int32_t(low) >> bits);
+      most = std::max(most, int32_t(Word(std::fabs(here))));
+    }
+  checks.largest = most;
 }
 
 // A chunk: tiles at the places [from, to) of all stripes, or behind them the
@@ -209,7 +208,8 @@ FOR_ALL_CPUS void EncodeChunk(const Header& about, const Planes& at,
   uint8_t codes[kMost];
   Dither dither;
   auto write = [&](int64_t i, int64_t n, uint8_t* codes) ALWAYS {
-    Write(about, at.bits, x + i, i, n, dither, codes, checks);
+    const float* u = dither.Of(about.seed, i, n);
+    Write(about, at.bits, x + i, u, n, codes, checks);
   };
   for (int64_t place = from; place < std::min(to, at.length); place += kTile)
     for (int64_t s = 0; s < at.count; ++s) {
@@ -248,21 +248,18 @@ INLINE void ReadChunk(const Planes& at, const Messages& messages, int64_t from,
     use(i, std::min(kTile, at.size - i), codes.data() + i - at.whole);
 }
 
-template <bool kDigest, typename How>
-INLINE void Look(How how, const Header& about, int bits, const float* y,
-                 const float* u, const uint8_t* codes, int64_t n,
-                 Checks& checks) {
-  const float levels = 1 << bits, share = 1 / levels;
+template <bool kDigest>
+INLINE void Look(const Header& about, int bits, const float* y, const float* u,
+                 const uint8_t* codes, int64_t n, Checks& checks) {
   int32_t most = checks.largest;
   for (int64_t row = 0; row < n; row += kLanes)
     for (int64_t i = 0, end = std::min(kLanes, n - row); i < end; ++i) {
-      float code = codes[row + i], here = y[row + i], noise = u[row + i];
-      float turn = (here * about.inverse - noise - code) * share;
-      float x_hat = (code + levels * how.Rint(turn) + noise) * about.step;
+      float k, here = y[row + i];
+      float x_hat = Value(about, bits, codes[row + i], here, u[row + i], k);
       float gap = std::fabs(x_hat - here);
       if (kDigest) {
-        checks.turns[i] ^= how.Low(turn);
-        gap = 0.5f + gap * about.inverse * share;
+        checks.turns[i] ^= Low(k);
+        gap = 0.5f + gap * about.inverse * (1.f / (1 << bits));
         gap = gap < 1.5f ? gap : 1.5f;  // so is a NaN
       }
       most = std::max(most, int32_t(Word(gap)));
@@ -276,27 +273,15 @@ FOR_ALL_CPUS void LookChunk(bool digest, const Planes& at,
   Dither dither;
   ReadChunk(at, messages, from, to, [&](int64_t start, int64_t n,
                                         const uint8_t* codes) ALWAYS {
-    uint32_t largest = Largest(y + start, n);
     for (size_t e = 0; e < messages.packed.size(); ++e, codes += kMost) {
       const Header& about = messages.abouts[e];
       const float* u = dither.Of(about.seed, start, n);
-      Rounding(about, largest, [&](auto how) ALWAYS {
-        if (digest)
-          Look<true>(how, about, at.bits, y + start, u, codes, n, checks[e]);
-        else
-          Look<false>(how, about, at.bits, y + start, u, codes, n, checks[e]);
-      });
+      if (digest)
+        Look<true>(about, at.bits, y + start, u, codes, n, checks[e]);
+      else
+        Look<false>(about, at.bits, y + start, u, codes, n, checks[e]);
     }
   });
-}
-
-// The value of a code for who holds y.
-template <typename How>
-INLINE float Value(How how, const Header& about, int bits, float code, float y,
-                   float u) {
-  const float levels = 1 << bits, share = 1 / levels;
-  float k = how.Rint((y * about.inverse - u - code) * share);
-  return (code + levels * k + u) * about.step + 0.f;
 }
 
 FOR_ALL_CPUS void DecodeChunk(const Planes& at, const Messages& messages,
@@ -306,13 +291,10 @@ FOR_ALL_CPUS void DecodeChunk(const Planes& at, const Messages& messages,
   Dither dither;
   ReadChunk(at, messages, from, to, [&](int64_t start, int64_t n,
                                         const uint8_t* codes) ALWAYS {
-    const float* u = dither.Of(about.seed, start, n);
-    uint32_t largest = Largest(y + start, n);
-    Rounding(about, largest, [&](auto how) ALWAYS {
-      for (int64_t i = 0; i < n; ++i)
-        x_hat[start + i] =
-            Value(how, about, at.bits, codes[i], y[start + i], u[i]);
-    });
+    const float *u = dither.Of(about.seed, start, n), *here = y + start;
+    float k, *out = x_hat + start;
+    for (int64_t i = 0; i < n; ++i)
+      out[i] = Value(about, at.bits, codes[i], here[i], u[i], k);
   });
 }
 
@@ -326,22 +308,19 @@ FOR_ALL_CPUS void MixChunk(const Header& mine, const Planes& at,
   ReadChunk(at, messages, from, to, [&](int64_t start, int64_t n,
                                         const uint8_t* codes) ALWAYS {
     const float *y = x + start, *u = dither.Of(mine.seed, start, n);
-    uint32_t largest = Largest(y, n);
-    Rounding(mine, largest, [&](auto how) ALWAYS {
-      for (int64_t i = 0; i < n; ++i)
-        own[i] = (how.Rint(y[i] * mine.inverse - u[i]) + u[i]) * mine.step + 0.f;
-    });
-    std::fill(total, total + n, 0.f);
+    for (int64_t i = 0; i < n; ++i) {
+      own[i] = (std::rint(Place(mine, y[i], u[i])) + u[i]) * mine.step + 0.f;
+      total[i] = 0;
+    }
     for (size_t e = 0; e < messages.packed.size(); ++e, codes += kMost) {
       const Header& about = messages.abouts[e];
       u = dither.Of(about.seed, start, n);
-      Rounding(about, largest, [&](auto how) ALWAYS {
-        for (int64_t i = 0; i < n && weights[e] != 0; ++i) {
-          float x_hat = Value(how, about, at.bits, codes[i], y[i], u[i]);
-          float apart = x_hat - own[i], pull = weights[e] * apart;
-          total[i] += std::fabs(apart) < INFINITY ? pull : 0.f;
-        }
-      });
+      float k, weight = weights[e];
+      for (int64_t i = 0; i < n && weight != 0; ++i) {
+        float x_hat = Value(about, at.bits, codes[i], y[i], u[i], k);
+        float apart = x_hat - own[i], pull = weight * apart;
+        total[i] += std::fabs(apart) < INFINITY ? pull : 0.f;
+      }
     }
     for (int64_t i = 0; i < n; ++i) out[start + i] = onto[start + i] + total[i];
   });
@@ -364,26 +343,32 @@ void ForAll(ffi::ThreadPool& pool, int64_t count, Work work) {
   while (shared->done < count) std::this_thread::yield();
 }
 
-// Vectors; the leading axes of all arrays are those of `vmap`.
+// Vectors, each in chunks; the leading axes of all arrays are those of `vmap`.
 struct Rows {
   int64_t size, count;
   Planes at;
+  int64_t places, tiled, chunks;
 
   Rows(const F32& x, int64_t bits)
       : size(x.dimensions().back()),
         count(x.element_count() / size),
-        at(size, int(bits)) {}
+        at(size, int(bits)),
+        places(kChunk / at.count),
+        tiled((at.length + places - 1) / places),
+        chunks(tiled + (at.whole < at.size)) {}
 
-  // work(row, from, to) for all chunks.
+  // work(row, from, to, checks) for all chunks; returns the checks of all rows.
   template <typename Work>
-  void Each(ffi::ThreadPool& pool, Work work) const {
-    int64_t places = kChunk / at.count;
-    int64_t tiled = (at.length + places - 1) / places;
-    int64_t chunks = tiled + (at.whole < at.size);
+  std::vector<Checks> Each(ffi::ThreadPool& pool, int64_t edges, Work work) const {
+    std::vector<Checks> checks(count * chunks * edges);
     ForAll(pool, count * chunks, [&](int64_t i) {
       int64_t k = i % chunks, from = k < tiled ? k * places : at.length;
-      work(i / chunks, from, from + places);
+      work(i / chunks, from, from + places, &checks[i * edges]);
     });
+    std::vector<Checks> joined(count * edges);
+    for (size_t i = 0; i < checks.size(); ++i)
+      joined[i / (chunks * edges) * edges + i % edges].Add(checks[i]);
+    return joined;
   }
 
   // What belongs to a row.
@@ -405,43 +390,19 @@ struct Rows {
   }
 };
 
-// Joins what was found in the chunks of one message.
-struct Joined {
-  std::mutex mutex;
-  Checks checks;
-
-  void Add(const Checks& some) {
-    std::lock_guard<std::mutex> lock(mutex);
-    checks.largest = std::max(checks.largest, some.largest);
-    for (int64_t i = 0; i < kLanes; ++i) checks.turns[i] ^= some.turns[i];
-  }
-
-  uint32_t Fold() const {  // as in digest.py
-    uint32_t folded = 0;
-    for (int64_t i = 0; i < kLanes; ++i) {
-      uint32_t low = checks.turns[i] & 255, left = i % 32;
-      folded ^= low << left | low >> (32 - left) % 32;
-    }
-    return folded;
-  }
-};
-
 ffi::Error Encode(ffi::ThreadPool pool, F32 x, U32 abouts,
                   ffi::Result<U8> payloads, int64_t bits, bool digest) {
   Rows rows(x, bits);
-  std::vector<Joined> found(rows.count);
-  rows.Each(pool, [&](int64_t row, int64_t from, int64_t to) {
-    Checks checks;
+  auto write = [&](int64_t row, int64_t from, int64_t to, Checks* checks) {
     EncodeChunk(*rows.HeadersOf(abouts, row), rows.at, rows.Of(x, row), from, to,
-                rows.Of(*payloads, row), checks);
-    found[row].Add(checks);
-  });
+                rows.Of(*payloads, row), *checks);
+  };
+  std::vector<Checks> found = rows.Each(pool, 1, write);
   for (int64_t row = 0; row < rows.count; ++row) {
     const Header& about = *rows.HeadersOf(abouts, row);
-    uint32_t limit = Word(kReach * about.step) & 0x7FFFFFFF, nan = 0x7FC00000;
-    bool far = found[row].checks.largest >= limit;
-    uint32_t end[] = {far ? nan : Word(about.bound), about.seed,
-                      found[row].Fold()};
+    uint32_t limit = Word(std::fabs(kReach * about.step));
+    uint32_t bound = found[row].largest < limit ? Word(about.bound) : kNaN;
+    uint32_t end[] = {bound, about.seed, found[row].Fold()};
     std::memcpy(rows.Of(*payloads, row) + rows.at.bytes, end, 8 + 4 * digest);
   }
   return ffi::Error::Success();
@@ -451,19 +412,14 @@ ffi::Error LookAtAll(ffi::ThreadPool pool, F32 y, U32 abouts,
                      ffi::RemainingArgs payloads, ffi::Result<U32> largest,
                      ffi::Result<U32> turns, int64_t bits, bool digest) {
   Rows rows(y, bits);
-  int64_t edges = payloads.size();
-  std::vector<Joined> found(rows.count * edges);
-  rows.Each(pool, [&](int64_t row, int64_t from, int64_t to) {
-    std::vector<Checks> checks(edges);
+  auto look = [&](int64_t row, int64_t from, int64_t to, Checks* checks) {
     auto messages = rows.Of(payloads, rows.HeadersOf(abouts, row), row);
-    LookChunk(digest, rows.at, messages, rows.Of(y, row), from, to,
-              checks.data());
-    for (int64_t e = 0; e < edges; ++e) found[row * edges + e].Add(checks[e]);
-  });
-  for (int64_t i = 0; i < rows.count * edges; ++i) {
-    const Checks& checks = found[i].checks;
-    largest->typed_data()[i] = checks.largest << 8 * digest;
-    std::copy_n(checks.turns, kLanes, turns->typed_data() + i * kLanes);
+    LookChunk(digest, rows.at, messages, rows.Of(y, row), from, to, checks);
+  };
+  std::vector<Checks> found = rows.Each(pool, payloads.size(), look);
+  for (size_t i = 0; i < found.size(); ++i) {
+    largest->typed_data()[i] = found[i].largest << 8 * digest;
+    std::copy_n(found[i].turns, kLanes, turns->typed_data() + i * kLanes);
   }
   return ffi::Error::Success();
 }
@@ -472,7 +428,7 @@ ffi::Error Decode(ffi::ThreadPool pool, F32 y, U32 abouts,
                   ffi::RemainingArgs payloads, ffi::Result<F32> x_hat,
                   int64_t bits) {
   Rows rows(y, bits);
-  rows.Each(pool, [&](int64_t row, int64_t from, int64_t to) {
+  rows.Each(pool, 1, [&](int64_t row, int64_t from, int64_t to, Checks*) {
     auto message = rows.Of(payloads, rows.HeadersOf(abouts, row), row);
     DecodeChunk(rows.at, message, rows.Of(y, row), from, to,
                 rows.Of(*x_hat, row));
@@ -484,7 +440,7 @@ ffi::Error Mix(ffi::ThreadPool pool, F32 x, F32 onto, U32 abouts, F32 weights,
                ffi::RemainingArgs payloads, ffi::Result<F32> mixed,
                int64_t bits) {
   Rows rows(x, bits);
-  rows.Each(pool, [&](int64_t row, int64_t from, int64_t to) {
+  rows.Each(pool, 1, [&](int64_t row, int64_t from, int64_t to, Checks*) {
     const Header* headers = rows.HeadersOf(abouts, row);  // the own one first
     MixChunk(*headers, rows.at, rows.Of(payloads, headers + 1, row),
              rows.Of(weights, row), rows.Of(x, row), rows.Of(onto, row), from, to,

@@ -428,9 +428,9 @@ def _mix(grid, x, payloads, came, pull, onto=None):
   weights = getattr(pull, 'weights', None)
   slow = lambda grid, *args: _mix_parts(grid, pull, *args)
   fast = lambda grid, *args: _mix_native(grid, weights, *args)
-  if weights is None or x.dtype != jnp.float32:
-    fast = slow
-  return _form(grid, fast, slow)(x, payloads, came, onto)
+  single = all(v is None or v.dtype == jnp.float32 for v in (x, onto))
+  chosen = fast if single and weights is not None else slow
+  return _form(grid, chosen, slow)(x, payloads, came, onto)
 
 
 def _mix_native(grid, weights, x, payloads, came, onto):
