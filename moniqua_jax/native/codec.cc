@@ -67,8 +67,8 @@ INLINE uint32_t Word(float x) {
   return word;
 }
 
-// The lowest bits of a whole number, as XLA makes integers of floats: saturated,
-// and 0 of a NaN. (Those of the smallest integer are 0, too.)
+// The lowest bits of a whole number, as XLA makes integers of floats: of a NaN
+// 0, and saturated (the lowest bits of the smallest integer are 0, too).
 INLINE uint32_t Low(float whole) {
   int32_t n = std::fabs(whole) < 0x1p31f ? int32_t(whole) : 0;
   return whole >= 0x1p31f ? -1 : n;
@@ -146,7 +146,8 @@ INLINE void Move(const uint8_t* from, int right, int width, int left, bool more,
 template <bool kPack>
 INLINE void Tile(const Planes& at, int64_t s, int64_t place, uint8_t* codes,
                  uint8_t* packed) {
-  at.Each(at.whole, [&](int width, int low, int64_t first, int64_t bytes) ALWAYS {
+  at.Each(at.whole, [&](int width, int low, int64_t first,
+                        int64_t bytes) ALWAYS {
     int64_t beside = bytes / at.length, shift = s / beside * width;
     uint8_t* here = packed + first + s % beside * at.length + place;
     if (kPack)
@@ -359,7 +360,8 @@ struct Rows {
 
   // work(row, from, to, checks) for all chunks; returns the checks of all rows.
   template <typename Work>
-  std::vector<Checks> Each(ffi::ThreadPool& pool, int64_t edges, Work work) const {
+  std::vector<Checks> Each(ffi::ThreadPool& pool, int64_t edges,
+                           Work work) const {
     std::vector<Checks> checks(count * chunks * edges);
     ForAll(pool, count * chunks, [&](int64_t i) {
       int64_t k = i % chunks, from = k < tiled ? k * places : at.length;
@@ -394,8 +396,8 @@ ffi::Error Encode(ffi::ThreadPool pool, F32 x, U32 abouts,
                   ffi::Result<U8> payloads, int64_t bits, bool digest) {
   Rows rows(x, bits);
   auto write = [&](int64_t row, int64_t from, int64_t to, Checks* checks) {
-    EncodeChunk(*rows.HeadersOf(abouts, row), rows.at, rows.Of(x, row), from, to,
-                rows.Of(*payloads, row), *checks);
+    EncodeChunk(*rows.HeadersOf(abouts, row), rows.at, rows.Of(x, row), from,
+                to, rows.Of(*payloads, row), *checks);
   };
   std::vector<Checks> found = rows.Each(pool, 1, write);
   for (int64_t row = 0; row < rows.count; ++row) {
@@ -443,8 +445,8 @@ ffi::Error Mix(ffi::ThreadPool pool, F32 x, F32 onto, U32 abouts, F32 weights,
   rows.Each(pool, 1, [&](int64_t row, int64_t from, int64_t to, Checks*) {
     const Header* headers = rows.HeadersOf(abouts, row);  // the own one first
     MixChunk(*headers, rows.at, rows.Of(payloads, headers + 1, row),
-             rows.Of(weights, row), rows.Of(x, row), rows.Of(onto, row), from, to,
-             rows.Of(*mixed, row));
+             rows.Of(weights, row), rows.Of(x, row), rows.Of(onto, row), from,
+             to, rows.Of(*mixed, row));
   });
   return ffi::Error::Success();
 }
