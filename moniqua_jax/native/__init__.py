@@ -15,6 +15,7 @@ import pathlib
 import platform
 
 import jax
+from jax import ffi
 import jax.numpy as jnp
 import jaxlib
 
@@ -33,21 +34,21 @@ def ready() -> bool:
   return os.environ.get('MONIQUA_NATIVE') != '0' and _loaded()
 
 
-def built() -> pathlib.Path:
+def built(source: str = '') -> pathlib.Path:
   """Names the library of this source, and of the jaxlib that is to call it."""
-  made_of = SOURCE.read_bytes() + jaxlib.__version__.encode()
-  digest = hashlib.sha256(made_of).hexdigest()[:16]
-  return FOLDER / f'codec-{platform.machine()}-{digest}.so'
+  source = source or hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
+  return FOLDER / f'{platform.machine()}-{jaxlib.__version__}-{source}.so'
 
 
 @functools.cache
 def _loaded() -> bool:
-  if not built().exists():
+  try:
+    library = ctypes.CDLL(str(built()))
+  except OSError:  # there is none, or it is of another system
     return False
-  library = ctypes.CDLL(str(built()))
   for name in FUNCTIONS:
-    handler = jax.ffi.pycapsule(getattr(library, name))
-    jax.ffi.register_ffi_target(name, handler, platform='cpu')
+    handler = ffi.pycapsule(getattr(library, name))
+    ffi.register_ffi_target(name, handler, platform='cpu')
   return True
 
 
@@ -77,4 +78,4 @@ def mix(x, onto, headers, weights, payloads: list, **how) -> Array:
 
 
 def _call(name, result):
-  return jax.ffi.ffi_call(name, result, vmap_method='broadcast_all')
+  return ffi.ffi_call(name, result, vmap_method='broadcast_all')

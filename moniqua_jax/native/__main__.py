@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 
-import jax
+from jax import ffi
 
 from moniqua_jax import native
 
@@ -22,14 +22,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
       made = f'{folder}/codec.so'
       options = [*OPTIONS.split(), '-fPIC', '-shared', '-pthread', '-w']
-      paths = ['-I', jax.ffi.include_dir(), str(native.SOURCE), '-o', made]
+      paths = ['-I', ffi.include_dir(), str(native.SOURCE), '-o', made]
       subprocess.run([*compiler, *options, *paths], check=True)
       os.replace(made, target)  # whole, whoever looks
   except (OSError, subprocess.CalledProcessError) as error:
     sys.exit(
       f'Not built; the codec stays with XLA, with the same bytes: {error}'
     )
-  for stale in target.parent.glob('codec-*.so'):
+  for stale in target.parent.glob(native.built('*').name):
     if stale != target:
       stale.unlink()
   print(target)
