@@ -6,6 +6,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check --constraint constraints.t
 MALLOC := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 \
   MALLOC_TOP_PAD_=268435456
 DEMO := dpsgd moniqua4 moniqua1
+CODEC := moniqua_jax/native/codec.cc
 PARALLEL := -n 3 --dist worksteal
 PYTEST := $(BIN)/python -m pytest
 TPU := PYTHONPATH=.libtpu $(PYTEST) -rs tests/test_tpu.py
@@ -18,14 +19,17 @@ CUDA = jax-cuda12-pjrt==$(JAX) jax-cuda12-plugin==$(JAX) nvidia-cuda-nvcc-cu12
 $(BIN)/pip:
 	$(PYTHON) -m venv .venv
 
-# What the demo needs, and no more; Python compiles what it imports of it.
-.venv/demo: pyproject.toml constraints.txt | $(BIN)/pip
+# What the demo needs, and no more; Python compiles what it imports of it, and a
+# C++ compiler, where there is one, the codec for CPUs.
+.venv/demo: pyproject.toml constraints.txt $(CODEC) | $(BIN)/pip
 	@echo 'Into .venv, without the tools of the tests: 750 MB ...'
 	$(PIP) --no-compile --editable '.[train]'
+	-$(BIN)/python -m moniqua_jax.native
 	touch $@
 
-.venv/installed: pyproject.toml constraints.txt | $(BIN)/pip
+.venv/installed: pyproject.toml constraints.txt $(CODEC) | $(BIN)/pip
 	$(PIP) --editable '.[all,test,notebooks,benchmarks,docs,dev]'
+	-$(BIN)/python -m moniqua_jax.native
 	touch .venv/demo $@
 
 # Eight workers on a ring: full precision, 4 bits and 1 bit; then one table.

@@ -41,8 +41,12 @@ def by_receiver(own, theirs, weight, perm, counts, axis_name) -> Array:
   whether what came in on this edge counts, and whether what went out does.
   """
   del perm
-  mine = _at(weight, lax.axis_index(axis_name))
-  return pulled(own, theirs, mine, counts[0])
+  return pulled(own, theirs, mine(weight, axis_name), counts[0])
+
+
+def mine(weight, axis_name: str):
+  """Returns the weight of an edge for this worker, who receives."""
+  return _at(weight, lax.axis_index(axis_name))
 
 
 def by_sender(own, theirs, weight, perm, counts, axis_name) -> Array:
@@ -168,16 +172,18 @@ class Share(NamedTuple):
       axis_name) -> (came bool[E], went bool[E]).
     read: (came, went) -> bool[E], what `Seen.readable` says of an edge.
     check: schedule -> None; refuses graphs that cannot be answered.
+    weight: (weight, axis_name) -> f32[], that of `pulled`, if it is `moved`.
   """
 
   moved: Callable
   answered: Callable
   read: Callable
   check: Callable
+  weight: Callable | None = None
 
 
 BY_RECEIVER = Share(
-  by_receiver, acknowledged, lambda came, went: came, require_both_ways
+  by_receiver, acknowledged, lambda came, went: came, require_both_ways, mine
 )
 BY_SENDER = Share(
   by_sender, delivered, lambda came, went: came & went, require_kept

@@ -176,7 +176,7 @@ def _talk(use, each: Round, payload, reference, *args):
   received, short = _send(each, payload, reference.size)
   seen = _inspect(each.quantizer, received, reference)
   came, went = each.agree(seen.readable, each.topology, each.axis_name)
-  pull = functools.partial(_pull, each, went)
+  pull = base.Pull(functools.partial(_pull, each, went), _weights(each))
   payloads = [payload, *received]
   result = use(each.quantizer, payloads, reference, came, pull, *args)
   # Who is not finite has read nothing, though there is nothing to leave out.
@@ -213,6 +213,17 @@ def _pull(each: Round, went, x_hats, came):
     args = own, theirs[k], weight, perm, counts
     total += each.share.moved(*args, each.axis_name)
   return total
+
+
+def _weights(each: Round):
+  """Returns the weights of all edges, f32[E], if they say all of a pull."""
+  if each.share.weight is None or not each.topology.edges:
+    return None
+  weights = [
+    each.share.weight(weight, each.axis_name)
+    for weight, _ in each.topology.edges
+  ]
+  return jnp.stack([jnp.asarray(weight, jnp.float32) for weight in weights])
 
 
 def _read(quantizer, payloads, reference, came, pull):

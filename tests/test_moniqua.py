@@ -513,12 +513,13 @@ def test_bits_are_a_whole_number(bits):
     mj.moniqua(0.5, bits)
 
 
-def test_each_group_of_parts_is_one_pass_over_the_vector():
+def test_each_group_of_parts_is_one_pass_over_the_vector(monkeypatch):
   """XLA fuses up to four parts well, and eight not: see tests/test_tpu.py.
 
   The vector goes through a barrier with what was made of a group, so that the
   next one waits for it; what is mixed leaves as one vector.
   """
+  monkeypatch.setenv('MONIQUA_NATIVE', '0')
   d, q = 2 * 8192 + 5, mj.moniqua(THETA, 1)  # eight stripes and a rest
   x = jnp.zeros(d)
   payload = jax.eval_shape(q.encode, x, KEY)

@@ -69,6 +69,7 @@ def test_the_wheel_holds_the_package_alone(site):
   # In a clone __init__.py says where configs/ is.
   assert code == ours - {configs / '__init__.py'} | named
   assert (site / 'moniqua_jax' / 'py.typed').exists()
+  assert (site / 'moniqua_jax' / 'native' / 'codec.cc').exists()
   assert f'\nVersion: {version}\n' in (info / 'METADATA').read_text()
   scripts = re.findall(
     r'^moniqua-(\w+) = ([\w.]+):(\w+)$',

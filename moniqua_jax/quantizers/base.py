@@ -83,6 +83,17 @@ class Fast(NamedTuple):
   mix: Callable[..., Array] | None = None
 
 
+class Pull(NamedTuple):
+  """How the values of a round move a worker: called as in `Fast.mix`."""
+
+  total: Callable[[list, Array], Array]
+  # f32[E], if the total is that of w_k (x_hat_k - x_hat_own), of the finite.
+  weights: Array | None
+
+  def __call__(self, x_hats: list, came: Array) -> Array:
+    return self.total(x_hats, came)
+
+
 class Quantizer(NamedTuple):
   """How one vector becomes one message, and back.
 

@@ -22,7 +22,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from moniqua_jax import dither, wire
+from moniqua_jax import dither, native, wire
 from moniqua_jax.quantizers import base, circle, digest, on_gpu
 
 Array = jax.Array
@@ -121,14 +121,29 @@ def _write_group(grid, about, x, parts, group):
   )
 
 
-def _form(grid, in_parts, at_once):
-  """Chooses who computes: for a GPU all at once. Both give the same bits."""
-  default, cuda = (
-    functools.partial(form, grid) for form in (in_parts, at_once)
-  )
-  if not on_gpu.possible():
-    return default
-  return functools.partial(lax.platform_dependent, cuda=cuda, default=default)
+def _form(grid, default, cuda=None, cpu=None):
+  """Chooses who computes, by the platform; all give the same bits."""
+  in_native = grid.received is circle.ROUNDINGS['dithered'].received
+  there = {
+    'cuda': cuda and on_gpu.possible(),
+    'cpu': cpu and in_native and native.ready(),
+  }
+  forms = {'cuda': cuda, 'cpu': cpu, 'default': default}
+  chosen = {
+    platform: functools.partial(form, grid)
+    for platform, form in forms.items()
+    if there.get(platform, True)
+  }
+  if len(chosen) == 1:
+    return chosen['default']
+  return functools.partial(lax.platform_dependent, **chosen)
+
+
+def _words(grid, about):
+  """Returns a header as the native functions read it, u32[4]."""
+  bound = jnp.where(circle.usable(grid, about), about.bound, jnp.nan)
+  numbers = jnp.stack([bound, about.step, about.inverse])
+  return jnp.append(wire.words(numbers), about.seed)
 
 
 def _encode(grid, theta, x, key):
@@ -139,7 +154,14 @@ def _encode(grid, theta, x, key):
   zero = jnp.minimum(jnp.abs(x[0]), 0)
   bound = jnp.asarray(theta, jnp.float32) + zero
   about = circle.describe(grid, bound, dither.seed(key))
-  return _form(grid, _encode_in_parts, on_gpu.encode)(about, x)
+  form = _form(grid, _encode_in_parts, on_gpu.encode, _encode_native)
+  return form(about, x)
+
+
+def _encode_native(grid, about, x):
+  nbytes = wire.packed_size(x.size, grid.bits) + (12 if grid.digest else 8)
+  how = {'bits': grid.bits, 'digest': grid.digest}
+  return native.encode(x, _words(grid, about), nbytes, **how)
 
 
 def _encode_in_parts(grid, about, x):
@@ -163,9 +185,18 @@ def _encode_in_parts(grid, about, x):
 def _decode(grid, payload, reference):
   """Reads a message next to the receiver's own vector."""
   y = reference.astype(jnp.float32)
-  codes = wire.unpack(payload, grid.bits, y.size)
   about = circle.read_header(grid, payload, y.size)
-  return circle.resolve(grid, about, codes, y)[1].astype(reference.dtype)
+  decode = _form(grid, _decode_whole, cpu=_decode_native)
+  return decode(about, payload, y).astype(reference.dtype)
+
+
+def _decode_native(grid, about, payload, y):
+  return native.decode(y, _words(grid, about), payload, bits=grid.bits)
+
+
+def _decode_whole(grid, about, payload, y):
+  codes = wire.unpack(payload, grid.bits, y.size)
+  return circle.resolve(grid, about, codes, y)[1]
 
 
 def _look(grid, about, codes, y, start):
@@ -179,27 +210,46 @@ def _look(grid, about, codes, y, start):
   return [digest.reduce_rows(op, [words]) for op in (lax.max, lax.bitwise_xor)]
 
 
-def _conclude(grid, about, payload, seen):
-  """Puts what was seen of all parts of a message together."""
+def _join(seen):
+  """Joins what was seen of all parts of a message: as u32[], and as lanes."""
   sizes, *turned = zip(*seen, strict=True)
-  most = jnp.max(functools.reduce(lax.max, sizes))
+  largest = jnp.max(functools.reduce(lax.max, sizes))
+  return largest, *(functools.reduce(lax.bitwise_xor, each) for each in turned)
+
+
+def _conclude(grid, about, payload, largest, *turned):
+  """Says what was learned from a message, from what was seen of it."""
   if not grid.digest:
-    return circle.conclude(grid, about, wire.floats(most), True)
-  low = digest.unpack(functools.reduce(lax.bitwise_xor, *turned))[0]
+    return circle.conclude(grid, about, wire.floats(largest), True)
+  low = digest.unpack(*turned)[0]
   sent = wire.from_bytes(payload[-4:], jnp.uint32)
-  gap = circle.gap_of(grid, about, digest.unpack(most)[1])
+  gap = circle.gap_of(grid, about, digest.unpack(largest)[1])
   return circle.conclude(grid, about, gap, digest.fold(low) == sent)
 
 
 def _inspect_all(grid, payloads, reference):
   """Inspects all messages in one pass over the reference."""
-  form = _form(grid, _inspect_in_parts, on_gpu.inspect_all)
+  form = _form(grid, _inspect_in_parts, on_gpu.inspect_all, _inspect_native)
   return form(payloads, reference)
+
+
+def _inspect_native(grid, payloads, reference):
+  headers = _headers(grid, payloads, reference)
+  abouts = jnp.stack([_words(grid, about) for about in headers])
+  how = {'bits': grid.bits, 'digest': grid.digest}
+  y = reference.astype(jnp.float32)
+  seen = zip(*native.look(y, abouts, payloads, **how), strict=True)
+  return [
+    _conclude(grid, *message, *each)
+    for *message, each in zip(headers, payloads, seen, strict=True)
+  ]
 
 
 def _inspect_in_parts(grid, payloads, reference):
   messages = _look_at_all(grid, _look, payloads, reference)
-  return [_conclude(grid, *message) for message in messages]
+  return [
+    _conclude(grid, *message, *_join(seen)) for *message, seen in messages
+  ]
 
 
 def _measure_all(grid, payloads, reference):
@@ -212,7 +262,7 @@ def _measure_all(grid, payloads, reference):
     seen, squares = zip(*each, strict=True)
     units = functools.reduce(lax.add, squares)
     square = _mean_square(about, units, 1 / (scale * size))
-    conclusion = _conclude(grid, about, payload, seen)
+    conclusion = _conclude(grid, about, payload, *_join(seen))
     measured.append(conclusion._replace(square=square))
   return measured
 
@@ -253,13 +303,14 @@ def _squares(scale, grid, about, codes, y, start):
   return digest.reduce_rows(lax.add, [digest.lanes(units)])
 
 
+def _headers(grid, payloads, y):
+  return [circle.read_header(grid, payload, y.size) for payload in payloads]
+
+
 def _look_at_all(grid, look, payloads, reference):
   """Returns of each message its header, itself, and a look at each part."""
   size, y = reference.size, reference.astype(jnp.float32)
-  headers, each = (
-    [circle.read_header(grid, payload, size) for payload in payloads],
-    [],
-  )
+  headers, each = _headers(grid, payloads, reference), []
   for start, stop in wire.parts(size, grid.bits):
     seen = []
     for about, payload in zip(headers, payloads, strict=True):
@@ -271,17 +322,28 @@ def _look_at_all(grid, look, payloads, reference):
 
 
 def _mix(grid, x, payloads, came, pull, onto=None):
-  """Adds the pull to a vector in place; see `base.Fast.mix`."""
+  """Adds the pull to a vector; see `base.Fast.mix`."""
   in_parts, at_once = (
     functools.partial(mix, pull) for mix in (_mix_in_parts, on_gpu.mix)
   )
-  return _form(grid, in_parts, at_once)(x, payloads, came, onto)
+  weights = getattr(pull, 'weights', None)
+  single = all(v is None or v.dtype == jnp.float32 for v in (x, onto))
+  in_native = single and weights is not None
+  cpu = functools.partial(_mix_native, weights) if in_native else None
+  return _form(grid, in_parts, at_once, cpu)(x, payloads, came, onto)
+
+
+def _mix_native(weights, grid, x, payloads, came, onto):
+  headers = _headers(grid, payloads, x)
+  abouts = jnp.stack([_words(grid, about) for about in headers])
+  weights = jnp.where(came, weights, 0)
+  onto = x if onto is None else onto
+  return native.mix(x, onto, abouts, weights, payloads[1:], bits=grid.bits)
 
 
 def _mix_in_parts(pull, grid, x, payloads, came, onto):
-  own, *theirs = [
-    circle.read_header(grid, payload, x.size) for payload in payloads
-  ]
+  """Goes part by part, in place."""
+  own, *theirs = _headers(grid, payloads, x)
 
   def change(start, stop, part):
     y = (part if onto is None else x[start:stop]).astype(jnp.float32)

@@ -1,0 +1,113 @@
+"""The codec in C++ gives the bits of the jnp form, in whichever program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import moniqua_jax as mj
+from moniqua_jax import gossip, native
+from moniqua_jax.native import __main__ as build
+from moniqua_jax.workers import AXIS
+from tests import helpers
+
+built = pytest.mark.skipif(
+  not native.ready(), reason='not built: python -m moniqua_jax.native'
+)
+THETA, KEY = 0.01, jax.random.key(3)
+RUNS = {'simulated': mj.simulated, 'sharded': mj.sharded}
+# Runner, bits, digest, d: no stripes, stripes and a rest, chunks for threads.
+ROUNDS = [
+  ('simulated', 4, True, 9_001),
+  ('simulated', 1, False, 1_023),
+  ('sharded', 2, True, 70_001),
+  *(('simulated', b, b % 3 > 0, 8 * 8192 + 5) for b in range(1, 9)),
+  *(('sharded', b, b % 3 < 2, d) for b in (1, 6, 8) for d in (1, 8192)),
+  *(('sharded', b, True, 1_000_003) for b in (2, 4, 5)),
+]
+
+
+def vectors(d):
+  """name -> f32[n, d]: near each other, and what is hard about numbers."""
+  rng = np.random.default_rng(d)
+  x = rng.normal(size=d) + 0.4 * THETA * rng.uniform(-1, 1, (helpers.N, d))
+  x = x.astype(np.float32)
+
+  def with_one(value):
+    spoiled = x.copy()
+    spoiled[3, d // 2] = value
+    return spoiled
+
+  return {
+    'near': x,
+    'turned': with_one(x[3, d // 2] + 1.7 * THETA),
+    'not a number': with_one(np.nan),
+    'infinite': with_one(-np.inf),
+    'huge': with_one(1e30),
+    'denormal': x * np.float32(1e-38),
+    'zero': x * np.float32(-0.0),
+    # About the 2^21 and 2^22 steps from which on care is needed.
+    'far': x * np.float32(2.0**20 * THETA),
+    'too far': x * np.float32(2.0**31),
+  }
+
+
+@built
+@pytest.mark.parametrize(
+  ('run', 'bits', 'digest', 'd'), helpers.tiered(ROUNDS, ROUNDS[:3])
+)
+def test_a_round_has_the_bits_of_the_jnp_form(
+  monkeypatch, run, bits, digest, d
+):
+  q = mj.moniqua(THETA, bits, digest=digest)
+  options = dict(topology=mj.ring(helpers.N), quantizer=q, axis_name=AXIS)
+
+  def worker(x):
+    payload, (mixed, seen) = q.encode(x, KEY), gossip.mixed(x, KEY, **options)
+    return payload, q.decode(payload, x[::-1]), mixed, seen
+
+  def both(x):
+    for form in '10':
+      monkeypatch.setenv('MONIQUA_NATIVE', form)
+      yield worker(x)
+
+  compiled = RUNS[run](lambda x: tuple(both(x)), (0,))
+  for name, x in vectors(d).items():
+    got, expected = jax.tree.map(np.asarray, compiled(x))
+    same = lambda a, b, name=name: np.testing.assert_array_equal(a, b, name)
+    jax.tree.map(same, got, expected)
+    if name == 'near':
+      assert got[-1].readable.all()
+    if name in ('huge', 'not a number') or digest and name == 'turned':
+      assert not got[-1].readable.all()
+
+
+def targets(q, platform):
+  """The native functions in an encoder that is lowered for a platform."""
+  exported = jax.jit(q.encode).trace(jnp.ones(9), KEY)
+  text = exported.lower(lowering_platforms=(platform,)).as_text()
+  return [name for name in native.FUNCTIONS if f'@{name}(' in text]
+
+
+@built
+def test_it_is_for_cpus_and_may_be_turned_off(monkeypatch):
+  q = lambda **options: mj.moniqua(THETA, 4, **options)
+  assert targets(q(), 'cpu') == ['moniqua_encode']
+  assert targets(q(), 'tpu') == targets(q(), 'cuda') == []
+  for rounding in ('nearest', 'stochastic'):
+    assert targets(q(rounding=rounding), 'cpu') == []
+  monkeypatch.setenv('MONIQUA_NATIVE', '0')
+  assert targets(q(), 'cpu') == []
+
+
+def test_what_was_built_of_another_source_is_not_loaded(monkeypatch, tmp_path):
+  other, before = tmp_path / 'codec.cc', native.built()
+  other.write_bytes(native.SOURCE.read_bytes() + b'\n')
+  monkeypatch.setattr(native, 'SOURCE', other)
+  assert native.built() != before and not native._loaded.__wrapped__()
+
+
+def test_without_a_compiler_it_says_so_in_one_line(monkeypatch):
+  monkeypatch.setenv('CXX', 'no-such-compiler')
+  with pytest.raises(SystemExit, match='Not built; .*no-such-compiler'):
+    build.main()
