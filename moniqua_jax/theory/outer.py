@@ -64,7 +64,7 @@ def adam_step(b1: float = 0.9, b2: float = 0.999) -> float:
     ValueError: b1^2 >= b2, where there is no bound.
 
   >>> round(adam_step(0.9, 0.95), 2), round(adam_step(), 2)
-  (1.17, 7.27)
+  (1.16, 7.27)
   """
   if not (0 <= b1 < 1 and 0 < b2 < 1 and b1**2 < b2):
     raise ValueError(
