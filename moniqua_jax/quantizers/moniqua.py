@@ -313,16 +313,18 @@ def _join(seen):
 
 def _conclude(grid, about, payload, largest, *turned):
   """Says what was learned from a message, from what was seen of it."""
+  zero = jnp.minimum(about.step, 0)
   gap = wire.floats(largest)
   if grid.digest:
     part = digest.unpack(largest)[1] * (grid.levels * about.step)
-    gap = base.rounded(part, jnp.minimum(about.step, 0))
+    gap = base.rounded(part, zero)
   # Who is not finite itself reads nothing.
   readable = jnp.isfinite(about.bound) & jnp.isfinite(gap)
   if grid.digest:
     low = digest.unpack(*turned)[0]
     readable &= digest.fold(low) == wire.from_bytes(payload[-4:], jnp.uint32)
-  error = grid.delta * grid.levels * about.step
+  # XLA makes one product of this and the step's, and of both one with the gap.
+  error = base.rounded(grid.delta * grid.levels * about.step, zero)
   return base.Seen(readable, jnp.maximum(gap - error, 0), about.bound)
 
 
