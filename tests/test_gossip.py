@@ -204,8 +204,9 @@ def test_nothing_recomputes_what_was_sent():
   assert sum(sealed in eqn.invars for eqn in eqns) > 2
 
 
-def test_a_row_is_taken_as_a_vector_before_all_else():
+def test_a_row_is_taken_as_a_vector_before_all_else(monkeypatch):
   """A TPU would lay it out as the matrix of one row, for all that follows."""
+  monkeypatch.setenv('MONIQUA_NATIVE', '0')
   q, ring = mj.moniqua(0.5, bits=8), mj.ring(N)
   alone = lambda x: gossip.correction(
     x, KEY, topology=ring, quantizer=q, axis_name=AXIS

@@ -150,5 +150,6 @@ def conclude(grid, about, gap, agrees):
   """Says what was seen: the largest |x_hat - y|, and whether digests agree."""
   # Who is not finite itself reads nothing.
   readable = jnp.isfinite(about.bound) & jnp.isfinite(gap) & agrees
-  error = grid.delta * grid.levels * about.step
+  # XLA makes one product of this and the step's, and of both one with the gap.
+  error = base.rounded(grid.delta * grid.levels * about.step, about.zero)
   return base.Seen(readable, jnp.maximum(gap - error, 0), about.bound)
