@@ -80,7 +80,9 @@ def test_the_form_for_gpus_gives_the_bits_of_the_other(
 ):
   case = size, bits, rounding, digest, runner
   expected = results(*case)
-  at_once = lambda grid, in_parts, form: functools.partial(form, grid)
+  at_once = lambda grid, default, cuda=None, cpu=None: functools.partial(
+    cuda or default, grid
+  )
   monkeypatch.setattr(moniqua, '_form', at_once)
   found = results(*case)
   jax.tree.map(np.testing.assert_array_equal, found, expected)
