@@ -68,6 +68,8 @@ REDUCE = {
 FORGETFUL = ['dcgd', 'allreduce alq']
 A_FEW = [
   'choco',
+  'dcd',
+  'deepsqueeze',
   'adpsgd',
   'stale d2',
   'double_squeeze',
