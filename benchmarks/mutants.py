@@ -56,7 +56,8 @@ MODULES = {
   'quantizers/buckets.py': Module(
     10,
     _BATTERIES,
-    'qsgd or terngrad or level or quotient or norm or message_is',
+    'round_the_same or qsgd or terngrad or level or quotient or norm'
+    ' or message_is',
   ),
   'quantizers/qsgd.py': Module(
     8, f'{_BATTERIES} variance', 'qsgd or terngrad or level_is or two_levels'
