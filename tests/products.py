@@ -26,7 +26,7 @@ def in_sums(fn, *args) -> list[str]:
   """The sums of unrounded products in fn(*args)."""
   return [
     str(eqn)
-    for eqn, found in _walk(jax.make_jaxpr(fn)(*args).jaxpr)
+    for eqn, found in _walk(_program(fn, *args))
     if eqn.primitive.name in SUMS
     and any(map(_is_product, found))
     and not any(of is not None and of.primitive.name == 'min' for of in found)
@@ -37,11 +37,16 @@ def in_products(fn, *args, size) -> list[str]:
   """The products of unrounded products of `size` values and more."""
   return [
     str(eqn)
-    for eqn, found in _walk(jax.make_jaxpr(fn)(*args).jaxpr)
+    for eqn, found in _walk(_program(fn, *args))
     if eqn.primitive.name in PRODUCTS
     and not any(map(_exact, eqn.invars))
     and any(_is_product(of) and of.outvars[0].aval.size >= size for of in found)
   ]
+
+
+def _program(fn, *args):
+  with jax.disable_jit():  # so that what stands in functions is seen as well
+    return jax.make_jaxpr(fn)(*args).jaxpr
 
 
 def _walk(jaxpr) -> Iterator[tuple]:

@@ -284,14 +284,6 @@ MISTAKES = {
     ],
     "--coordinator_address='localhost'; it is HOST:PORT",
   ),
-  'workers that cannot be shared': (
-    [
-      '--num_processes=3',
-      '--process_id=1',
-      '--coordinator_address=localhost:1',
-    ],
-    '8 workers cannot be shared equally by 3 processes',
-  ),
 }
 
 
@@ -355,10 +347,10 @@ def mistaken(tmp_path, first, second) -> list[str]:
 
 
 DIFFERENT = {
-  'a seed, and --resume': (
-    ['--config.seed=3', '--resume'],
+  'a seed, workers that no two can share, and --resume': (
+    ['--config.seed=3', '--config.workers=9', '--resume'],
     '--resume is False for process 0, True for 1; --config.seed is 0 for '
-    'process 0, 3 for 1',
+    'process 0, 3 for 1; --config.workers is 8 for process 0, 9 for 1',
   ),
   'workers': (['--config.workers=10'], '--config.workers is 8 for process 0'),
   'bits': (['--config.quantizer.bits=2'], 'bits is 4 for process 0, 2 for 1'),
@@ -376,6 +368,15 @@ def test_different_commands_are_named_on_all_processes(name, tmp_path):
   said = mistaken(tmp_path, [], flags)
   assert len(said) == 2 and said[0] == said[1]
   assert re.search(words, said[0]) and 'All take the same but' in said[0]
+
+
+def test_workers_that_cannot_be_shared_are_named_on_all_processes(monkeypatch):
+  alike = lambda text: [text] * 3
+  monkeypatch.setattr(multihost.jax, 'process_count', lambda: 3)
+  monkeypatch.setattr(multihost.watch, 'exchanged', alike)
+  multihost.agreed({'--config.workers': 9}, 9)
+  with pytest.raises(ValueError, match='8 workers .* equally by 3 processes;'):
+    multihost.agreed({'--config.workers': 8}, 8)
 
 
 PROXY = "import os\nos.environ['http_proxy'] = 'http://127.0.0.1:9'"
