@@ -132,7 +132,7 @@ def check_lemma(bits, rounding, d, theta, steps, seed):
   assert seen.theta == np.float32(theta)
   rounded = 4 * EPS * (largest(x, y).max() + allowed.max())
   _, worst = circle(theta, bits, rounding)
-  assert far(x, y) - 2 * worst - rounded <= seen.distance
+  assert max(far(x, y) - 2 * worst - rounded, 0) <= seen.distance
   assert seen.distance <= far(x, y) + rounded
 
 

@@ -77,14 +77,14 @@ def test_unpack_inverts_pack_for_any_codes(data, bits):
 
 
 def test_split_reads_what_join_wrote_and_refuses_another_length():
-  codes, norms = np.uint8([3, 0, 5]), np.float32([1.5, -2.0])
+  codes, norms = np.arange(9, dtype=np.uint8) % 8, np.float32([1.5, -2.0])
   payload = wire.join(codes, 3, norms, np.uint8([7]))
   for behind in (None, 9):
-    found, rest = wire.split(payload, 3, 3, behind)
+    found, rest = wire.split(payload, 3, 9, behind)
     np.testing.assert_array_equal(found, codes)
     np.testing.assert_array_equal(rest, [*norms.tobytes(), 7])
-  with pytest.raises(ValueError, match=r'11 bytes.* 3 values'):
-    wire.split(payload, 3, 3, 8)
+  with pytest.raises(ValueError, match=r'14 bytes.* 9 values'):
+    wire.split(payload, 3, 9, 8)
 
 
 @pytest.mark.parametrize('bits', BITS)
