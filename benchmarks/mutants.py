@@ -48,9 +48,9 @@ MODULES = {
   'quantizers/moniqua.py': Module(
     24,
     'quantizers fitted_theta readable properties edge_values moniqua gossip',
-    'moniqua and (round_the_same or any_bytes or properties or edge or 1-dithered or digest'
-    ' or 4-stochastic or 3-nearest or refuse or one_pass) or recomputes'
-    ' or mixing and 1-dithered or equals_are or square_is',
+    'moniqua and (round_the_same or any_bytes or properties or edge or digest'
+    ' or 1-dithered or 4-stochastic or 3-nearest or refuse or one_pass)'
+    ' or recomputes or mixing and 1-dithered or equals_are or square_is',
   ),
   'quantizers/digest.py': Module(4, 'moniqua', 'digest or turn or wrap'),
   'quantizers/buckets.py': Module(
