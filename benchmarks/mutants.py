@@ -47,8 +47,8 @@ MODULES = {
   'wire.py': Module(18, 'wire'),
   'quantizers/moniqua.py': Module(
     24,
-    'quantizers fitted_theta readable properties edge_values moniqua gossip',
-    'moniqua and (round_the_same or any_bytes or properties or edge or digest'
+    'quantizers fitted_theta properties edge_values moniqua gossip',
+    'moniqua and (round_the_same or no_sender or properties or edge or digest'
     ' or 1-dithered or 4-stochastic or 3-nearest or refuse or one_pass)'
     ' or recomputes or mixing and 1-dithered or equals_are or square_is',
   ),

@@ -433,6 +433,16 @@ def test_an_array_theta_without_use_is_unreadable(bits, rounding, theta):
   )
 
 
+def test_a_header_with_a_theta_that_no_sender_has_is_unreadable():
+  q, (x, _) = mj.moniqua(THETA, 4, digest=False), near(1000)
+  payload = np.array(q.encode(x, KEY))
+  read = jax.jit(lambda payload: (q.decode(payload, x), q.inspect(payload, x)))
+  for theta in (-THETA, 0.0, -0.0, 1e-44, 3e38, np.inf, np.nan):
+    payload[-8:-4] = np.frombuffer(np.float32(theta).tobytes(), np.uint8)
+    x_hat, seen = read(payload)
+    assert not seen.readable and np.isnan(x_hat).all(), theta
+
+
 # --------------------------------------------------------- theta and errors
 
 
