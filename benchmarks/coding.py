@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import moniqua_jax as mj
-from moniqua_jax import coding, wire
+from moniqua_jax import coding, command_line, wire
 from moniqua_jax.plots import kept, tables
 from moniqua_jax.training.workdir import provenance
 
@@ -78,6 +78,7 @@ def row(quantizer, x) -> dict:
 COLUMNS = ('packed', 'recursive', 'dense', 'huffman', 'bzip2', 'entropy')
 
 
+@command_line.one_line_errors()
 def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

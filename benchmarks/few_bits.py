@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-from moniqua_jax import plots
+from moniqua_jax import command_line, plots
 from moniqua_jax.plots import kept, tables
 
 PARTITIONS = {'sorted_by_label': 'sorted by label', 'dirichlet': 'Dirichlet .1'}
@@ -27,6 +27,7 @@ METHODS = {
 }
 
 
+@command_line.one_line_errors()
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('runs', type=pathlib.Path)

@@ -17,6 +17,7 @@ import time
 import jax
 import numpy as np
 
+from moniqua_jax import command_line
 from moniqua_jax.coding import elias
 from moniqua_jax.laboratory import libsvm, methods, problems, runs, splits
 from moniqua_jax.plots import kept, tables
@@ -93,6 +94,7 @@ def laboratory(problem, names, length):
   return go
 
 
+@command_line.one_line_errors()
 def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -103,6 +105,7 @@ def main():
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--out', type=pathlib.Path, required=True)
   args = parser.parse_args()
+  args.out.mkdir(parents=True, exist_ok=True)
   jax.config.update('jax_enable_x64', True)
   features, labels = libsvm.read(args.data)
   parts = splits.by_norm(splits.row_scaled(features), labels, args.workers)
@@ -124,7 +127,6 @@ def main():
       way()
       seconds[name].append((time.perf_counter() - began) / args.length)
   text = report(problem, seconds)
-  args.out.mkdir(parents=True, exist_ok=True)
   (args.out / 'table.md').write_text(text)
   rows = [{'way': way, 'seconds': own} for way, own in seconds.items()]
   source = workdir.provenance() | {'load': os.getloadavg()}

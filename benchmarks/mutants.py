@@ -15,6 +15,7 @@ results/trust/mutants.jsonl has a line for each, mutants.md all as tables.
 import argparse
 import ast
 from collections.abc import Iterator
+import contextlib
 import copy
 import json
 import os
@@ -29,6 +30,7 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KEPT = ROOT / 'results' / 'trust' / 'mutants.jsonl'
+COMPILED = '.pytest_cache/jax'
 SECONDS = 300  # of a CPU, for a mutant: who takes longer hangs
 
 
@@ -40,20 +42,22 @@ class Module(NamedTuple):
   only: str = ''  # which of their tests, as for `pytest -k`
 
 
-_BATTERIES = 'properties edge_values quantizers'
+_BATTERIES = 'quantizers properties edge_values'
 MODULES = {
   'wire.py': Module(18, 'wire'),
   'quantizers/moniqua.py': Module(
     24,
-    'properties edge_values moniqua gossip',
-    'moniqua and (properties or edge or 1-dithered or 4-stochastic or 3-nearest'
-    ' or digest or refuse or one_pass) or recomputes or mixing and 1-dithered',
+    'quantizers fitted_theta properties edge_values moniqua gossip',
+    'moniqua and (round_the_same or no_sender or properties or edge or digest'
+    ' or 1-dithered or 4-stochastic or 3-nearest or refuse or one_pass)'
+    ' or recomputes or mixing and 1-dithered or equals_are or square_is',
   ),
   'quantizers/digest.py': Module(4, 'moniqua', 'digest or turn or wrap'),
   'quantizers/buckets.py': Module(
     10,
     _BATTERIES,
-    'qsgd or terngrad or level or quotient or norms_are or message_is',
+    'round_the_same or qsgd or terngrad or level or quotient or norm'
+    ' or message_is',
   ),
   'quantizers/qsgd.py': Module(
     8, f'{_BATTERIES} variance', 'qsgd or terngrad or level_is or two_levels'
@@ -72,9 +76,11 @@ MODULES = {
   'algorithms/fragments.py': Module(7, 'streaming'),
   'algorithms/dpsgd.py': Module(2, 'algorithms decentralized', 'dpsgd'),
   'algorithms/d2.py': Module(2, 'decentralized', 'd2'),
-  'algorithms/choco.py': Module(2, 'decentralized', 'choco'),
-  'algorithms/dcd.py': Module(2, 'decentralized', 'dcd'),
-  'algorithms/deepsqueeze.py': Module(2, 'decentralized', 'deepsqueeze'),
+  'algorithms/choco.py': Module(2, 'lost_steps decentralized', 'choco'),
+  'algorithms/dcd.py': Module(2, 'lost_steps decentralized', 'dcd'),
+  'algorithms/deepsqueeze.py': Module(
+    2, 'lost_steps decentralized', 'deepsqueeze'
+  ),
   'algorithms/push_sum.py': Module(3, 'decentralized push_sum', 'push_sum'),
   'algorithms/error_feedback.py': Module(2, 'reduce'),
   'algorithms/diana.py': Module(2, 'smooth_algorithms', 'diana'),
@@ -280,6 +286,8 @@ def run(todo: list[Mutant], done: dict, minutes: float) -> None:
     copied = pathlib.Path(folder, 'copy')
     leave = shutil.ignore_patterns('.*', 'runs', 'site', '__pycache__')
     shutil.copytree(ROOT, copied, ignore=leave)
+    with contextlib.suppress(FileNotFoundError):  # what is compiled already
+      shutil.copytree(ROOT / COMPILED, copied / COMPILED)
     for mutant in todo:
       if time.monotonic() > until:
         return
@@ -287,7 +295,8 @@ def run(todo: list[Mutant], done: dict, minutes: float) -> None:
       verdict, by = tried(copied, mutant.module, mutant.text())
       seconds = round(time.monotonic() - began)
       row = dict(verdict=verdict, by=by, seconds=seconds)
-      done[mutant] = done.get(mutant, {}) | row
+      known = done.get(mutant, {}) if verdict == 'survived' else {}
+      done[mutant] = known | row
       print(f'{verdict} {mutant.module}:{mutant.line} {by} {seconds} s')
       keep(done)
 
@@ -296,11 +305,12 @@ def run(todo: list[Mutant], done: dict, minutes: float) -> None:
 
 
 def kept() -> dict[Mutant, dict]:
-  """What is known of mutants that were tried."""
+  """What is known of mutants that were tried, and are still drawn."""
   if not KEPT.exists():
     return {}
   rows = map(json.loads, KEPT.read_text().splitlines())
-  return {Mutant(*(row.pop(f) for f in Mutant._fields)): row for row in rows}
+  known = {Mutant(*(row.pop(f) for f in Mutant._fields)): row for row in rows}
+  return {mutant: known[mutant] for mutant in drawn() if mutant in known}
 
 
 def keep(done: dict[Mutant, dict]) -> None:

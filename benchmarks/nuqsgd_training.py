@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks import seeds
 from configs import nuqsgd_cifar10_cpu
+from moniqua_jax import command_line
 from moniqua_jax.plots import tables
 
 TITLES = (
@@ -39,6 +40,7 @@ variance, of gradients of fresh batches at steps 195, 390 and 585, the mean.
 """
 
 
+@command_line.one_line_errors()
 def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -51,6 +53,7 @@ def main():
   parser.add_argument('--seeds', type=int, default=3)
   parser.add_argument('--methods', help='a comma list; all if not given')
   args = parser.parse_args()
+  args.out.mkdir(parents=True, exist_ok=True)
   # Before the first run, which may be that of one worker.
   jax.config.update('jax_num_cpu_devices', nuqsgd_cifar10_cpu.base().workers)
   names = list(nuqsgd_cifar10_cpu.METHODS)

@@ -33,7 +33,7 @@ import optax
 
 from configs import nuqsgd_resnet110
 import moniqua_jax as mj
-from moniqua_jax import data, gossip, plots
+from moniqua_jax import command_line, data, gossip, plots
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.plots import kept, tables
 from moniqua_jax.quantizers import base
@@ -217,6 +217,7 @@ def figure(rows, path) -> None:
   plots.save(fig, path)
 
 
+@command_line.one_line_errors()
 def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

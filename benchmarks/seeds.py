@@ -23,6 +23,7 @@ from moniqua_jax.plots import kept, tables
 from moniqua_jax.training import loop, monitor, workdir
 
 
+@command_line.one_line_errors()
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--config', default='configs/digits_sorted.py')
@@ -34,6 +35,7 @@ def main():
     '--runs', type=pathlib.Path, help='of the work directories; runs/NAME'
   )
   args = parser.parse_args()
+  args.out.mkdir(parents=True, exist_ok=True)
   module = runpy.run_path(command_line.path(args.config))
   names = args.methods.split(',') if args.methods else list(module['METHODS'])
   for name in names:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moniqua_jax import command_line
 from moniqua_jax.laboratory import figures, methods, report
 from moniqua_jax.laboratory.report import geometric
 from moniqua_jax.plots import kept, tables
@@ -50,6 +51,7 @@ class Run(NamedTuple):
   source: dict
 
 
+@command_line.one_line_errors()
 def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

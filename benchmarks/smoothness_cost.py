@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 import moniqua_jax as mj
-from moniqua_jax import wire
+from moniqua_jax import command_line, wire
 from moniqua_jax.laboratory import counting
 from moniqua_jax.plots import kept, tables
 from moniqua_jax.quantizers import dithered, roots
@@ -188,6 +188,7 @@ def table(rows) -> str:
   return tables.markdown(['n', 'd', 'nu_1', 'measured', *names], lines, words=4)
 
 
+@command_line.one_line_errors()
 def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

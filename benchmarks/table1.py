@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import moniqua_jax as mj
+from moniqua_jax import command_line
 from moniqua_jax.plots import kept, tables
 from moniqua_jax.training.workdir import provenance
 from moniqua_jax.workers import AXIS
@@ -179,13 +180,14 @@ differing data do to D-PSGD. Only Moniqua has forms on D² and on AD-PSGD.
 """
 
 
+@command_line.one_line_errors()
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--out', type=pathlib.Path, required=True)
   args = parser.parse_args()
+  args.out.mkdir(parents=True, exist_ok=True)
   began = time.perf_counter()
   rows = [row for name in ALGORITHMS for row in measured(name)]
-  args.out.mkdir(parents=True, exist_ok=True)
   text = table(rows)
   (args.out / 'table.md').write_text(text + NOTE)
   source = provenance() | {'seconds': time.perf_counter() - began, 'seed': 0}

@@ -22,7 +22,7 @@ import numpy as np
 
 from configs import digits_sorted
 import moniqua_jax as mj
-from moniqua_jax import data
+from moniqua_jax import command_line, data
 from moniqua_jax.algorithms import turns
 from moniqua_jax.plots import kept, tables
 from moniqua_jax.training import evaluation, experiment, monitor
@@ -186,12 +186,16 @@ rows.jsonl has the words.
 """
 
 
+@command_line.one_line_errors()
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--out', type=pathlib.Path, required=True)
   parser.add_argument('--seeds', type=int, default=2)
   parser.add_argument('--tasks', default=','.join(TASKS))
   args = parser.parse_args()
+  tasks = args.tasks.split(',')
+  if unknown := sorted(set(tasks) - set(TASKS)):
+    parser.error(f'--tasks: {unknown} unknown; choose from {[*TASKS]}')
   args.out.mkdir(parents=True, exist_ok=True)
   began, rows, lines = time.perf_counter(), [], []
 
@@ -201,7 +205,7 @@ def main():
     rows.append(row)
     kept.write_lines(args.out / 'rows.jsonl', rows)
 
-  for task in args.tasks.split(','):
+  for task in tasks:
     for bits, gamma in CASES.items():
       pairs = []
       for seed in range(args.seeds):

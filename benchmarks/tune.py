@@ -27,6 +27,7 @@ from moniqua_jax.training import loop, metrics, monitor
 SEED = 100  # not among the seeds that are reported
 
 
+@command_line.one_line_errors()
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--config', default='configs/digits_sorted.py')

@@ -107,6 +107,8 @@ def test_a_script_loads_and_says_how_it_is_called(name):
   [
     ('tune', ['--methods=dpsgd,choko4'], "['choko4'] unknown; choose from"),
     ('smoothness', ['no/such/run'], 'no results.json in no/such/run'),
+    ('theta', ['--tasks=digits,no'], "['no'] unknown; choose from"),
+    ('faults.__main__', ['--only=flood'], "['flood'] unknown; choose from"),
   ],
 )
 def test_a_slip_is_one_line_and_writes_nothing(
@@ -119,6 +121,35 @@ def test_a_slip_is_one_line_and_writes_nothing(
   assert ended.value.code == 2
   assert said in capsys.readouterr().err.splitlines()[-1]
   assert not list(tmp_path.iterdir())
+
+
+# What each asks for besides --out, which is a file here.
+WRITERS = {
+  **dict.fromkeys(('coding', 'seeds', 'smoothness_cost'), []),
+  **dict.fromkeys(('table1', 'theta', 'tune', 'faults.__main__'), []),
+  **dict.fromkeys(('nuqsgd_training', 'nuqsgd_variance'), ['--data_dir=none']),
+  **dict.fromkeys(('network.__main__', 'network.training'), []),
+  'laboratory': ['--data=none'],
+}
+
+
+@pytest.mark.parametrize('name', WRITERS)
+def test_a_folder_that_cannot_be_written_is_one_line_at_once(
+  name, tmp_path, monkeypatch, capsys
+):
+  main = importlib.import_module(f'benchmarks.{name}').main
+  there = tmp_path / 'file'
+  there.write_text('')
+  given = [name, f'--out={there}/results', *WRITERS[name]]
+  monkeypatch.setattr(sys, 'argv', given)
+  with pytest.raises(SystemExit) as ended:
+    sys.exit(main())
+  said = capsys.readouterr().err
+  assert ended.value.code == 1 and said.count('\n') == 1
+  assert (
+    said.startswith(f'error: {there}') and 'in its place, then give' in said
+  )
+  assert there.read_text() == ''
 
 
 # ------------------------------------ tables of results/, from what is kept

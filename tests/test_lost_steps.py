@@ -96,7 +96,7 @@ def run(name, value, at=BAD):
   for k in range(STEPS):
     g = np.array(-G[k] if name in GOSSIP else G[k])
     if k == at:
-      g[BAD_WORKER, 5, 7] = value
+      g[BAD_WORKER, 5, 7 : 7 + np.size(value)] = value
     out, state = jax.block_until_ready(step(x, state, g, g, np.int32(k)))
     x = out if name in GOSSIP else x
     seen.append(jax.device_get((out, state)))
@@ -125,6 +125,23 @@ def test_no_memory_keeps_what_is_not_finite(name):
     told = np.arange(N) == BAD_WORKER if name in GOSSIP else np.ones(N)
     np.testing.assert_array_equal(lost(seen[-1][1]), told)
     np.testing.assert_array_equal(lost(seen[BAD - 1][1]), 0)
+
+
+@pytest.mark.parametrize('name', ['choco', 'dcd', 'deepsqueeze'])
+def test_what_no_message_can_hold_spoils_no_memory(name):
+  """Finite values whose range is beyond float32; nobody reads of them."""
+  seen = run(name, [3e38, -3e38])
+  for out, state in seen:
+    assert np.isfinite(out).all()
+    assert all(np.isfinite(leaf).all() for leaf in kept(state))
+  assert not seen[BAD][1].heard.seen.readable.all()
+
+
+def test_who_could_not_say_where_it_goes_stays():
+  before, after = (
+    out for out, _ in run('dcd', [3e38, -3e38])[BAD - 1 : BAD + 1]
+  )
+  np.testing.assert_array_equal(after[BAD_WORKER], before[BAD_WORKER])
 
 
 @pytest.mark.parametrize('name', tiered(GOSSIP, A_FEW))

@@ -132,7 +132,7 @@ def check_lemma(bits, rounding, d, theta, steps, seed):
   assert seen.theta == np.float32(theta)
   rounded = 4 * EPS * (largest(x, y).max() + allowed.max())
   _, worst = circle(theta, bits, rounding)
-  assert far(x, y) - 2 * worst - rounded <= seen.distance
+  assert max(far(x, y) - 2 * worst - rounded, 0) <= seen.distance
   assert seen.distance <= far(x, y) + rounded
 
 
@@ -431,6 +431,16 @@ def test_an_array_theta_without_use_is_unreadable(bits, rounding, theta):
   check_unreadable(
     mj.moniqua(jnp.float32(theta), bits, rounding), near(1000)[0]
   )
+
+
+def test_a_header_with_a_theta_that_no_sender_has_is_unreadable():
+  q, (x, _) = mj.moniqua(THETA, 4, digest=False), near(1000)
+  payload = np.array(q.encode(x, KEY))
+  read = jax.jit(lambda payload: (q.decode(payload, x), q.inspect(payload, x)))
+  for theta in (-THETA, 0.0, -0.0, 1e-44, 3e38, np.inf, np.nan):
+    payload[-8:-4] = np.frombuffer(np.float32(theta).tobytes(), np.uint8)
+    x_hat, seen = read(payload)
+    assert not seen.readable and np.isnan(x_hat).all(), theta
 
 
 # --------------------------------------------------------- theta and errors

@@ -28,6 +28,7 @@ from benchmarks.network import (
 )
 from configs import network_cifar10_cpu
 from moniqua_jax import workers
+from moniqua_jax.plots import kept
 from tests import hlo, programs
 from tests.trained import compiled_quickly
 
@@ -486,6 +487,20 @@ def test_a_delay_is_one_of_packets_and_leaves_the_rate(tmp_path):
   # What came in the time of a million bytes, and headers, all behind a start.
   headers = (namespaces.MTU + namespaces.FRAME) / (namespaces.MTU - 52)
   assert times[-1] - times[-2] == pytest.approx(0.8 * headers, rel=0.05)
+
+
+@pytest.mark.slow
+@needs_root
+def test_a_cell_is_measured(tmp_path):
+  if why := _why_not():
+    pytest.skip(why)
+  flags = '--rates=loopback --methods=nuqsgd4 --model=mlp270k --n=2 --steps=1'
+  more = f'--rounds=1 --batch_size=1 --out={tmp_path}'
+  assert laboratory.main([*flags.split(), *more.split()]) == 0
+  (cell,) = kept.read_lines(tmp_path / 'cells.jsonl')
+  assert cell['method'] == 'nuqsgd4' and set(cell['parts']) == {
+    *('full', 'compute', 'codec', 'empty')
+  }
 
 
 @pytest.mark.slow

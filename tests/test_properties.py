@@ -276,6 +276,14 @@ def test_no_grid_is_given_a_quotient_beyond_one(norm):
   ).any()
 
 
+def test_a_norm_beyond_float32_is_none():
+  rows = np.float32([[MOST, -MOST], [3.0, 4.0], [np.inf, 1.0], [0.0, -0.0]])
+  found = jax.jit(lambda rows: [norm(rows) for norm in buckets.NORMS.values()])
+  l2, linf = found(rows)
+  np.testing.assert_allclose(l2, [np.nan, 5.0, np.nan, 0.0], rtol=1e-6)
+  np.testing.assert_array_equal(linf, np.float32([MOST, 4.0, np.nan, 0.0]))
+
+
 def test_norms_are_read_once_for_a_bucket():
   """And not for each of its values, where XLA fuses the reading into those."""
   q, x = mj.qsgd(4, 8), np.ones(24, np.float32)

@@ -252,3 +252,22 @@ def test_answered_the_mean_stays_with_uneven_weights(name):
   moved = np.abs(x.mean(1) - X0.mean(0, dtype=np.float64, keepdims=True))
   # Where replicas miss a difference the workers do not agree; their mean stays.
   assert moved.max() < 1e-5 * np.abs(x).max()
+
+
+def test_a_short_message_brings_its_mass_and_comes_back():
+  coded = mj.coded(mj.nuqsgd(4, 256), capacity=3)
+  algorithm = mj.push_sum(mj.ring(N), coded, **SLOTS)
+  tuned, size = algorithm.message(base.tuned(coded), 512)
+  q = tuned.quantizer(tuned.init(), 0)
+
+  @jax.jit
+  def there_and_back(x):
+    payload = q.encode(x, SLOTS['key'])
+    short, fits = q.short.shorten(payload, size)
+    return payload, short, q.short.restore(short, size), fits
+
+  x = np.append(np.arange(512) % 97 == 0, 0.75).astype(np.float32)
+  payload, short, restored, fits = there_and_back(x)
+  assert fits and short.size == q.short.capacity(size) < payload.size
+  assert short[-4:].tobytes() == np.float32(0.75).tobytes()
+  np.testing.assert_array_equal(restored, payload)

@@ -76,6 +76,17 @@ def test_unpack_inverts_pack_for_any_codes(data, bits):
   check_codes(np.array(codes, np.uint8), bits)
 
 
+def test_split_reads_what_join_wrote_and_refuses_another_length():
+  codes, norms = np.arange(9, dtype=np.uint8) % 8, np.float32([1.5, -2.0])
+  payload = wire.join(codes, 3, norms, np.uint8([7]))
+  for behind in (None, 9):
+    found, rest = wire.split(payload, 3, 9, behind)
+    np.testing.assert_array_equal(found, codes)
+    np.testing.assert_array_equal(rest, [*norms.tobytes(), 7])
+  with pytest.raises(ValueError, match=r'14 bytes.* 9 values'):
+    wire.split(payload, 3, 9, 8)
+
+
 @pytest.mark.parametrize('bits', BITS)
 def test_parts_are_stripes_of_whole_tiles_and_one_rest(bits):
   narrowest = next(w for w in (1, 2, 4, 8) if bits & w)

@@ -57,13 +57,13 @@ def _walk(jaxpr, n, choose):
       if any(branches):
         yield from choose(branches)
     else:
-      inner = list(_inner(eqn.params))
-      found = [one for jaxpr in inner for one in _walk(jaxpr, n, choose)]
+      within = list(inner(eqn.params))
+      found = [one for jaxpr in within for one in _walk(jaxpr, n, choose)]
       assert not found or kind not in ('scan', 'while'), 'how often is unknown'
       yield from found
 
 
-def _inner(params):
+def inner(params):
   for value in jax.tree.leaves(
     params, is_leaf=lambda v: isinstance(v, (core.Jaxpr, core.ClosedJaxpr))
   ):

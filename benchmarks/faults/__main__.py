@@ -21,10 +21,12 @@ import sys
 import tempfile
 
 from benchmarks.faults import kinds, runs
+from moniqua_jax import command_line
 from moniqua_jax.plots import tables
 from moniqua_jax.training import workdir
 
 
+@command_line.one_line_errors()
 def main():
   parser = argparse.ArgumentParser(
     'python -m benchmarks.faults',
@@ -37,12 +39,15 @@ def main():
   )
   parser.add_argument('--times', type=int, help='of each kind, in their place')
   args = parser.parse_args()
+  names = args.only.split(',')
+  if unknown := sorted(set(names) - set(kinds.KINDS)):
+    parser.error(f'--only: {unknown} unknown; choose from {[*kinds.KINDS]}')
   args.out.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory() as folder:
     os.environ |= {'FAULTS_COMPILED': f'{folder}/jax', 'FAULTS_SAID': folder}
     whole = pathlib.Path(folder, 'whole')
     assert runs.run(whole).status == 0
-    for name in args.only.split(','):
+    for name in names:
       if kinds.KINDS[name].possible():
         write(args.out, name, list(tried(name, whole, args.times)))
   print((args.out / 'table.md').read_text())

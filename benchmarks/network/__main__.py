@@ -17,6 +17,7 @@ import sys
 import tempfile
 
 from benchmarks.network import figures, namespaces, report, running, steps
+from moniqua_jax import command_line
 from moniqua_jax.plots import kept, tables
 from moniqua_jax.training import workdir
 
@@ -32,9 +33,8 @@ def main(argv=None) -> int:
         raise ValueError(f'method {method!r}; choose from {steps.METHODS}.')
     links = {rate: linked(rate, args) for rate in args.rates.split(',')}
     failed = [measure(rate, link, args) for rate, link in links.items()]
-  except ValueError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
+  except (ValueError, OSError) as error:
+    return command_line.told(error)
   except KeyboardInterrupt:
     print('interrupted; the namespaces are gone.', file=sys.stderr)
     return 130

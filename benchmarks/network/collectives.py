@@ -10,6 +10,7 @@ import jax
 from jax import lax
 from jax.extend import core
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 Array = jax.Array
 
@@ -43,7 +44,8 @@ def found(fn: Callable, axis_name: str, n: int, *args) -> list:
     *args: of fn; shapes will do.
 
   Returns:
-    Equations of its jaxpr; of branches those of the first.
+    Equations of its jaxpr under `shard_map`; of branches those of the first, or
+    those of this platform.
 
   Raises:
     ValueError: one of them is inside a loop, or branches have different ones.
@@ -52,8 +54,11 @@ def found(fn: Callable, axis_name: str, n: int, *args) -> list:
   >>> [str(e.primitive) for e in found(fn, 'w', 1, jnp.ones(3))]
   ['psum', 'ppermute']
   """
-  traced = jax.make_jaxpr(fn, axis_env=[(axis_name, n)])(*args)
-  return list(_of(traced.jaxpr))
+  mesh = jax.sharding.AbstractMesh((n,), (axis_name,))
+  run = jax.shard_map(
+    fn, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False
+  )
+  return list(_of(jax.make_jaxpr(run)(*args).jaxpr))
 
 
 def with_copies(fn: Callable, zeros: Array) -> Callable:
@@ -109,7 +114,7 @@ def _of(jaxpr) -> Iterator:
   for equation in jaxpr.eqns:
     each = [list(_of(sub)) for sub in _inside(equation)]
     inner = [found for branch in each for found in branch]
-    if inner and _name(equation) not in ('jit', 'pjit', 'cond'):
+    if inner and _name(equation) not in ('jit', 'pjit', 'cond', 'shard_map'):
       raise ValueError(
         f'{_name(inner[0])} stands inside {_name(equation)}; its copy would '
         'have to be made there, which is not written.'
@@ -138,7 +143,8 @@ def _evaluate(jaxpr, consts, args, zeros):
         _made_before(copy, x, next(zeros), equation.params) for x in inputs
       ]
     elif branches := [sub for sub in _inside(equation) if list(_of(sub))]:
-      outputs = _of_branches(branches, inputs, zeros)
+      known = equation.params.get('branches_platforms') is not None
+      outputs = _of_branches(branches, inputs[known:], zeros)
     else:
       outputs = _bind(equation, inputs)
     values.update(zip(equation.outvars, outputs, strict=True))
@@ -168,9 +174,13 @@ def _bind(equation, inputs):
 
 
 def _inside(equation):
-  """The jaxprs among the parameters of an equation."""
+  """The jaxprs among the parameters of an equation; that of this platform."""
+  params = equation.params
+  if platforms := params.get('branches_platforms'):
+    here = [p is None or jax.default_backend() in p for p in platforms]
+    params = params['branches'][here.index(True)]
   for leaf in jax.tree.leaves(
-    equation.params, is_leaf=lambda p: isinstance(p, core.ClosedJaxpr)
+    params, is_leaf=lambda p: isinstance(p, core.ClosedJaxpr)
   ):
     if isinstance(leaf, core.ClosedJaxpr):
       yield leaf.jaxpr

@@ -28,6 +28,7 @@ import threading
 from typing import NamedTuple
 
 from benchmarks.network import delay
+from moniqua_jax import command_line
 
 PREFIX = 'moniqua'
 HOSTS = pathlib.Path('/etc/netns')  # `ip netns exec` reads NAME/hosts there
@@ -365,9 +366,8 @@ def main(argv=None) -> int:
     if args.clean:
       print('removed:', *(clean() or ['nothing']))
     print('there are:', *(existing() or ['none']))
-  except NetworkError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
+  except (NetworkError, OSError) as error:
+    return command_line.told(error)
   return 0
 
 

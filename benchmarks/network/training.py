@@ -20,6 +20,7 @@ import sys
 from benchmarks import seeds
 from benchmarks.network import curves, figures, namespaces, running
 from configs import network_cifar10_cpu
+from moniqua_jax import command_line
 from moniqua_jax.plots import kept
 from moniqua_jax.training import metrics, workdir
 
@@ -41,14 +42,14 @@ def main(argv=None) -> int:
       for rate in args.rates.split(',')
       for delay in args.delays.split(',')
     }
+    args.out.mkdir(parents=True, exist_ok=True)
     for seed in range(args.seeds):  # if time is up, some of all
       for (rate, delay), link in links.items():
         train_all(dict(rate=rate, delay=delay, seed=seed), link, args)
     if (args.out / 'runs.jsonl').exists():
       write(curves.loaded(args.out, METHODS), args.target, args.out)
-  except ValueError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
+  except (ValueError, OSError) as error:
+    return command_line.told(error)
   except KeyboardInterrupt:
     print('interrupted; the namespaces are gone.', file=sys.stderr)
     return 130

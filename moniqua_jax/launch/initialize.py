@@ -50,11 +50,8 @@ def join(
     count = num_processes or 1
     names = ('coordinator_address', 'num_processes', 'process_id')
     how = dict(zip(names, three, strict=True))
-  if workers % count:
-    raise ValueError(
-      f'{workers} workers cannot be shared equally by {count} processes.'
-    )
-  jax.config.update('jax_num_cpu_devices', workers // count)
+  # Who cannot share them says so when all are here: see multihost.agreed.
+  jax.config.update('jax_num_cpu_devices', max(1, workers // count))
   # The processes of a run speak to each other, not to a proxy of the web.
   if {'http_proxy', 'https_proxy'} & set(os.environ):
     os.environ.setdefault('grpc_proxy', '')
@@ -133,8 +130,9 @@ def _in_time(timeout, address, how):
       reason = f'nobody listens at {address}: process 0 is not there'
     else:
       reason = (
-        'not all processes came: is --num_processes the same everywhere, and '
-        'does each --process_id occur once'
+        'not all processes came: one that was given something wrong says so; '
+        'is --num_processes the same everywhere, and does each --process_id '
+        'occur once'
       )
     who = how.get('process_id', 'this one')
     watch.end(f'error: process {who} waited {timeout} s to join; {reason}.', 2)

@@ -55,18 +55,24 @@ def leaving(step: int, number: int) -> int:
   return watch.leaving(step, number)
 
 
-def agreed(given: Mapping) -> None:
+def agreed(given: Mapping, workers: int) -> None:
   """Checks that all processes were given the same; names on all what is not.
 
-  `given` has a value of JSON for each flag and entry.
+  `given` has a value of JSON for each flag and entry; all share the workers.
   """
-  if jax.process_count() == 1:
+  n = jax.process_count()
+  if n == 1:
     return
   all_given = [json.loads(t) for t in watch.exchanged(json.dumps(given))]
   if said := differences(all_given):
     raise ValueError(
       f'the processes were given different commands: {said}. All take the same '
       'but for --process_id.'
+    )
+  if workers % n:
+    raise ValueError(
+      f'{workers} workers cannot be shared equally by {n} processes; start as '
+      'many processes as divide them.'
     )
 
 

@@ -13,7 +13,7 @@ import sys
 
 import jax
 
-from moniqua_jax import command_line, extras
+from moniqua_jax import command_line, extras, pods
 from moniqua_jax.launch import initialize, multihost
 
 with command_line.one_line_errors(), extras.needed('train'):
@@ -61,7 +61,8 @@ def main(argv):
   one_line = command_line.one_line_errors()
   with initialize.ended_together(), one_line, extras.needed('train'):
     flags_ = _WORKDIR, _RESUME, _START_FROM, _DRY_RUN
-    multihost.agreed(command_line.given(config, flags_))
+    given = command_line.given(config, flags_)
+    multihost.agreed(given, pods.of(config).devices)
     if _DRY_RUN.value:
       print(described(config))
       return
@@ -85,8 +86,6 @@ def _check_flags():
 
 def start(config):
   """Joins the other processes, and gives each worker a device if it wants."""
-  from moniqua_jax import pods
-
   convex = 'laboratory' in config
   if convex:
     jax.config.update('jax_enable_x64', True)
