@@ -4,7 +4,8 @@ Who computes what where: the jnp forms in `quantizers.moniqua` are the reference
 and run everywhere; compiled for a CPU, where this package was built, their
 places are taken by the functions here, which give the same bits. `python -m
 moniqua_jax.native` builds, with any C++ compiler; MONIQUA_NATIVE=0 turns all of
-it off (a program that `jax.export` is to write down for CPUs wants that).
+it off for what is traced from then on (a program that `jax.export` is to write
+down for CPUs wants that).
 """
 
 import ctypes
