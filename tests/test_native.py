@@ -42,7 +42,7 @@ def vectors(d, bits):
 
   return {
     'near': x,
-    'turned': with_one(x[3, d // 2] + 1.7 * THETA),
+    'turned': with_one(x[3, d // 2] + 4 * THETA),
     'not a number': with_one(np.nan),
     'infinite': with_one(-np.inf),
     'huge': with_one(1e30),
