@@ -1,22 +1,12 @@
 """Compiles for eight H100s that are not there, and prints what a GPU would do.
 
-Run in a process of its own by test_gpu.py: the folder of ptxas, which programs.
-One line of JSON for each. JAX says on the way that its plugin is registered
-already, or finds no GPU; that is so.
+Run by test_gpu.py in a process of its own, whose environment hides GPUs from
+JAX and shows it the compiler. One line of JSON for each program. JAX says on
+the way that its plugin is registered already, or finds no GPU; that is so.
 """
 
 import json
-import os
 import sys
-
-# Before JAX is imported: of the plugin only its compiler is wanted.
-os.environ['CUDA_VISIBLE_DEVICES'] = '-1'
-os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['XLA_FLAGS'] = (
-  # Without a GPU nothing can be timed; and launches are to be seen one by one.
-  '--xla_gpu_autotune_level=0 --xla_gpu_enable_command_buffer= '
-  f'--xla_gpu_cuda_data_dir={sys.argv[1]}'
-)
 
 import jax
 import jax._src.xla_bridge as bridge
@@ -57,9 +47,8 @@ def eight_h100s():
   return jax.sharding.Mesh(np.array(topology.devices), (AXIS,), axis_types)
 
 
-def main(folder, what, *wanted):
+def main(what, *wanted):
   """Compiles all programs of a kind, or the wanted ones."""
-  del folder
   for name, compiled_now, d in tpu_program.PROGRAMS[what](eight_h100s()):
     if wanted and name not in wanted:
       continue

@@ -40,14 +40,21 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+# Of the plugin only its compiler is wanted.
+HIDDEN = {'CUDA_VISIBLE_DEVICES': '-1', 'JAX_PLATFORMS': 'cpu'}
+# Nothing can be timed without a GPU; and launches are to be seen one by one.
+FLAGS = '--xla_gpu_autotune_level=0 --xla_gpu_enable_command_buffer='
+
+
 @functools.cache
 def programs(what, *wanted):
   """name -> what gpu_program.py printed of it."""
   path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+  flags = f'{FLAGS} --xla_gpu_cuda_data_dir={compiler()}'
   result = subprocess.run(
-    [sys.executable, '-m', 'tests.gpu_program', compiler(), what, *wanted],
+    [sys.executable, '-m', 'tests.gpu_program', what, *wanted],
     cwd=ROOT,
-    env={**os.environ, 'PYTHONPATH': path},
+    env={**os.environ, **HIDDEN, 'XLA_FLAGS': flags, 'PYTHONPATH': path},
     capture_output=True,
     text=True,
   )

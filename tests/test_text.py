@@ -233,28 +233,35 @@ def test_statistics_are_refused():
 # ------------------------------------------------------------------ the program
 
 
-def test_a_run_on_text_resumes_and_goes_on(folder, tmp_path):
-  config = trained.small(
+def small(folder):
+  return trained.small(
     model=dict(name='transformer', width=8, layers=1, heads=2),
     data=dict(name='text', path=str(folder), window=T),
     batch_size=2,
     workers=4,
     clip=1.0,
-    epochs=2.0,
   )
-  whole, cut = tmp_path / 'whole', tmp_path / 'cut'
-  row = loop.train_and_evaluate(config, whole)
+
+
+def test_a_run_on_text_is_measured_and_goes_on_by_itself(folder, tmp_path):
+  row = loop.train_and_evaluate(small(folder), tmp_path)
   dataset = data.text(folder, window=T)
   bits = row['test/loss'] / math.log(2) * dataset.text.per_character
   np.testing.assert_allclose(row['test/bits_per_character'], bits)
   np.testing.assert_allclose(
     row['test/perplexity'], np.exp(row['test/loss']), rtol=1e-6
   )
-  trained.stop_after(config, metrics.read(whole)[-1]['step'] // 2, cut)
-  loop.train_and_evaluate(config, cut, resume=True)
-  trained.assert_same_run(whole, cut)
-  leaves = dict(np.load(whole / 'mean_model/variables.npz'))
+  leaves = dict(np.load(tmp_path / 'mean_model/variables.npz'))
   made = transformer(width=8, layers=1, heads=2)
   logits = made.apply(unflatten_dict(leaves, sep='/'), np.zeros((1, T), int))
   assert logits.shape == (1, T, 256)
-  assert '[...]' in (whole / 'sample.txt').read_text()
+  assert '[...]' in (tmp_path / 'sample.txt').read_text()
+
+
+@pytest.mark.slow
+def test_a_run_on_text_resumes(folder, tmp_path):
+  config, whole, cut = small(folder), tmp_path / 'whole', tmp_path / 'cut'
+  loop.train_and_evaluate(config, whole)
+  trained.stop_after(config, metrics.read(whole)[-1]['step'] // 2, cut)
+  loop.train_and_evaluate(config, cut, resume=True)
+  trained.assert_same_run(whole, cut)

@@ -123,20 +123,16 @@ def _write_group(grid, about, x, parts, group):
 
 def _form(grid, default, cuda=None, cpu=None):
   """Chooses who computes, by the platform; all give the same bits."""
-  in_native = grid.received is circle.ROUNDINGS['dithered'].received
-  there = {
-    'cuda': cuda and on_gpu.possible(),
-    'cpu': cpu and in_native and native.ready(),
-  }
-  forms = {'cuda': cuda, 'cpu': cpu, 'default': default}
-  chosen = {
-    platform: functools.partial(form, grid)
-    for platform, form in forms.items()
-    if there.get(platform, True)
-  }
-  if len(chosen) == 1:
-    return chosen['default']
-  return functools.partial(lax.platform_dependent, **chosen)
+  dithered = grid.received is circle.ROUNDINGS['dithered'].received
+  forms = {}
+  if cuda and on_gpu.possible():
+    forms['cuda'] = functools.partial(cuda, grid)
+  if cpu and dithered and native.ready():
+    forms['cpu'] = functools.partial(cpu, grid)
+  default = functools.partial(default, grid)
+  if not forms:
+    return default
+  return functools.partial(lax.platform_dependent, default=default, **forms)
 
 
 def _words(grid, about):
