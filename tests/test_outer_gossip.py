@@ -66,7 +66,9 @@ def diloco():
   return np.stack(means)
 
 
-@pytest.mark.parametrize('name', MESSAGES)
+@pytest.mark.parametrize(
+  'name', helpers.tiered(MESSAGES, ['f32', '4 bits', '1 bit'])
+)
 def test_the_mean_of_the_workers_goes_as_that_of_diloco(name):
   """At any bits, to rounding; all are at one point where the graph says so."""
   xs, state = train(mj.outer(gossip(name), NESTEROV, H))
