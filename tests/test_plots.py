@@ -395,8 +395,16 @@ def test_partial_runs_are_reported(tmp_path, rows, changes):
 
 def test_missing_numbers_are_a_dash(tmp_path):
   (cells,) = parse(tables.table([write(tmp_path / 'run', [])]))
-  assert {cells[column] for column in tables.COLUMNS} == {'–'}
+  columns = [name for name in tables.COLUMNS if name not in tables.OF_TEXT]
+  assert {cells[column] for column in columns} == {'–'}
   assert cells['run'] == 'run (unfinished)'
+
+
+def test_text_has_a_column_of_bits_and_only_text(tmp_path, baseline):
+  text = write(tmp_path / 'text', [row(10, test__bits_per_character=1.868)])
+  rows = parse(tables.table([baseline, text]))
+  assert [cells['bits/character'] for cells in rows] == ['–', '1.868']
+  assert 'bits/character' not in parse(tables.table([baseline]))[0]
 
 
 def test_a_stopped_run_says_so(tmp_path, baseline):

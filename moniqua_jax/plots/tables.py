@@ -55,6 +55,7 @@ COLUMNS = {
   'MB sent': '.2f',
   'vs first': '.3f',
   'test %': '.2f',
+  'bits/character': '.3f',
   'worst %': '.2f',
   'unreadable %': '.3g',
   'distance/theta': '.3g',
@@ -62,6 +63,7 @@ COLUMNS = {
   'noise %': '.0f',
   'minutes': '.2f',
 }
+OF_TEXT = ('bits/character',)  # columns of no other tables
 NOTES = """\
 MB sent: by each worker, 1 MB = 10^6 bytes. vs first: bytes per step, relative
 to the first row. test %: accuracy of the mean model; worst %: of the worst
@@ -216,11 +218,14 @@ def _shape(spec) -> str:
 
 def _of_groups(groups) -> str:
   """Draws a row a group of runs."""
-  rows = [_cells(group, groups[0][0]) for group in groups]
-  return markdown(['run', 'method', 'seed', *COLUMNS], rows, words=2)
+  has = lambda run: 'test/bits_per_character' in run.end
+  of_text = any(has(run) for group in groups for run in group)
+  columns = [name for name in COLUMNS if of_text or name not in OF_TEXT]
+  rows = [_cells(group, groups[0][0], columns) for group in groups]
+  return markdown(['run', 'method', 'seed', *columns], rows, words=2)
 
 
-def _cells(group, first) -> list[str]:
+def _cells(group, first, columns) -> list[str]:
   """Fills the row of a group; `first` is the run that bytes compare with."""
   name = group_name(group).replace('|', r'\|')
   if not all(map(_finished, group)):
@@ -228,7 +233,7 @@ def _cells(group, first) -> list[str]:
   seeds = {run.config.get('seed', 0) for run in group}
   seed = f'n = {len(seeds)}' if len(group) > 1 else str(*seeds)
   rows = [_measures(run, first) for run in group]
-  numbers = [_number([r[name] for r in rows], f) for name, f in COLUMNS.items()]
+  numbers = [_number([r[n] for r in rows], COLUMNS[n]) for n in columns]
   return [name, method(group[0].config), seed, *numbers]
 
 
@@ -241,6 +246,7 @@ def _measures(run, first):
     'MB sent': end('wire/bytes_sent') / 1e6,
     'vs first': _bytes_a_step(run) / (_bytes_a_step(first) or np.nan),
     'test %': 100 * end('test/accuracy'),
+    'bits/character': end('test/bits_per_character'),
     'worst %': 100 * end('test/worst_worker'),
     'unreadable %': 100 * end('gossip/unreadable') / messages,
     'distance/theta': end(kept.SHARE),
