@@ -36,7 +36,9 @@ def _moved(steps, fragments=1, outer=(0.7, 0.9, True), **quantizer):
   """A mean of what workers moved in so many steps of their own: DiLoCo."""
   rate, momentum, nesterov = outer
   return dict(
-    reduce=dict(name='allreduce', strategy='scatter_reduce'),
+    reduce=dict(
+      name='allreduce', strategy='scatter_reduce' if quantizer else None
+    ),
     gossip=dict(name='none'),
     quantizer=quantizer or dict(name='full_precision'),
     outer=dict(learning_rate=rate, momentum=momentum, nesterov=nesterov),
@@ -66,5 +68,5 @@ METHODS = {
   'diloco10_eden1': _moved(10, name='eden', bits=1),
   'gossip10': _gossip(10, bits=32),
   'gossip10_4bits': _gossip(10, bits=4),
-  'gossip10_2bits': _gossip(10, bits=2),
+  'gossip10_2bits': _gossip(10, bits=2, gamma=0.5),
 }

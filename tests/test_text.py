@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import text as texts
 from moniqua_jax import data
 from moniqua_jax.models.functional import nnx_model
 from moniqua_jax.models.transformer import rotated, transformer
-from moniqua_jax.training import loop, metrics
+from moniqua_jax.training import loop, metrics, resolve
 from tests import trained
 
 T = 16
@@ -231,6 +232,12 @@ def test_statistics_are_refused():
 
 
 # ------------------------------------------------------------------ the program
+
+
+@pytest.mark.parametrize('method', texts.METHODS)
+def test_the_methods_of_the_config_fit(method):
+  setup = resolve.resolve(texts.get_config(method))
+  assert setup.config.data.name == 'text'
 
 
 def small(folder):

@@ -125,8 +125,12 @@ def _describe_reduce(config) -> str:
     words += ['of what workers moved', talk.described(config)]
     if config.fragments > 1:
       words += [f'one of {config.fragments} fragments at a time']
-    words += [f'outer {k} {v:g}' for k, v in config.outer.items() if v]
+    words += _outer(config)
   return ', '.join(words)
+
+
+def _outer(config) -> list[str]:
+  return [f'outer {k} {v:g}' for k, v in config.outer.items() if v]
 
 
 def _describe_gossip(config, schedule) -> dict:
@@ -134,10 +138,12 @@ def _describe_gossip(config, schedule) -> dict:
     return {}
   fragments, steps = config.fragments, talk.of(config).longest
   updates = fragments * steps
+  outer = _outer(config) if optimizer.has_outer_step(config) else []
   return {
     'gossip': f'{_listed(config.gossip)}, {config.order.replace("_", " ")}'
     + (f', one of {fragments} fragments at a time' if fragments > 1 else '')
-    + (f', a theta for {updates} updates' if updates > 1 else ''),
+    + (f', a theta for {updates} updates' if updates > 1 else '')
+    + ''.join(f', {word}' for word in outer),
     'rounds': talk.described(config),
     'topology': f'{config.topology.name}, gamma {config.gamma}, spectral gap '
     f'{topologies.spectral_gap(schedule):.4g}',
