@@ -1,6 +1,7 @@
 """Text: windows that foretell each symbol once, and nothing held out."""
 
 import math
+import shutil
 import zlib
 
 from flax.traverse_util import unflatten_dict
@@ -251,7 +252,8 @@ def small(folder):
 
 
 def test_a_run_on_text_is_measured_and_goes_on_by_itself(folder, tmp_path):
-  row = loop.train_and_evaluate(small(folder), tmp_path)
+  texts = shutil.copytree(folder, tmp_path / 'texts')
+  row = loop.train_and_evaluate(small(texts), tmp_path)
   dataset = data.text(folder, window=T)
   bits = row['test/loss'] / math.log(2) * dataset.text.per_character
   np.testing.assert_allclose(row['test/bits_per_character'], bits)
@@ -263,6 +265,10 @@ def test_a_run_on_text_is_measured_and_goes_on_by_itself(folder, tmp_path):
   logits = made.apply(unflatten_dict(leaves, sep='/'), np.zeros((1, T), int))
   assert logits.shape == (1, T, 256)
   assert '[...]' in (tmp_path / 'sample.txt').read_text()
+  # Of the same length, so that windows and shards are the same.
+  (texts / 'c.txt').write_text('y' * 95)
+  with pytest.raises(ValueError, match='text'):
+    loop.train_and_evaluate(small(texts), tmp_path, resume=True)
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def text(
   """Documents of a folder or a file, or what Python's `help` knows.
 
   A dataset of windows i32[window + 1], labelled by document: `sorted_by_label`
-  gives workers documents of their own.
+  gives workers documents of their own, but for windows at their borders.
 
   Args:
     path: a UTF-8 file, one document, or a folder of them, with what is below

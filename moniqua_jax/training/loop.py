@@ -43,8 +43,11 @@ def train_and_evaluate(
   """
   experiment = _experiment(config, None if resume else start_from)
   config = experiment.setup.config  # with what a budget chose
-  labels, shards = experiment.data.dataset.train.labels, experiment.data.shards
-  marks = digests.of({'labels': labels, 'shards': np.concatenate(shards)})
+  dataset, shards = experiment.data.dataset, experiment.data.shards
+  marked = {'labels': dataset.train.labels, 'shards': np.concatenate(shards)}
+  if dataset.text:
+    marked['text'] = np.frombuffer(bytes.fromhex(dataset.text.sha256), np.uint8)
+  marks = digests.of(marked)
   opened = workdir_lib.opened(pathlib.Path(workdir), config, resume, marks)
   with opened as workdir, contextlib.ExitStack() as stack:
     return _train(experiment, workdir, stack)

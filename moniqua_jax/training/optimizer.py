@@ -114,7 +114,8 @@ def local(
     learning_rate=learning_rate,
     topology=schedule,
     axis_name=workers.AXIS,
-    key=jax.random.key(config.seed),
+    # Not that of the gossip, whose dither is of the same places.
+    key=jax.random.fold_in(jax.random.key(config.seed), 1),
     **entries,
   )
   return _clipped(config, optimizer)

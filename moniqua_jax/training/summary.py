@@ -57,9 +57,10 @@ def came(workdir) -> str | None:
 
 def _describe_data(config, read) -> str:
   shards = sorted(len(shard) for shard in read.shards)
+  kind = 'windows' if read.dataset.text else 'images'
   return (
     f'{config.data.name}, {len(read.dataset.train.labels)} training and '
-    f'{len(read.dataset.test.labels)} test images; {config.partition.name} '
+    f'{len(read.dataset.test.labels)} test {kind}; {config.partition.name} '
     f'shards of {shards[0]} to {shards[-1]}'
   )
 
@@ -93,7 +94,12 @@ def _describe_pods(config, experiment) -> dict:
 
 def _describe_momentum(config) -> dict:
   if config.optimizer.name != 'sgd':
-    return {'optimizer': _listed(config.optimizer)}
+    own = ''
+    if config.optimizer.name == 'adamw' and config.gossip.name != 'none':
+      own = ', its moments stay with each worker'
+      if config.partition.name != 'iid':
+        own += ', whose data differ: dadam lets neighbours agree on them'
+    return {'optimizer': _listed(config.optimizer) + own}
   kind = config.momentum_kind
   if kind.name == 'local':
     return {}
