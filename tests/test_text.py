@@ -267,7 +267,9 @@ def test_a_run_on_text_is_measured_and_goes_on_by_itself(folder, tmp_path):
   assert '[...]' in (tmp_path / 'sample.txt').read_text()
   # Of the same length, so that windows and shards are the same.
   (texts / 'c.txt').write_text('y' * 95)
-  with pytest.raises(ValueError, match='text'):
+  with pytest.raises(
+    ValueError, match='config.data gives other text than when'
+  ):
     loop.train_and_evaluate(small(texts), tmp_path, resume=True)
 
 
