@@ -24,6 +24,7 @@ from moniqua_jax.plots import kept, look
 from moniqua_jax.training import __main__ as program
 from moniqua_jax.training import checkpoint, metrics, whole
 from moniqua_jax.training import workdir as workdir_lib
+from tests import programs
 from tests.test_damage import state
 from tests.test_two_machines import as_process
 from tests.trained import small
@@ -159,6 +160,8 @@ def test_a_checkpoint_that_does_not_fit_is_named_once(tmp_path, capfd, caplog):
   with contextlib.suppress(OSError):
     checkpoints.close()
   assert capfd.readouterr().err == '' and not caplog.records
+  # Threads of the save that failed may still write; a run would end with them.
+  programs.wait_for(lambda: not rest_of(tmp_path))
   like = jax.device_put(jax.tree.map(np.zeros_like, state(0)))
   with contextlib.closing(checkpoint.manager(tmp_path)) as checkpoints:
     step, found = checkpoint.restore(checkpoints, like)
@@ -168,6 +171,12 @@ def test_a_checkpoint_that_does_not_fit_is_named_once(tmp_path, capfd, caplog):
     checkpoint.save(checkpoints, 2, state(2))
   names = [path.name for path in (tmp_path / 'checkpoints').iterdir()]
   assert sorted(name for name in names if name[0].isdigit()) == ['1', '2']
+
+
+def rest_of(workdir):
+  """What a manager that is opened now leaves of saves that did not end."""
+  checkpoint.manager(workdir).close()
+  return list((workdir / 'checkpoints').glob('*tmp*'))
 
 
 def test_rows_of_a_checkpoint_that_do_not_fit(tmp_path, monkeypatch):
