@@ -1,8 +1,11 @@
 """Runs of the convex laboratory that were made apart stand in one table."""
 
 import json
+import pathlib
 
-from benchmarks import smoothness
+import pytest
+
+from benchmarks import smoothness, smoothness_seconds
 
 
 def reached(iterations):
@@ -121,3 +124,26 @@ def test_kept_runs_are_drawn_again_without_their_folders(
     file.name for file in out.iterdir()
   }
   assert '`train.py`' in (out / 'runs.md').read_text()
+
+
+def test_seconds_on_a_link_are_those_of_bytes_headers_and_iterations():
+  """Three workers, two messages in of 100 bits a worker: 13 bytes and 66."""
+  entry = {'packed_bits': 600.0, 'upload_bits': 0.0, 'seconds': 0.3}
+  of = lambda method, coded, **more: smoothness_seconds.seconds(
+    method, entry, coded, 10, (3, 64), rate=1, **more
+  )
+  compute = 10 * 0.3 / 3
+  assert of('DIANA', 3000) == pytest.approx(10 * 2 * 8 * 79 / 1e6 + compute)
+  assert of('DIANA', 3000, headers=0) == pytest.approx(2080 / 1e6 + compute)
+  # Coded in more bits than packed: it is sent packed, in 200 bits.
+  assert of('DIANA', 9000) == pytest.approx(10 * 2 * 8 * 91 / 1e6 + compute)
+  # The ring: 2 (n - 1) messages of a third of 64 numbers.
+  ring = 10 * 4 * 8 * (86 + 66) / 1e6
+  assert of('GD', 0) == pytest.approx(ring + compute)
+
+
+def test_the_table_of_seconds_is_that_of_the_runs_kept():
+  folder = pathlib.Path(__file__).parents[1] / 'results' / 'smoothness'
+  found = smoothness.columns(smoothness.loaded(folder))
+  runs = {name: found[name] for name in smoothness_seconds.PROBLEMS}
+  assert (folder / 'seconds.md').read_text() == smoothness_seconds.page(runs)
