@@ -108,9 +108,25 @@ LIMITS = [
 ]
 
 
+UPDATES = [('1 bits', 1, 8.5, 0.51), ('4 bits', 4, 8.2, 0.4)]
+UPDATES += [('8 bits', 8, 9.8, 1.01)]
+
+
 @pytest.mark.parametrize(
-  'name,bits,moved,temporary', helpers.tiered(LIMITS, LIMITS[4:5])
+  'name,bits,moved,temporary', helpers.tiered(UPDATES, UPDATES[1:2])
 )
+def test_an_update_is_one_pass_behind_the_messages(
+  name, bits, moved, temporary
+):
+  """x - lr g + pull: (x, g) and the codes are read once, x is written once."""
+  program = programs('update', 'v5e:4x4', name)[name]
+  check_messages(program, bits)
+  assert program['bytes'] <= moved
+  assert program['temporary'] <= temporary
+
+
+@SLOW
+@pytest.mark.parametrize('name,bits,moved,temporary', LIMITS)
 def test_gossip_of_a_long_vector_moves_few_bytes(name, bits, moved, temporary):
   program = programs('long_vector', 'v5e:4x4', name)[name]
   assert program['d'] == LONG

@@ -14,6 +14,7 @@ from jax.experimental import topologies as tpus
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
+import optax
 
 from configs import digits
 import moniqua_jax as mj
@@ -93,6 +94,53 @@ def long_vector(mesh):
       yield name, later(compiled, quantizer, metrics=digest), LONG
 
 
+def update(mesh):
+  """Of what users run: `tx.update` of a chain and `optax.apply_updates`.
+
+  x and g are flat, f32[d] on each device, x is donated, and messages end with a
+  digest.
+  """
+  x = jax.ShapeDtypeStruct((mesh.size * LONG,), jnp.float32)
+  rows = jax.ShapeDtypeStruct((mesh.size, 1), jnp.float32)
+
+  def compiled(quantizer):
+    algorithm = mj.dpsgd(
+      mj.ring(mesh.size),
+      quantizer,
+      axis_name=AXIS,
+      key=jax.random.key(0),
+      on_unreadable='ignore',
+    )
+    tx = optax.chain(optax.sgd(0.1), algorithm)
+
+    def step(x, g, state, step):
+      own = jax.tree.map(lambda v: v[0], state)
+      updates, own = tx.update(g, own, x, step=step)
+      x = optax.apply_updates(x, updates)
+      return x, jax.tree.map(lambda v: v[None], own)
+
+    run = jax.shard_map(
+      step,
+      mesh=mesh,
+      in_specs=(P(AXIS), P(AXIS), P(AXIS), P()),
+      out_specs=P(AXIS),
+      check_vma=False,
+    )
+    state = jax.eval_shape(jax.vmap(tx.init), rows)
+    return (
+      jax.jit(run, donate_argnums=(0, 2)).lower(x, x, state, STEP).compile()
+    )
+
+  for name, quantizer in CHAINS:
+    yield name, functools.partial(compiled, quantizer), LONG
+
+
+CHAINS = (
+  ('full_precision', mj.full_precision()),
+  *((f'{bits} bits', mj.moniqua(1.0, bits)) for bits in (1, 4, 8)),
+)
+
+
 def resnet50(mesh):
   """Of the flat parameters, donated, as a runner and the loop have them."""
   model = models.resnet50(num_classes=1000)
@@ -100,10 +148,7 @@ def resnet50(mesh):
   init = lambda key, image: model.init(key, image, train=False)
   params = jax.eval_shape(init, jax.random.key(0), image)['params']
   d = sum(leaf.size for leaf in jax.tree.leaves(params))
-  for name, quantizer in (
-    ('full_precision', mj.full_precision()),
-    *((f'{bits} bits', mj.moniqua(1.0, bits)) for bits in (1, 4, 8)),
-  ):
+  for name, quantizer in CHAINS:
     mix = gossip_alone(mesh, quantizer, metrics=True)
     run = mj.sharded(mix, (0, None), mesh, donate_argnums=0)
     x = jax.ShapeDtypeStruct((mesh.size, d), jnp.float32)
@@ -137,6 +182,7 @@ PROGRAMS = {
   'long_vector': long_vector,
   'resnet50': resnet50,
   'train_step': train_step,
+  'update': update,
 }
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """The circle of `moniqua`: where a value stands on it, and at which turn.
 
 One value at a time, to the bit the same in whichever pass over a vector it is
-computed. The passes are in `moniqua` and, for GPUs, in `on_gpu`.
+computed. The passes are in `moniqua` and, for GPUs, in `at_once`.
 """
 
 from collections.abc import Callable

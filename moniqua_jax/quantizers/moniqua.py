@@ -23,7 +23,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import dither, native, wire
-from moniqua_jax.quantizers import base, circle, digest, on_gpu
+from moniqua_jax.quantizers import at_once, base, circle, digest
 
 Array = jax.Array
 
@@ -121,18 +121,29 @@ def _write_group(grid, about, x, parts, group):
   )
 
 
-def _form(grid, default, cuda=None, cpu=None):
+def _form(grid, default, **forms):
   """Chooses who computes, by the platform; all give the same bits."""
-  dithered = grid.received is circle.ROUNDINGS['dithered'].received
-  forms = {}
-  if cuda and on_gpu.possible():
-    forms['cuda'] = functools.partial(cuda, grid)
-  if cpu and dithered and native.ready():
-    forms['cpu'] = functools.partial(cpu, grid)
+  forms = {
+    platform: functools.partial(form, grid)
+    for platform, form in forms.items()
+    if form and _POSSIBLE[platform](grid)
+  }
   default = functools.partial(default, grid)
   if not forms:
     return default
   return functools.partial(lax.platform_dependent, default=default, **forms)
+
+
+def _in_native(grid):
+  dithered = grid.received is circle.ROUNDINGS['dithered'].received
+  return dithered and native.ready()
+
+
+_POSSIBLE = {
+  'cuda': lambda grid: at_once.for_gpu(),
+  'tpu': lambda grid: at_once.for_tpu(),
+  'cpu': _in_native,
+}
 
 
 def _words(grid, about):
@@ -150,8 +161,8 @@ def _encode(grid, theta, x, key):
   zero = jnp.minimum(jnp.abs(x[0]), 0)
   bound = jnp.asarray(theta, jnp.float32) + zero
   about = circle.describe(grid, bound, dither.seed(key))
-  form = _form(grid, _encode_in_parts, on_gpu.encode, _encode_native)
-  return form(about, x)
+  forms = {'cuda': at_once.encode, 'cpu': _encode_native}
+  return _form(grid, _encode_in_parts, **forms)(about, x)
 
 
 def _encode_native(grid, about, x):
@@ -225,8 +236,8 @@ def _conclude(grid, about, payload, largest, *turned):
 
 def _inspect_all(grid, payloads, reference):
   """Inspects all messages in one pass over the reference."""
-  form = _form(grid, _inspect_in_parts, on_gpu.inspect_all, _inspect_native)
-  return form(payloads, reference)
+  forms = {'cuda': at_once.inspect_all, 'cpu': _inspect_native}
+  return _form(grid, _inspect_in_parts, **forms)(payloads, reference)
 
 
 def _inspect_native(grid, payloads, reference):
@@ -319,14 +330,18 @@ def _look_at_all(grid, look, payloads, reference):
 
 def _mix(grid, x, payloads, came, pull, onto=None):
   """Adds the pull to a vector; see `base.Fast.mix`."""
-  in_parts, at_once = (
-    functools.partial(mix, pull) for mix in (_mix_in_parts, on_gpu.mix)
+  in_parts, whole = (
+    functools.partial(mix, pull) for mix in (_mix_in_parts, at_once.mix)
   )
   weights = getattr(pull, 'weights', None)
   single = all(v is None or v.dtype == jnp.float32 for v in (x, onto))
   in_native = single and weights is not None
   cpu = functools.partial(_mix_native, weights) if in_native else None
-  return _form(grid, in_parts, at_once, cpu)(x, payloads, came, onto)
+  # A TPU changes x in place part by part; what is added to an update is not in
+  # place, and XLA makes one pass of it with what comes before and after.
+  tpu = None if onto is None else whole
+  form = _form(grid, in_parts, cuda=whole, tpu=tpu, cpu=cpu)
+  return form(x, payloads, came, onto)
 
 
 def _mix_native(weights, grid, x, payloads, came, onto):

@@ -1,6 +1,6 @@
 """The passes that GPUs run, on this machine's CPU: the bits of the reference.
 
-What the compiler makes of them for a GPU: test_gpu.py.
+What compilers make of them: test_gpu.py, test_tpu.py.
 """
 
 import functools
@@ -80,8 +80,8 @@ def test_the_form_for_gpus_gives_the_bits_of_the_other(
 ):
   case = size, bits, rounding, digest, runner
   expected = results(*case)
-  at_once = lambda grid, default, cuda=None, cpu=None: functools.partial(
-    cuda or default, grid
+  at_once = lambda grid, default, **forms: functools.partial(
+    forms.get('cuda', default), grid
   )
   monkeypatch.setattr(moniqua, '_form', at_once)
   found = results(*case)

@@ -1,4 +1,4 @@
-"""The passes of `moniqua` as a GPU wants them: few launches, each over all.
+"""The passes of `moniqua` over all stripes at once, as GPUs want them.
 
 XLA for CPUs and TPUs goes from part to part, each in its own pass; a GPU would
 launch a kernel for each. Here a thread takes the values that share a byte of
@@ -7,10 +7,13 @@ the message, of all stripes at once:
   encode   reads x, writes the codes, and joins what is checked; a second launch
            joins that of all threads, a third puts the header behind the codes
   inspect  reads x and all messages, and joins what is checked; then as above
-  mix      reads x and all messages, and changes x in place
+  mix      reads x and all messages, and changes x in place; or changes an
+           update, on TPUs, too: there one pass with the learning rate and
+           `apply_updates` around it
 
 The same codes, digests and values as in `moniqua`, to the bit. This is traced
-only where JAX finds a plugin for CUDA; it would be half of all tracing.
+only where JAX finds a plugin for such a platform; it would be half of all
+tracing.
 """
 
 import functools
@@ -32,7 +35,13 @@ _REST = 8192  # values, or fewer, are no stripe; see `wire`
 
 
 @functools.cache
-def possible() -> bool:
+def for_tpu() -> bool:
+  """Tells whether a program can be for a TPU."""
+  return importlib.util.find_spec('libtpu') is not None
+
+
+@functools.cache
+def for_gpu() -> bool:
   """Tells whether a program can be for a GPU: as JAX looks for its plugins."""
   plugins = importlib.util.find_spec('jax_plugins')
   places = (plugins and plugins.submodule_search_locations) or ()
@@ -99,7 +108,7 @@ def _look(grid, payload, y, part, about):
 
 
 def mix(pull, grid, x, payloads, came, onto):
-  """Adds the pull to a vector in one pass, in place; see `base.Fast.mix`."""
+  """Adds the pull to a vector in one pass; see `base.Fast.mix`."""
   about, _ = _read_headers(grid, payloads, x.size)
   _, headers_of = _headers(about, [(0, x.size)])
   own, *theirs = [header for (header,) in headers_of]
