@@ -13,8 +13,8 @@ TPU := PYTHONPATH=.libtpu $(PYTEST) -rs tests/test_tpu.py
 JAX = $(shell sed -n 's/^jax==//p' constraints.txt)
 CUDA = jax-cuda12-pjrt==$(JAX) jax-cuda12-plugin==$(JAX) nvidia-cuda-nvcc-cu12
 
-.PHONY: demo results-digits docs test test-all test-tpu test-gpu test-versions \
-  coverage mutants check types audit lint clean
+.PHONY: demo results-digits docs test fast fast-tpu test-all test-tpu test-gpu test-versions \
+  coverage bench mutants check types audit lint clean
 
 $(BIN)/pip:
 	$(PYTHON) -m venv .venv
@@ -56,9 +56,15 @@ results-digits: .venv/installed
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# All that protects correctness, over a coffee.
+# All that protects correctness, over a coffee. What is compiled for TPUs takes
+# the time in which the others wait.
 test: check .libtpu/libtpu
+	$(MAKE) --jobs=2 fast fast-tpu
+
+fast:
 	$(PYTEST) $(PARALLEL) --durations=10
+
+fast-tpu:
 	$(TPU)
 
 # And all that takes minutes, compiled as users compile it.
@@ -73,6 +79,11 @@ test-versions:
 # Lines and branches that the tests of both tiers run.
 coverage: .venv/installed
 	$(PYTEST) -m '' $(PARALLEL) --cov --cov-report=term-missing:skip-covered
+
+# Codec, rounds, 8 to 1024 workers, steps: in ratios, on a machine that is idle.
+bench: .venv/installed
+	$(MALLOC) XLA_FLAGS=--xla_force_host_platform_device_count=8 \
+	  $(BIN)/python -m benchmarks.accelerator --size=25600000 --out=runs/bench
 
 # Goes on where it stopped; the verdicts are in results/trust.
 mutants: .venv/installed

@@ -70,6 +70,15 @@ def test_an_accelerator_is_timed_and_told_of(tmp_path, capsys):
   assert 'nan' not in text and 'WRONG' not in text
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures('small_accelerator')
+def test_steps_of_a_net_are_timed_with_a_device_for_each_worker(monkeypatch):
+  monkeypatch.setattr(steps, 'NETS', {'an MLP': steps.NETS['an MLP']})
+  text = steps.step_part(0)
+  assert 'a device each, 271,314 parameters' in text and text.count('\n| ') == 6
+  assert 'nan' not in text
+
+
 @pytest.mark.usefixtures('small_accelerator')
 def test_a_codec_of_other_values_is_not_timed(monkeypatch, capsys, tmp_path):
   monkeypatch.setattr(codecs, 'OTHERS', -1)

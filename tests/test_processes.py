@@ -184,6 +184,7 @@ def killed_in_training(
   assert time.monotonic() - began < silence + 40
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_named_and_the_run_resumes_bit_for_bit(
   tmp_path, whole
 ):

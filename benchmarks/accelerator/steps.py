@@ -1,4 +1,4 @@
-"""Steps of many workers on one device."""
+"""Steps of many workers on one device, or of a worker on each."""
 
 import itertools
 import time
@@ -17,17 +17,21 @@ from moniqua_jax.workers import AXIS
 
 PARAMETERS, WORKERS = 271_314, (8, 64, 256, 1024)
 BATCH = 16  # images of a worker
+NETS = {
+  'ResNet-20': models.resnet20(),
+  'an MLP': models.mlp(hidden=(88,)),
+}
 
 
-def training(tx, gradient, x, batch):
+def training(tx, gradient, x, batch, runner=mj.simulated):
   """The step of all workers, and its first arguments."""
 
   def worker(x, state, batch, step):
     updates, state = tx.update(gradient(x, batch), state, x, step=step)
     return optax.apply_updates(x, updates), state
 
-  step = mj.simulated(worker, (0, 0, 0, None), donate_argnums=(0, 1))
-  state = mj.simulated(tx.init, (0,))(x)
+  step = runner(worker, (0, 0, 0, None), donate_argnums=(0, 1))
+  state = runner(tx.init, (0,))(x)
   return step, (jnp.array(x), state, batch, np.int32(0))
 
 
@@ -90,10 +94,42 @@ def simulated_part(size: int) -> str:
 
 
 def step_part(size: int) -> str:
-  """Whole steps of ResNet-20 and eight workers on one device."""
+  """Whole steps of eight workers: on eight devices, or all on one."""
   del size
-  net, key = models.resnet20(), jax.random.key(0)
-  images = normal(8, BATCH, 32, 32, 3)
+  return ''.join(_steps_of(name, net) for name, net in NETS.items())
+
+
+def _steps_of(title, net) -> str:
+  one_each = jax.device_count() == 8
+  runner = mj.sharded if one_each else mj.simulated
+  gradient, x, batch = _problem(net)
+  runs, seconds = {}, {}
+  for name, tx in _chains().items():
+    made = training(tx, gradient, jnp.tile(x, (8, 1)), batch, runner)
+    began = time.perf_counter()
+    step = compiled({name: made})[name]
+    seconds[name] = time.perf_counter() - began
+    runs[name] = onward(step, *made[1])
+  ms = medians(runs)
+  for name, run in runs.items():
+    well(run, 'all-reduce' not in name)
+  first = next(iter(runs))
+  cells = (
+    (name, ms[name], f'{8e3 * BATCH / ms[name]:,.0f}', ms[name] / ms[first])
+    + (seconds[name],)
+    for name in runs
+  )
+  head = 'method, ms a step, images/s, / all-reduce, compile s'
+  where = 'a device each' if one_each else 'one device'
+  return (
+    f'### Step of {title}, 8 workers of {BATCH} images, {where}, {x.size:,} '
+    f'parameters\n\n{table(head, cells)}\n'
+  )
+
+
+def _problem(net):
+  """The gradient of a net as one vector, that vector, and images."""
+  images, key = normal(8, BATCH, 32, 32, 3), jax.random.key(0)
   labels = jnp.arange(8 * BATCH).reshape(8, BATCH) % 10
   x, unravel = ravel_pytree(jax.jit(net.init)(key, images[0]))
 
@@ -102,36 +138,21 @@ def step_part(size: int) -> str:
     losses = optax.softmax_cross_entropy_with_integer_labels
     return losses(net.apply(unravel(x), images), labels).mean()
 
-  rest = {'axis_name': AXIS, 'key': key, 'keep': lambda leaf: False}
+  return jax.grad(loss), x, (images, labels)
+
+
+def _chains():
+  rest = {'axis_name': AXIS, 'key': jax.random.key(0)}
+  quantized = mj.allreduce(
+    mj.eden(4), 'scatter_reduce', **rest, keep=lambda leaf: False
+  )
   means = {
     'all-reduce, 32 bits': mj.allreduce(axis_name=AXIS),
-    'all-reduce, EDEN, 4 bits': mj.allreduce(
-      mj.eden(4), 'scatter_reduce', **rest
-    ),
+    'all-reduce, EDEN, 4 bits': quantized,
   }
   chains = {
     name: optax.chain(mean, optax.sgd(1e-3)) for name, mean in means.items()
   }
   chains['D-PSGD, 32 bits'] = ring_of(8, mj.full_precision())
   chains['Moniqua, 4 bits'] = ring_of(8, mj.moniqua(0.1, 4))
-  runs, seconds = {}, {}
-  for name, tx in chains.items():
-    made = training(tx, jax.grad(loss), jnp.tile(x, (8, 1)), (images, labels))
-    began = time.perf_counter()
-    step = compiled({name: made})[name]
-    seconds[name] = time.perf_counter() - began
-    runs[name] = onward(step, *made[1])
-  ms = medians(runs)
-  for name, run in runs.items():
-    well(run, name not in means)
-  first = next(iter(chains))
-  cells = (
-    (name, ms[name], f'{8e3 * BATCH / ms[name]:,.0f}', ms[name] / ms[first])
-    + (seconds[name],)
-    for name in chains
-  )
-  head = 'method, ms a step, images/s, / all-reduce, compile s'
-  return (
-    f'### Step of ResNet-20, 8 workers of {BATCH} images, {x.size:,} '
-    f'parameters\n\n{table(head, cells)}\n'
-  )
+  return chains
