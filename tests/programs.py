@@ -5,6 +5,7 @@ runs as `python PROGRAM ARGUMENTS` does. All compile as the tests do: see
 conftest.
 """
 
+import atexit
 from collections.abc import Mapping
 import multiprocessing
 import os
@@ -128,4 +129,8 @@ def _become(command, folder, settings):
     os.dup2(file, descriptor)
   os.chdir(ROOT)
   sys.argv, sys.path[0] = list(command), str(ROOT)
-  runpy.run_path(command[0], run_name='__main__')
+  try:
+    runpy.run_path(command[0], run_name='__main__')
+  finally:
+    # A fork would end without: of many processes some before the others.
+    atexit._run_exitfuncs()
