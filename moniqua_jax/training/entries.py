@@ -157,6 +157,7 @@ TRAINING = (
     ('learning_rate', number(above=0, most=2), 'along what workers moved'),
     ('momentum', FACTOR, 'of that step'),
     ('nesterov', flag(), 'form of that momentum'),
+    ('delay', count(0), 'steps that go on until what was sent is there'),
   ),
   *arguments(
     'gossip',

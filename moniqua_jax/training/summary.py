@@ -113,9 +113,10 @@ def _bytes_per_step(experiment, traffic) -> float:
     steps = max(1, len(traffic.gossip)) * clock.longest
   config = experiment.setup.config
   steps *= max(1, bytes_sent.moments_every(config) * len(traffic.moments))
-  means = bytes_sent.means(experiment, steps)
+  there = steps + clock.late  # when all that was sent in them is
+  means = bytes_sent.means(experiment, there)
   moments = bytes_sent.moments(config, steps)
-  sent = traffic_lib.total(traffic, means, clock.before(steps), moments=moments)
+  sent = traffic_lib.total(traffic, means, clock.before(there), moments=moments)
   return sent / steps
 
 
