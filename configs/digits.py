@@ -51,6 +51,7 @@ def default() -> ml_collections.ConfigDict:
     layers=unset(int),
     heads=unset(int),
     hidden_width=unset(int),
+    mlp=unset(str),
   )
   config.data = dict(
     name='digits',

@@ -121,7 +121,7 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path):
 SIZES = dict(num_classes=11, width=8, layers=2, heads=2)
 
 
-def in_numpy(params, tokens):
+def in_numpy(params, tokens, mlp='swiglu'):
   """The decoder in float64, as its papers have it, one window at a time."""
   norm = lambda x, p: (
     x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p['scale']
@@ -147,11 +147,17 @@ def in_numpy(params, tokens):
     gate, value = np.split(x @ p['into']['kernel'], 2, axis=-1)
     return gate / (1 + np.exp(-gate)) * value @ p['out']['kernel']
 
+  def gelu(x, p):
+    x = x @ p['into']['kernel']
+    cube = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    return x / 2 * (1 + np.tanh(cube)) @ p['out']['kernel']
+
+  hidden = {'swiglu': swiglu, 'gelu': gelu}[mlp]
   table = params['table']
   x = table[tokens]
   for block in (params['block_0'], params['block_1']):
     x = x + attend(norm(x, block['before_attention']), block['attention'])
-    x = x + swiglu(norm(x, block['before_hidden']), block['hidden'])
+    x = x + hidden(norm(x, block['before_hidden']), block['hidden'])
   return norm(x, params['norm']) @ table.T / np.sqrt(table.shape[1])
 
 
@@ -168,6 +174,26 @@ def test_the_decoder_is_that_of_its_papers(model):
   as_f64 = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
   expected = [in_numpy(as_f64['params'], row) for row in tokens]
   np.testing.assert_allclose(apply(variables, tokens), expected, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_with_gelu_it_has_as_many_parameters(model):
+  tokens = model[2]
+  made = transformer(**SIZES | dict(width=12), mlp='gelu')
+  variables = made.init(jax.random.key(0), None)
+  as_f64 = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
+  expected = [in_numpy(as_f64['params'], row, 'gelu') for row in tokens]
+  np.testing.assert_allclose(
+    jax.jit(made.apply)(variables, tokens), expected, atol=2e-5
+  )
+  sizes = [
+    sum(leaf.size for leaf in jax.tree.leaves(each))
+    for each in (
+      variables,
+      transformer(**SIZES | dict(width=12)).init(jax.random.key(0), None),
+    )
+  ]
+  assert sizes[0] == sizes[1]
 
 
 def test_a_later_symbol_never_changes_an_earlier_logit(model):
@@ -217,6 +243,7 @@ def test_gradients_are_those_of_finite_differences(model):
   [
     (dict(width=10, heads=4), r'width=10 is cut into heads=4'),
     (dict(width=6, heads=2), r'a width that 2 \* 2 divides'),
+    (dict(mlp='relu'), r"mlp='relu'; choose from \['gelu', 'swiglu'\]"),
   ],
 )
 def test_sizes_that_do_not_fit(entries, said):
