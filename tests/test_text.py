@@ -14,7 +14,7 @@ from configs import text as texts
 from moniqua_jax import data
 from moniqua_jax.models.functional import nnx_model
 from moniqua_jax.models.transformer import rotated, transformer
-from moniqua_jax.training import loop, metrics, resolve
+from moniqua_jax.training import loop, metrics, resolve, summary
 from tests import trained
 
 T = 16
@@ -92,7 +92,8 @@ def test_the_text_that_comes_with_python():
   assert dataset.text.origin == 'pydoc_data.topics'
   assert len(dataset.text.sha256) == 64
   packed = zlib.compress(dataset.text.held_out.encode(), 9)
-  assert 2 < 8 * len(packed) / len(dataset.text.held_out) < 3
+  bits = 8 * len(packed) / len(dataset.text.held_out)
+  assert 2 < bits < 3 and dataset.text.packed()['zlib'] == bits
   assert data.text(window=64).text.sha256 == dataset.text.sha256
 
 
@@ -291,7 +292,9 @@ def test_a_run_on_text_is_measured_and_goes_on_by_itself(folder, tmp_path):
   made = transformer(width=8, layers=1, heads=2)
   logits = made.apply(unflatten_dict(leaves, sep='/'), np.zeros((1, T), int))
   assert logits.shape == (1, T, 256)
-  assert '[...]' in (tmp_path / 'sample.txt').read_text()
+  came = summary.came(tmp_path)
+  assert f'{bits:.3f} bits a character held out, zlib needs ' in came
+  assert '[...]' in came and (tmp_path / 'sample.txt').read_text() in came
   # Of the same length, so that windows and shards are the same.
   (texts / 'c.txt').write_text('y' * 95)
   with pytest.raises(

@@ -93,7 +93,6 @@ def export(experiment, state, workdir) -> None:
     apply = experiment.model.module.apply
     if made := experiment.task.sample(apply, variables):
       whole.write(workdir / 'sample.txt', made)
-      print(made)
 
 
 def mean_model(experiment, state) -> dict:
