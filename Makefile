@@ -13,8 +13,8 @@ TPU := PYTHONPATH=.libtpu $(PYTEST) -rs tests/test_tpu.py
 JAX = $(shell sed -n 's/^jax==//p' constraints.txt)
 CUDA = jax-cuda12-pjrt==$(JAX) jax-cuda12-plugin==$(JAX) nvidia-cuda-nvcc-cu12
 
-.PHONY: demo results-digits docs test fast fast-tpu test-all test-tpu test-gpu test-versions \
-  coverage bench mutants check types audit lint clean
+.PHONY: demo demo-text results-digits docs test fast fast-tpu test-all test-tpu \
+  test-gpu test-versions coverage bench mutants check types audit lint clean
 
 $(BIN)/pip:
 	$(PYTHON) -m venv .venv
@@ -41,6 +41,12 @@ demo: .venv/demo
 	done
 	$(BIN)/python -m moniqua_jax.plots $(addprefix runs/demo/,$(DEMO)) \
 	  --out=runs/demo_report
+
+# A small language model whose workers tell one other 4 bits in one of ten steps.
+demo-text: .venv/demo
+	rm -rf runs/demo_text
+	$(MALLOC) $(BIN)/python train.py --config=configs/text.py:demo \
+	  --workdir=runs/demo_text
 
 # results/digits: five seeds of each method of the demo.
 results-digits: .venv/installed

@@ -51,6 +51,7 @@ def default() -> ml_collections.ConfigDict:
     layers=unset(int),
     heads=unset(int),
     hidden_width=unset(int),
+    mlp=unset(str),
   )
   config.data = dict(
     name='digits',
@@ -102,7 +103,7 @@ def default() -> ml_collections.ConfigDict:
     beta=unset(float),
     p=unset(float),
   )
-  config.outer = dict(learning_rate=1.0, momentum=0.0, nesterov=False)
+  config.outer = dict(learning_rate=1.0, momentum=0.0, nesterov=False, delay=0)
   config.gossip = dict(
     name='dpsgd', gamma=unset(float), eta=unset(float), delays=unset(int)
   )

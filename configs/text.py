@@ -2,10 +2,10 @@
 
   python train.py --config=configs/text.py:METHOD --workdir=runs/text/METHOD
 
-METHOD is one of METHODS below. The text is what Python's `help` knows of its
-topics, 465,000 characters of CPython 3.11 and more of later ones; the last
-tenth of each topic is held out. --config.data.path= takes a file or a folder of
-your own.
+METHOD is one of METHODS below; `demo` has a fifth of the parameters. The text
+is what Python's `help` knows of its topics, 465,000 characters of CPython 3.11
+and more of later ones; the last tenth of each topic is held out.
+--config.data.path= takes a file or a folder of your own.
 """
 
 import ml_collections
@@ -69,4 +69,5 @@ METHODS = {
   'gossip10': _gossip(10, bits=32),
   'gossip10_4bits': _gossip(10, bits=4),
   'gossip10_2bits': _gossip(10, bits=2, gamma=0.5),
+  'demo': dict(model=dict(width=64, layers=2), **_gossip(10, bits=4)),
 }

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from configs import digits
+from configs import text as texts
 from moniqua_jax import bytes_sent
 from moniqua_jax.plan import candidates, choice, links, report
 from moniqua_jax.training import bytes_sent as counted
@@ -24,9 +25,11 @@ RATES = [f'{rate}bit' for rate in '100k 1M 10M 30M 100M 300M 1G 10G'.split()]
 
 
 @functools.cache
-def weighed(n=8, **spec):
+def weighed(n=8, of=digits, **spec):
   budget = choice.budget(dict.fromkeys(choice.ENTRIES) | spec)
-  return choice.rows(budget, PARAMS, n, momentum=0.9), budget
+  config = of.get_config()
+  config.workers = n
+  return choice.of_config(config, PARAMS, budget), budget
 
 
 def named(rows, name):
@@ -70,25 +73,28 @@ def test_messages_wait_for_each_other_and_some_go_beside_the_gradient():
     assert beside == pytest.approx(0.1 + max(compute, sent))
 
 
-CASES = [(8, 12), (8, 1), (6, 1)]  # workers, and one of how many ways
+# Which config, workers, and one of how many ways.
+CASES = [(digits, 8, 12), (texts, 8, 25)]
+CASES += [(digits, 8, 1), (digits, 6, 1), (texts, 8, 1), (texts, 6, 1)]
 
 
-@pytest.mark.parametrize('n,some', helpers.tiered(CASES, CASES[:1]))
-def test_what_is_sent_is_what_the_built_run_sends(n, some, monkeypatch):
+@pytest.mark.parametrize('of,n,some', helpers.tiered(CASES, CASES[:2]))
+def test_what_is_sent_is_what_the_built_run_sends(of, n, some, monkeypatch):
   zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), PARAMS)
   variables = {'params': zeros}
   monkeypatch.setattr(experiment, '_variables', lambda *_: variables)
-  config = digits.get_config()
-  config.workers = n
-  rows, _ = weighed(n, link='1Mbit', compute='1s')
+  config = of.get_config()
+  config.workers, config.runner = n, 'simulated'
+  rows, _ = weighed(n, of, link='1Mbit', compute='1s')
   assert len(rows) >= 45
   for row in rows[::some]:
     built = experiment.from_config(choice.applied(config, row))
     clock = built.turns
     # All fragments have been through all rounds of the graph.
     period = clock.longest * max(1, len(built.sent.by_worker.gossip))
-    means = counted.means(built, period)
-    sent = bytes_sent.total(built.sent.by_worker, means, clock.before(period))
+    there = period + clock.late
+    means = counted.means(built, there)
+    sent = bytes_sent.total(built.sent.by_worker, means, clock.before(there))
     assert row.nbytes == pytest.approx(sent / period, rel=1e-9), row.way.name
 
 
@@ -139,6 +145,41 @@ def test_a_slower_link_never_sends_more_to_a_loss(latency):
     sent.append((best.bits * best.steps, best.bits))
   assert sent == sorted(sent)
   assert sent[0][1] < sent[-1][1]
+
+
+# ------------------------------------------------------------- of language
+
+
+def test_of_text_it_is_known_how_long_a_step_takes():
+  """30 steps of 3 fragments: a tenth of the steps has messages beside it."""
+  d, compute, h = 9610, 0.02, 30
+  rows, _ = weighed(of=texts, link='1Mbit', latency='5ms', compute='20ms')
+  for late, local in ((False, 30), (True, 10)):
+    words = ', 3 fragments, beside a gradient' if late else ''
+    row = named(rows, f'DiLoCo by pairs, 4 bits every {h} steps{words}')
+    sent = 8 * row.nbytes * links.HEADERS / 1e6 + 2 * 0.005 / local
+    waits = max(0, sent - late * compute / local)
+    seconds = compute + waits + d * candidates.ROTATED / h
+    assert row.seconds == pytest.approx(seconds)
+    assert row.computes == pytest.approx(compute / seconds)
+    assert row.bits == pytest.approx(4 / h, rel=0.1)
+  lines = report.table(rows, row, report.columns(texts.get_config())[0])
+  assert f'{1e6 * seconds / (8 * 8 * 128):.3g}' in lines
+
+
+def test_of_text_the_choice_computes_and_talks_as_often_as_it_may():
+  steps = []
+  for rate in RATES:
+    rows, budget = weighed(of=texts, link=rate, compute='20ms')
+    best = choice.best(rows, budget)
+    assert best.computes >= 0.95
+    before = [r for r in rows if r.way.order < best.way.order]
+    assert all(row.computes < 0.95 for row in before)
+    steps.append(best.way.order[0])
+  assert steps == sorted(steps, reverse=True) and steps[0] > steps[-1] == 1
+  assert choice.best(*weighed(of=texts, bits=0.3)).bits <= 0.3
+  with pytest.raises(ValueError, match='no way to talk leaves 95% of the time'):
+    choice.best(*weighed(of=texts, link='1kbit', compute='1ms'))
 
 
 # ----------------------------------------------------------- flags and configs

@@ -9,6 +9,8 @@ import pytest
 
 import moniqua_jax as mj
 from moniqua_jax import theory
+from moniqua_jax.algorithms import turns
+from moniqua_jax.algorithms.delayed import delayed as later
 from moniqua_jax.workers import AXIS
 from tests import helpers, hlo
 
@@ -17,6 +19,7 @@ RATE, MOMENTUM = 0.7, 0.9
 RNG = np.random.default_rng(0)
 X = np.tile(RNG.normal(size=(1, D)), (N, 1)).astype(np.float32)
 U = 0.02 * RNG.normal(size=(H * TURNS, N, D)).astype(np.float32)
+SLOTS = dict(axis_name=AXIS, key=jax.random.key(2))
 NESTEROV = optax.sgd(RATE, MOMENTUM, nesterov=True)
 SLACK = mj.lazy(mj.ring(N), 0.2)  # that one bit needs
 # name -> the graph, and the quantizer, of what is less than 1 apart
@@ -31,7 +34,7 @@ MESSAGES = {
 
 def gossip(name):
   topology, quantizer = MESSAGES[name]
-  return mj.dpsgd(topology, quantizer, axis_name=AXIS, key=jax.random.key(2))
+  return mj.dpsgd(topology, quantizer, **SLOTS)
 
 
 @functools.cache
@@ -79,6 +82,82 @@ def test_the_mean_of_the_workers_goes_as_that_of_diloco(name):
     np.testing.assert_allclose(
       xs[H - 1 :: H], diloco()[H - 1 :: H, None] + 0 * X, rtol=0, atol=1e-6
     )
+
+
+# ------------------------------------------------- steps that go on meanwhile
+
+
+def delayed(w, delay, updates):
+  """What is said of a delay, in float64; w = 1 / n is the mean."""
+  x, phi, m, due = (X.astype(float), X.astype(float), 0, {})
+  for k, u in enumerate(updates):
+    x = x + u + due.pop(k, 0)
+    if k % H == H - 1:
+      y, delta = x, phi - w @ x
+      m = MOMENTUM * m + delta
+      phi = phi - RATE * (delta + MOMENTUM * m)
+      due[k + delay] = phi - y
+    yield x
+
+
+WAYS = {
+  'gossip': (
+    mj.ring(N),
+    mj.dpsgd(mj.ring(N), mj.full_precision(), **SLOTS),
+  ),
+  'mean': (mj.complete(N), mj.allreduce(axis_name=AXIS)),
+}
+DELAYS = [(way, delay) for way in WAYS for delay in range(1, H + 1)]
+
+
+@pytest.mark.parametrize(
+  ('way', 'delay'), helpers.tiered(DELAYS, [('gossip', 2), ('mean', 1)])
+)
+def test_what_was_sent_arrives_steps_later(way, delay):
+  topology, algorithm = WAYS[way]
+  updates = np.concatenate([U, U[:H]])
+  xs, state = train(mj.outer(algorithm, NESTEROV, H, delay), updates)
+  w = mj.topologies.matrix(topology)
+  expected = np.stack([*delayed(w, delay, updates)])
+  np.testing.assert_allclose(xs, expected, rtol=0, atol=1e-6)
+  # The last one is on its way.
+  assert (np.asarray(state.heard.turn) == TURNS).all()
+
+
+@pytest.mark.slow
+def test_fragments_arrive_in_turn():
+  """One in each second step, each as if it were alone in steps of its own."""
+  outer = mj.outer(mj.allreduce(axis_name=AXIS), NESTEROV)
+  updates = np.concatenate([U, U[:4]])
+  tx = later(mj.streaming(outer, H), 2, 2)
+  xs, _ = train(tx, updates)
+  w = mj.topologies.matrix(mj.complete(N))
+  for f in range(H):
+    at = np.s_[f * D // H : (f + 1) * D // H]
+    x, phi, m, due = X[:, at].astype(float), X[:, at].astype(float), 0, {}
+    for k, u in enumerate(updates):
+      x = x + u[:, at] + due.pop(k, 0)
+      if k % (2 * H) == 2 * f + 1:
+        delta = phi - w @ x
+        m = MOMENTUM * m + delta
+        phi = phi - RATE * (delta + MOMENTUM * m)
+        due[k + 2] = phi - x
+      np.testing.assert_allclose(xs[k][:, at], x, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize('delay', [-1, 4, 1.5, True])
+def test_delays_that_are_none(delay):
+  with pytest.raises(ValueError, match=f'delay={delay}; .* at most the 3 from'):
+    mj.outer(gossip('f32'), NESTEROV, 3, delay)
+
+
+def test_a_late_clock_counts_the_same_rounds_later():
+  clock = turns.every(((0, 2), (4, 3)))
+  late = clock._replace(late=2)
+  for step in range(20):
+    assert late.before(step) == clock.before(max(0, step - 2))
+    assert late.at(step) == (step >= 2 and clock.at(step - 2))
+  assert [late.step(i) - clock.step(i) for i in range(5)] == [2] * 5
 
 
 def test_with_the_whole_step_it_is_local_steps_and_gossip_bit_for_bit():
@@ -138,11 +217,12 @@ def test_no_gradients_move_adam_further(b1, b2):
     theory.adam_step(0.9, 0.8)
 
 
-def test_what_is_not_finite_is_lost_alone():
+@pytest.mark.parametrize('delay', helpers.tiered([0, 2], [0]))
+def test_what_is_not_finite_is_lost_alone(delay):
   bad, without = U.copy(), U.copy()
   bad[1, 2, 7], without[1, 2] = np.nan, 0
-  xs, state = train(mj.outer(gossip('8 bits'), NESTEROV, H), bad)
-  others, _ = train(mj.outer(gossip('8 bits'), NESTEROV, H), without)
+  tx = mj.outer(gossip('8 bits'), NESTEROV, H, delay)
+  (xs, state), (others, _) = train(tx, bad), train(tx, without)
   np.testing.assert_array_equal(xs, others)
   np.testing.assert_array_equal(state.heard.lost, np.arange(N) == 2)
 

@@ -129,6 +129,15 @@ WAYS = {  # to talk -> (method, what else)
       local_steps=2,
     ),
   ),
+  'late': (
+    'dpsgd',
+    dict(
+      gossip=dict(name='none'),
+      reduce=dict(name='allreduce'),
+      local_steps=4,
+      outer=dict(momentum=0.5, nesterov=True, delay=2),
+    ),
+  ),
 }
 
 

@@ -236,9 +236,24 @@ def config_of(gossip, **entries):
   return config
 
 
-@pytest.mark.parametrize('gossip', helpers.tiered(['dpsgd', 'd2'], ['d2']))
-def test_two_programs_and_a_third_are_the_one(gossip):
-  config = config_of(gossip, runner='sharded')
+LATE = dict(overlap=False, local_steps=3)
+LATE['outer'] = dict(momentum=0.5, nesterov=True, delay=2)
+BESIDE = {
+  'dpsgd': {},
+  'd2': {},
+  'outer': LATE | dict(order='adapt_then_combine'),
+  'diloco': LATE | dict(reduce=dict(name='allreduce')),
+}
+GOSSIP = {'outer': 'dpsgd', 'diloco': 'none'}
+
+
+@pytest.mark.parametrize('name', helpers.tiered(BESIDE, ['d2']))
+def test_two_programs_and_a_third_are_the_one(name):
+  gossip = GOSSIP.get(name, name)
+  config = config_of(gossip, runner='sharded', **BESIDE[name])
+  if name == 'diloco':
+    config.quantizer.update(name='full_precision', bits=None, theta=None)
+    config.theta.update(name='fixed', shrink=None)
   built = experiment.from_config(config)
   init, one, _ = step_lib.make_steps(built)
   one = built.run(one, (0, 0, None))

@@ -14,7 +14,7 @@ from configs import text as texts
 from moniqua_jax import data
 from moniqua_jax.models.functional import nnx_model
 from moniqua_jax.models.transformer import rotated, transformer
-from moniqua_jax.training import loop, metrics, resolve
+from moniqua_jax.training import loop, metrics, resolve, summary
 from tests import trained
 
 T = 16
@@ -92,7 +92,8 @@ def test_the_text_that_comes_with_python():
   assert dataset.text.origin == 'pydoc_data.topics'
   assert len(dataset.text.sha256) == 64
   packed = zlib.compress(dataset.text.held_out.encode(), 9)
-  assert 2 < 8 * len(packed) / len(dataset.text.held_out) < 3
+  bits = 8 * len(packed) / len(dataset.text.held_out)
+  assert 2 < bits < 3 and dataset.text.packed()['zlib'] == bits
   assert data.text(window=64).text.sha256 == dataset.text.sha256
 
 
@@ -121,7 +122,7 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path):
 SIZES = dict(num_classes=11, width=8, layers=2, heads=2)
 
 
-def in_numpy(params, tokens):
+def in_numpy(params, tokens, mlp='swiglu'):
   """The decoder in float64, as its papers have it, one window at a time."""
   norm = lambda x, p: (
     x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p['scale']
@@ -147,11 +148,17 @@ def in_numpy(params, tokens):
     gate, value = np.split(x @ p['into']['kernel'], 2, axis=-1)
     return gate / (1 + np.exp(-gate)) * value @ p['out']['kernel']
 
+  def gelu(x, p):
+    x = x @ p['into']['kernel']
+    cube = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    return x / 2 * (1 + np.tanh(cube)) @ p['out']['kernel']
+
+  hidden = {'swiglu': swiglu, 'gelu': gelu}[mlp]
   table = params['table']
   x = table[tokens]
   for block in (params['block_0'], params['block_1']):
     x = x + attend(norm(x, block['before_attention']), block['attention'])
-    x = x + swiglu(norm(x, block['before_hidden']), block['hidden'])
+    x = x + hidden(norm(x, block['before_hidden']), block['hidden'])
   return norm(x, params['norm']) @ table.T / np.sqrt(table.shape[1])
 
 
@@ -168,6 +175,26 @@ def test_the_decoder_is_that_of_its_papers(model):
   as_f64 = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
   expected = [in_numpy(as_f64['params'], row) for row in tokens]
   np.testing.assert_allclose(apply(variables, tokens), expected, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_with_gelu_it_has_as_many_parameters(model):
+  tokens = model[2]
+  made = transformer(**SIZES | dict(width=12), mlp='gelu')
+  variables = made.init(jax.random.key(0), None)
+  as_f64 = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
+  expected = [in_numpy(as_f64['params'], row, 'gelu') for row in tokens]
+  np.testing.assert_allclose(
+    jax.jit(made.apply)(variables, tokens), expected, atol=2e-5
+  )
+  sizes = [
+    sum(leaf.size for leaf in jax.tree.leaves(each))
+    for each in (
+      variables,
+      transformer(**SIZES | dict(width=12)).init(jax.random.key(0), None),
+    )
+  ]
+  assert sizes[0] == sizes[1]
 
 
 def test_a_later_symbol_never_changes_an_earlier_logit(model):
@@ -217,6 +244,7 @@ def test_gradients_are_those_of_finite_differences(model):
   [
     (dict(width=10, heads=4), r'width=10 is cut into heads=4'),
     (dict(width=6, heads=2), r'a width that 2 \* 2 divides'),
+    (dict(mlp='relu'), r"mlp='relu'; choose from \['gelu', 'swiglu'\]"),
   ],
 )
 def test_sizes_that_do_not_fit(entries, said):
@@ -264,7 +292,9 @@ def test_a_run_on_text_is_measured_and_goes_on_by_itself(folder, tmp_path):
   made = transformer(width=8, layers=1, heads=2)
   logits = made.apply(unflatten_dict(leaves, sep='/'), np.zeros((1, T), int))
   assert logits.shape == (1, T, 256)
-  assert '[...]' in (tmp_path / 'sample.txt').read_text()
+  came = summary.came(tmp_path)
+  assert f'{bits:.3f} bits a character held out, zlib needs ' in came
+  assert '[...]' in came and (tmp_path / 'sample.txt').read_text() in came
   # Of the same length, so that windows and shards are the same.
   (texts / 'c.txt').write_text('y' * 95)
   with pytest.raises(

@@ -16,6 +16,7 @@ import optax
 from moniqua_jax import collectives, gossip
 from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.adapt_then_combine import adapt_then_combine
+from moniqua_jax.algorithms.delayed import delayed
 from moniqua_jax.algorithms.every import every
 from moniqua_jax.algorithms.transformation import (
   Counted,
@@ -50,6 +51,7 @@ def outer(
   algorithm: Reduction | Gossip,
   optimizer: optax.GradientTransformation | None = None,
   steps: int | tuple[tuple[int, int], ...] = 1,
+  delay: int = 0,
 ) -> optax.GradientTransformationExtraArgs:
   """Last in the chain: local steps, then a step by the mean of what they moved.
 
@@ -73,6 +75,14 @@ def outer(
   says. With `optax.sgd(1.0)` it is `every` of `adapt_then_combine`, bit for
   bit.
 
+  With a `delay` the steps go on while the messages travel: what they bring is
+  added as many steps later to what a worker has moved since it sent,
+
+    x_i <- phi_i + (z_i - y_i)
+
+  with y_i where it stood then, and z_i where it stands. What is on its way at
+  the end of a run is not taken.
+
   With `optax.sgd(1.0)` the workers' mean is taken: local SGD; with Nesterov's
   momentum it is DiLoCo, with the learning rate .7 and momentum .9 of its paper.
   Where workers start from different points, phi is their mean.
@@ -84,20 +94,23 @@ def outer(
     optimizer: of Delta, which it takes as a gradient; `optax.sgd(1.0)` if not
       given.
     steps: from one mean to the next, as for `every`.
+    delay: steps until a mean is there, from 0 to `steps`. One more vector is
+      kept, from 2 on.
 
   Returns:
     A transformation whose state is an `OuterState`. An update that is not
     finite is lost, and counted; so is a mean, after which all are back at phi.
 
   Raises:
-    ValueError: another algorithm; steps < 1.
+    ValueError: another algorithm; steps < 1; a delay above the steps.
 
   >>> from moniqua_jax import allreduce, eden
   >>> mean = allreduce(eden(bits=2), 'scatter_reduce',
   ...                  axis_name='workers', key=jax.random.key(0))
   >>> tx = optax.chain(optax.sgd(0.1), outer(mean, optax.sgd(1.0), steps=4))
 
-  Source: Algorithm 1 of arXiv:2311.08105 and of arXiv:1909.13014.
+  Source: Algorithm 1 of arXiv:2311.08105 and of arXiv:1909.13014; Section 2.3
+  of arXiv:2501.18512 for the delay.
   """
   optimizer = optax.with_extra_args_support(optimizer or optax.sgd(1.0))
   if isinstance(algorithm, Gossip) and algorithm.heard:
@@ -110,6 +123,8 @@ def outer(
       f'outer: {name} is no mean of what workers hold, and no gossip; use '
       'allreduce, error_feedback, double_squeeze, dcgd, diana, or dpsgd.'
     )
+  if delay:
+    return delayed(form, steps, delay)
   return form if steps == 1 else every(form, steps)
 
 

@@ -15,9 +15,11 @@ class Turns(NamedTuple):
   Attributes:
     pieces: (first step, rounds, steps) each: from that step on so many rounds
       in the last of so many steps. All but the last end with a period.
+    late: steps that each round comes later than that.
   """
 
   pieces: tuple[tuple[int, int, int], ...]
+  late: int = 0
 
   def before(self, step):
     """Counts the rounds in all steps before this one.
@@ -25,6 +27,8 @@ class Turns(NamedTuple):
     >>> [made(((0, 1, 1), (2, 1, 3))).before(step) for step in (0, 2, 4, 5)]
     [0, 2, 2, 3]
     """
+    if self.late:
+      step = (step - self.late) * (step >= self.late)
     start, rounds, steps, count = self._piece(0, step)
     return count + (step - start) // steps * rounds
 
@@ -39,7 +43,7 @@ class Turns(NamedTuple):
     [0, 0, 1, 1, 4, 7]
     """
     start, rounds, steps, count = self._piece(-1, number)
-    return start + ((number - count) // rounds + 1) * steps - 1
+    return start + ((number - count) // rounds + 1) * steps - 1 + self.late
 
   @property
   def rounds(self) -> tuple[int, int]:

@@ -9,8 +9,10 @@ training a window is moved by up to half its length.
 from collections.abc import Sequence
 import functools
 import hashlib
+import lzma
 import pathlib
 from typing import NamedTuple
+import zlib
 
 import numpy as np
 
@@ -39,8 +41,19 @@ class Text(NamedTuple):
   held_out: str
 
   def noted(self) -> dict:
-    """What run.json says of the text."""
-    return {'origin': self.origin, 'sha256': self.sha256}
+    """What run.json says of the text, and what compressors make of it."""
+    noted = {'origin': self.origin, 'sha256': self.sha256}
+    return noted | {'bits_per_character': self.packed()}
+
+  def packed(self) -> dict[str, float]:
+    """Bits a character that compressors need for what is held out."""
+    whole = self.held_out.encode()
+    sizes = {
+      'zlib': len(zlib.compress(whole, 9)),
+      'lzma': len(lzma.compress(whole)),
+    }
+    many = max(1, len(self.held_out))
+    return {name: 8 * size / many for name, size in sizes.items()}
 
   def shown(self, tokens: Sequence[int]) -> str:
     """The symbols of these numbers as text."""

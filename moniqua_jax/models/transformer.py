@@ -2,8 +2,8 @@
 
 Vaswani et al., "Attention is all you need", 2017, in today's form: RMSNorm
 before each part (Zhang and Sennrich 2019), rotary positions (Su et al. 2021),
-SwiGLU (Shazeer 2020), one matrix to embed symbols and to foretell them (Press
-and Wolf 2017).
+SwiGLU (Shazeer 2020) or GELU (Hendrycks and Gimpel 2016), one matrix to embed
+symbols and to foretell them (Press and Wolf 2017).
 
 B windows of T symbols, width d, h heads.
 """
@@ -71,14 +71,33 @@ class SwiGLU(nnx.Module):
     return self.out(nnx.silu(gate) * value)
 
 
-class Block(nnx.Module):
-  """Attention and SwiGLU, each of what a norm gives, added to what came."""
+class GELU(nnx.Module):
+  """W_2 gelu(W_1 x), of a hidden width."""
 
-  def __init__(self, width, heads, hidden, share, rngs):
+  def __init__(self, width: int, hidden: int, share: float, rngs: nnx.Rngs):
+    self.into = _linear(width, hidden, rngs)
+    self.out = _linear(hidden, width, rngs, share)
+
+  def __call__(self, x):
+    """Computes f32[B, T, d] of f32[B, T, d]."""
+    return self.out(nnx.gelu(self.into(x)))
+
+
+# Hidden layers, and their width for d: so all have about as many parameters.
+MLPS = {
+  'swiglu': (SwiGLU, lambda width: -(-width // 3) * 8),
+  'gelu': (GELU, lambda width: 4 * width),
+}
+
+
+class Block(nnx.Module):
+  """Attention and a hidden layer, each of what a norm gives, added to x."""
+
+  def __init__(self, width, heads, mlp, hidden, share, rngs):
     self.before_attention = nnx.RMSNorm(width, rngs=rngs)
     self.attention = Attention(width, heads, share, rngs)
     self.before_hidden = nnx.RMSNorm(width, rngs=rngs)
-    self.hidden = SwiGLU(width, hidden, share, rngs)
+    self.hidden = mlp(width, hidden, share, rngs)
 
   def __call__(self, x):
     """Computes f32[B, T, d] of f32[B, T, d]."""
@@ -89,13 +108,13 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
   """Blocks between a table of symbols and the same table."""
 
-  def __init__(self, symbols, width, layers, heads, hidden, rngs):
+  def __init__(self, symbols, width, layers, heads, mlp, hidden, rngs):
     draw = nnx.initializers.normal(1.0)
     self.table = nnx.Param(draw(rngs.params(), (symbols, width)))
     self.names = tuple(f'block_{layer}' for layer in range(layers))
     share = 1 / (2 * layers)  # of what 2 L parts add together
     for name in self.names:
-      setattr(self, name, Block(width, heads, hidden, share, rngs))
+      setattr(self, name, Block(width, heads, mlp, hidden, share, rngs))
     self.norm = nnx.RMSNorm(width, rngs=rngs)
 
   def __call__(self, tokens):
@@ -113,17 +132,21 @@ def transformer(
   layers: int = 2,
   heads: int = 4,
   hidden_width: int | None = None,
+  mlp: str = 'swiglu',
 ) -> Functional:
   """A decoder, i32[B, T] -> f32[B, T, num_classes].
 
-  `hidden_width` is 8/3 of the width by default, in steps of 8: then SwiGLU has
-  as many parameters as two layers of four times the width.
+  `hidden_width` is by default 4 times the width for `mlp='gelu'`; for 'swiglu'
+  8/3 of it, in steps of 8: as many parameters.
   """
+  if mlp not in MLPS:
+    raise ValueError(f'mlp={mlp!r}; choose from {sorted(MLPS)}.')
   if width % heads or width // heads % 2:
     raise ValueError(
       f'width={width} is cut into heads={heads}, each of an even width; take a '
       f'width that 2 * {heads} divides.'
     )
-  hidden_width = hidden_width or -(-width // 3) * 8
-  sizes = num_classes, width, layers, heads, hidden_width
+  layer, of_width = MLPS[mlp]
+  hidden_width = hidden_width or of_width(width)
+  sizes = num_classes, width, layers, heads, layer, hidden_width
   return nnx_model(lambda rngs: Transformer(*sizes, rngs))

@@ -38,10 +38,13 @@ class Candidate(NamedTuple):
     messages: one after another, in a step; the mean over steps. As XLA's Gloo
       sends them: 2 (n - 1) in an all-reduce, one to all at once.
     codec: seconds for a parameter and step.
-    beside: whether messages travel while the gradient is computed.
+    beside: the share of steps in which messages travel while the gradient is
+      computed.
     apart: the variance of workers around their mean, over that of 8 on a ring
       in full precision.
     noise: of a mean, over that of the gradients of one batch.
+    order: which comes first, where it is not known what a way to talk costs in
+      steps: the least one that lets workers compute.
   """
 
   name: str
@@ -49,9 +52,10 @@ class Candidate(NamedTuple):
   size: Callable
   messages: float
   codec: float
-  beside: bool = False
+  beside: float = 0.0
   apart: float = 0.0
   noise: float = 0.0
+  order: tuple = ()
 
 
 def every(n: int, momentum: float) -> list[Candidate]:
@@ -102,7 +106,7 @@ def gossip(
   share = rounds / local_steps
   return Candidate(
     _words(graph, bits, order, overlap, **often),
-    _specs(
+    specs(
       gossip=dict(name='dpsgd'),
       topology=dict(name=graph),
       quantizer=quantizer,
@@ -111,7 +115,7 @@ def gossip(
       overlap=overlap,
       **often,
     ),
-    functools.partial(_gossiped, graph, n, bits, fragments, share),
+    functools.partial(gossiped, graph, n, bits, fragments, share),
     # Who reads a code answers whether it could.
     share * sum(edges) / len(edges) * (2 if bits else 1),
     share / fragments * (ROTATED if bits else PLAIN) * sum(edges) / len(edges),
@@ -129,9 +133,9 @@ def _schedule(graph, n) -> tuple[topologies.Topology, ...]:
   return topologies.schedule(make(n))
 
 
-def _gossiped(graph, n, bits, fragments, share, params) -> float:
+def gossiped(graph, n, bits, fragments, share, params) -> float:
   """Counts the bytes of gossip; fragments are as long as the longest."""
-  d = _size(params)
+  d = size_of(params)
   size = parts.windows(d, fragments).size if fragments > 1 else d
   return share * _in_a_round(graph, n, bits, size)
 
@@ -172,7 +176,7 @@ def exact(n: int) -> Candidate:
   """Builds the mean of gradients in full precision."""
   return Candidate(
     'all-reduce, 32 bits',
-    _specs(reduce=dict(name='allreduce')),
+    specs(reduce=dict(name='allreduce')),
     lambda params: bytes_sent.of_exact(params, n).exact,
     2 * (n - 1),
     PLAIN,
@@ -199,12 +203,12 @@ def means(
   apart = ('complete', min(n, MOST), 'adapt_then_combine', None, momentum)
   return Candidate(
     ', '.join(filter(None, words)),
-    _specs(
+    specs(
       reduce=dict(name='allreduce', strategy='scatter_reduce'),
       quantizer=dict(name='eden', bits=bits),
       **often,
     ),
-    functools.partial(_reduced, n, bits, fragments, local_steps),
+    functools.partial(reduced, n, bits, fragments, local_steps),
     (2 + (2 * (n - 1) if whole else 0)) / local_steps,
     EDEN / fragments / local_steps,
     apart=0.0 if whole else _apart(*apart, local_steps, 1, fragments),
@@ -212,12 +216,12 @@ def means(
   )
 
 
-def _reduced(n, bits, fragments, local_steps, params) -> float:
+def reduced(n, bits, fragments, local_steps, params) -> float:
   """Counts the bytes of a mean; of what was moved small leaves take part."""
   shapes = tuple(leaf.shape for leaf in jax.tree.leaves(params))
   if fragments == local_steps == 1:
     return _in_two_passes(n, bits, shapes, large_leaves.small)
-  shapes = ((parts.windows(_size(params), fragments).size,),)
+  shapes = ((parts.windows(size_of(params), fragments).size,),)
   return _in_two_passes(n, bits, shapes, large_leaves.none_small) / local_steps
 
 
@@ -229,7 +233,8 @@ def _in_two_passes(n, bits, shapes, keep) -> float:
   return bytes_sent.total(sent, steps=1, rounds=0)
 
 
-def _size(params) -> int:
+def size_of(params) -> int:
+  """Counts the values of a tree."""
   return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
@@ -242,7 +247,7 @@ _QUIET = dict(
   theta=dict(name='fixed'),
   smoothness=dict(name='none'),
   momentum_kind=dict(name='local'),
-  outer=dict(learning_rate=1.0, momentum=0.0, nesterov=False),
+  outer=dict(learning_rate=1.0, momentum=0.0, nesterov=False, delay=0),
   rotated=False,
   order='adapt_with_combine',
   overlap=False,
@@ -258,6 +263,6 @@ _QUIET = dict(
 )
 
 
-def _specs(**own) -> dict:
+def specs(**own) -> dict:
   """All of a config that says how to talk."""
   return _QUIET | own

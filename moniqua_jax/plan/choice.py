@@ -3,7 +3,7 @@
   score = steps to a loss, relative to all-reduce, times seconds of a step
 
 without a link only the steps. What is sent is exact; the rest is an estimate:
-see `candidates`, `links` and `steps_to_loss`.
+see `candidates`, `links` and `steps_to_loss`. Of text see `seldom`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 
 from moniqua_jax import command_line
-from moniqua_jax.plan import candidates, links
+from moniqua_jax.plan import candidates, links, seldom
 
 ENTRIES = ('bits', 'link', 'latency', 'compute')  # of config.budget
 
@@ -41,7 +41,8 @@ class Row(NamedTuple):
     bits: the same for each parameter.
     seconds: of a step; 0 without a link.
     steps: to a loss, over those of an all-reduce in full precision.
-    fits: whether it is within the budget.
+    fits: whether it is within the budget, and lets workers compute.
+    computes: the share of a step that is the gradient; 0 without a link.
   """
 
   way: candidates.Candidate
@@ -50,11 +51,17 @@ class Row(NamedTuple):
   seconds: float
   steps: float
   fits: bool
+  computes: float = 0.0
 
   @property
   def score(self) -> float:
     """What is least in the best row."""
     return self.steps * (self.seconds or 1.0)
+
+  @property
+  def rank(self) -> tuple:
+    """What is least in the best row, of the same config."""
+    return self.way.order or (self.score, self.bits)
 
 
 def budget(spec: Mapping, entry: str = 'config.budget.') -> Budget | None:
@@ -113,15 +120,17 @@ def seconds(
   messages: float,
   compute: float,
   codec: float = 0.0,
-  beside: bool = False,
+  beside: float = 0.0,
 ) -> float:
   """Predicts the seconds of a step, of which some may go side by side.
+
+  `beside` is the share of steps whose gradient has messages beside it.
 
   >>> seconds(links.Link(latency=0.1), 1e6, 2, compute=0.5)
   0.7
   """
   sent = link.seconds(nbytes, messages)
-  return codec + (max(sent, compute) if beside else sent + compute)
+  return codec + compute + max(0.0, sent - beside * compute)
 
 
 def rows(budget: Budget, params, n: int, momentum: float) -> list[Row]:
@@ -129,11 +138,13 @@ def rows(budget: Budget, params, n: int, momentum: float) -> list[Row]:
 
   `params` is a tree of the shapes of the parameters.
   """
-  every = [
-    weighed(budget, params, way) for way in candidates.every(n, momentum)
-  ]
+  return _sorted(budget, params, candidates.every(n, momentum))
+
+
+def _sorted(budget: Budget, params, ways) -> list[Row]:
+  every = [weighed(budget, params, way) for way in ways]
   full, others = ([r for r in part if r] for part in (every[:2], every[2:]))
-  return [*full, *sorted(others, key=lambda row: row.score)]
+  return [*full, *sorted(others, key=lambda row: row.rank)]
 
 
 def weighed(budget: Budget, params, way: candidates.Candidate) -> Row | None:
@@ -145,27 +156,36 @@ def weighed(budget: Budget, params, way: candidates.Candidate) -> Row | None:
     nbytes = way.size(params)
   except ValueError:
     return None
-  bits, took = 8 * nbytes / d, 0.0
+  bits, took, computes = 8 * nbytes / d, 0.0, 0.0
   if budget.link:
     codec = d * way.codec
     took = seconds(
       budget.link, nbytes, way.messages, budget.compute, codec, way.beside
     )
+    computes = budget.compute / took
   more = steps_to_loss(way.apart, way.noise)
   fits = budget.bits is None or bits <= budget.bits
-  return Row(way, nbytes, bits, took, more, fits)
+  if way.order and budget.link:
+    fits = fits and computes >= seldom.COMPUTES
+  return Row(way, nbytes, bits, took, more, fits, computes)
 
 
 def best(rows: Sequence[Row], budget: Budget) -> Row:
-  """Chooses the row of the least score among those that fit."""
+  """Chooses the first in rank of those that fit."""
   fitting = [row for row in rows if row.fits]
-  if not fitting:
-    least = min(rows, key=lambda row: row.bits)
+  if fitting:
+    return min(fitting, key=lambda row: row.rank)
+  least, most = min(r.bits for r in rows), max(r.computes for r in rows)
+  if budget.bits is not None and least > budget.bits:
+    row = min(rows, key=lambda row: row.bits)
     raise ValueError(
       f'a budget of {budget.bits:g} bits: nothing fits; the least is '
-      f'{least.bits:.3g} bits, of {least.way.name}.'
+      f'{row.bits:.3g} bits, of {row.way.name}.'
     )
-  return min(fitting, key=lambda row: (row.score, row.bits))
+  raise ValueError(
+    f'on this link no way to talk leaves {seldom.COMPUTES:.0%} of the time to '
+    f'gradients; the most is {most:.0%}: give it more, by larger batches.'
+  )
 
 
 # ------------------------------------------------------------------ configs
@@ -180,6 +200,8 @@ def of_config(config, params, budget: Budget) -> list[Row]:
     )
   if config.workers < 2:
     raise ValueError('config.workers=1: one worker sends nothing.')
+  if config.data.name == 'text':
+    return _sorted(budget, params, seldom.every(config.workers))
   # Other optimizers remember about as long as momentum .9 does.
   momentum = config.momentum if config.optimizer.name == 'sgd' else 0.9
   return rows(budget, params, config.workers, momentum)

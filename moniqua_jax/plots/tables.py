@@ -141,6 +141,7 @@ def _outer(config) -> list[str]:
   return [
     f'outer rate {rate:g}' if rate != 1 else '',
     f'outer momentum {momentum:g}' if momentum else '',
+    f'{outer["delay"]} steps late' if outer.get('delay') else '',
   ]
 
 

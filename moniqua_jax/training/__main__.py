@@ -8,7 +8,9 @@ PATH:METHOD of any file.
 
 # What is imported at the top is light: a mistake in a flag ends early.
 
+import json
 import pathlib
+import re
 import sys
 
 import jax
@@ -20,7 +22,7 @@ with command_line.one_line_errors(), extras.needed('train'):
   from absl import flags
   from ml_collections import config_flags
 
-  from moniqua_jax.training import validation
+  from moniqua_jax.training import same_run, validation
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'What to train, and how; digits if not given.'
@@ -38,6 +40,12 @@ _RESUME = flags.DEFINE_bool('resume', False, 'Go on from the last checkpoint.')
 _START_FROM = flags.DEFINE_string(
   'start_from', None, 'Workdir of a run at whose mean model a new one starts.'
 )
+_EVALUATE = flags.DEFINE_bool(
+  'evaluate', False, 'Test the last checkpoint in --workdir; train nothing.'
+)
+_EXPORT = flags.DEFINE_string(
+  'export', None, 'Folder for the mean model in --workdir; train nothing.'
+)
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print what would run; exit.')
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
   'coordinator_address', None, 'HOST:PORT of process 0, if there are many.'
@@ -50,10 +58,10 @@ _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'This one, from 0.')
 
 def main(argv):
   """Runs what the flags say: a dry run, a laboratory, or training."""
-  config = _CONFIG.value
   with command_line.one_line_errors():
     if len(argv) > 1:
       raise ValueError(f'{argv[1:]} are not flags.')
+    config = _config()
     validation.check_entries(config)
     if 'laboratory' in config:
       _check_flags()
@@ -66,10 +74,35 @@ def main(argv):
     if _DRY_RUN.value:
       print(described(config))
       return
-    if not _WORKDIR.value:
-      raise ValueError('--workdir is not given; it takes a folder.')
-    status = train(config, _WORKDIR.value)
+    workdir = _workdir()
+    if _of_a_saved_run():
+      _tell(config, workdir)
+      return
+    status = train(config, workdir)
   sys.exit(status)
+
+
+def _workdir() -> str:
+  if not _WORKDIR.value:
+    raise ValueError('--workdir is not given; it takes a folder.')
+  return _WORKDIR.value
+
+
+def _of_a_saved_run() -> bool:
+  return _EVALUATE.value or _EXPORT.value is not None
+
+
+def _config():
+  """Takes the config of the command, or of the run that it asks about."""
+  if not _of_a_saved_run():
+    return _CONFIG.value
+  for flag in (_RESUME, _START_FROM, _DRY_RUN):
+    if flag.value:
+      raise ValueError(
+        f'--{flag.name}: --evaluate and --export train nothing; leave it out.'
+      )
+  given = any(re.match(r'--?config($|[=.])', each) for each in sys.argv[1:])
+  return same_run.config_of(_workdir(), _CONFIG.value if given else None)
 
 
 def _check_flags():
@@ -98,6 +131,19 @@ def start(config):
   if config.runner != 'simulated' and not many:
     # Ignored where there are accelerators; a CPU shows one device otherwise.
     jax.config.update('jax_num_cpu_devices', devices)
+
+
+def _tell(config, workdir):
+  """Tests the last checkpoint of a run, exports its mean model, or both."""
+  from moniqua_jax.training import saved
+
+  if jax.process_count() > 1:
+    raise ValueError('--evaluate and --export run in one process.')
+  run = saved.opened(config, workdir)
+  if _EVALUATE.value:
+    print(json.dumps(saved.evaluated(run)))
+  if _EXPORT.value is not None:
+    print(saved.export(run, _EXPORT.value))
 
 
 def train(config, workdir) -> int:

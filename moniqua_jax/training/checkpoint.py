@@ -42,24 +42,24 @@ class _Manager(ocp.CheckpointManager):
   """Orbax's, where a disk that fails is an `OSError` that names the folder."""
 
   def __init__(self, path, options):
-    with _of_the_disk(path):
+    with of_the_disk(path):
       super().__init__(path, options=options)
 
   def save(self, *args, **kwargs):
-    with _of_the_disk(self.directory):
+    with of_the_disk(self.directory):
       return super().save(*args, **kwargs)
 
   def wait_until_finished(self):
-    with _of_the_disk(self.directory):
+    with of_the_disk(self.directory):
       super().wait_until_finished()
 
   def close(self):
-    with _of_the_disk(self.directory):
+    with of_the_disk(self.directory):
       super().close()
 
 
 @contextlib.contextmanager
-def _of_the_disk(path):
+def of_the_disk(path):
   """Makes an `OSError` of tensorstore's errors that quote one."""
   try:
     with whole.naming(path):
@@ -223,7 +223,9 @@ def mean_model(workdir: str, like: dict) -> dict:
   return {'params': params, **statistics}
 
 
-def last(workdir: pathlib.Path, n: int) -> tuple[int, dict]:
+def last(
+  workdir: pathlib.Path, n: int, flag: str = '--start_from'
+) -> tuple[int, dict]:
   """The last step of which all n rows are here, and its state, in NumPy."""
   path = pathlib.Path(workdir).absolute() / 'checkpoints'
   steps = parts.found(path)
@@ -231,9 +233,9 @@ def last(workdir: pathlib.Path, n: int) -> tuple[int, dict]:
   step = max(intact, default=0)
   if not step:
     raise ValueError(
-      f'--start_from={workdir}: it holds no checkpoint yet.'
+      f'{flag}={workdir}: it holds no checkpoint yet.'
       if not steps
-      else f'--start_from={workdir}: of its last checkpoint only the rows '
+      else f'{flag}={workdir}: of its last checkpoint only the rows '
       f'{sorted(parts.rows(steps[max(steps)], n))} of {n} are here; copy the '
       "other processes' checkpoints/process_* beside it."
     )

@@ -82,7 +82,8 @@ TRAINING = (
     ('width', count(2, 2**16), 'of transformer: of what a place has'),
     ('layers', count(1, 1000), 'of transformer: blocks'),
     ('heads', count(1, 1024), 'of transformer: of attention'),
-    ('hidden_width', count(1, 2**20), 'of transformer: of SwiGLU'),
+    ('hidden_width', count(1, 2**20), 'of transformer: of hidden layers'),
+    ('mlp', one_of('swiglu', 'gelu'), 'of transformer: the hidden layers'),
   ),
   *arguments(
     'data',
@@ -157,6 +158,7 @@ TRAINING = (
     ('learning_rate', number(above=0, most=2), 'along what workers moved'),
     ('momentum', FACTOR, 'of that step'),
     ('nesterov', flag(), 'form of that momentum'),
+    ('delay', count(0), 'steps that go on until what was sent is there'),
   ),
   *arguments(
     'gossip',

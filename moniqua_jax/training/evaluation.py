@@ -82,6 +82,21 @@ def export(experiment, state, workdir) -> None:
   statistics are pooled. A model of text goes on in workdir/sample.txt.
   Collective; process 0 writes.
   """
+  variables = mean_model(experiment, state)
+  if multihost.is_primary():
+    folder = workdir / 'mean_model'
+    folder.mkdir(exist_ok=True)
+    leaves = jax.tree.leaves_with_path(variables)
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
+    with whole.written(folder / 'variables.npz', 'wb') as file:
+      np.savez(file, **{name(path): leaf for path, leaf in leaves})
+    apply = experiment.model.module.apply
+    if made := experiment.task.sample(apply, variables):
+      whole.write(workdir / 'sample.txt', made)
+
+
+def mean_model(experiment, state) -> dict:
+  """Takes the mean of the workers, as variables of the model. Collective."""
   pod, like = experiment.setup.pod, experiment.model.variables['params']
   mean = experiment.run(lambda x: collectives.mean(x, workers.AXIS), (0,))
   rows, alone = mean(state.params), pod.size == 1
@@ -89,17 +104,7 @@ def export(experiment, state, workdir) -> None:
   rows = multihost.to_host(rows)[:1] if alone else multihost.fetched(rows)
   params = pods.joined(np.asarray(rows), like, pod)
   pooled = norms.combine(multihost.fetched(state.model_state))
-  if multihost.is_primary():
-    folder = workdir / 'mean_model'
-    folder.mkdir(exist_ok=True)
-    leaves = jax.tree.leaves_with_path({'params': params, **pooled})
-    name = functools.partial(jax.tree_util.keystr, simple=True, separator='/')
-    with whole.written(folder / 'variables.npz', 'wb') as file:
-      np.savez(file, **{name(path): leaf for path, leaf in leaves})
-    apply = experiment.model.module.apply
-    if made := experiment.task.sample(apply, {'params': params, **pooled}):
-      whole.write(workdir / 'sample.txt', made)
-      print(made)
+  return {'params': params, **pooled}
 
 
 def _shared(eval_step, pod):

@@ -19,6 +19,7 @@ from moniqua_jax.curvature import refresh
 from moniqua_jax.plan import choice
 from moniqua_jax.training import (
   bytes_sent,
+  digests,
   optimizer,
   quantizer,
   talk,
@@ -38,6 +39,14 @@ class Data(NamedTuple):
 
   dataset: data.Dataset
   shards: tuple[np.ndarray, ...]
+
+  def marks(self) -> dict[str, str]:
+    """Digests of what is learned from: another run has others."""
+    labels, text = self.dataset.train.labels, self.dataset.text
+    marked = {'labels': labels, 'shards': np.concatenate(self.shards)}
+    if text:
+      marked['text'] = np.frombuffer(bytes.fromhex(text.sha256), np.uint8)
+    return digests.of(marked)
 
 
 class Pace(NamedTuple):

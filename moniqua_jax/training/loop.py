@@ -16,7 +16,6 @@ from moniqua_jax.plan import report as plan_report
 from moniqua_jax.training import (
   bytes_sent,
   checkpoint,
-  digests,
   evaluation,
   gradient_noise,
   monitor,
@@ -43,11 +42,7 @@ def train_and_evaluate(
   """
   experiment = _experiment(config, None if resume else start_from)
   config = experiment.setup.config  # with what a budget chose
-  dataset, shards = experiment.data.dataset, experiment.data.shards
-  marked = {'labels': dataset.train.labels, 'shards': np.concatenate(shards)}
-  if dataset.text:
-    marked['text'] = np.frombuffer(bytes.fromhex(dataset.text.sha256), np.uint8)
-  marks = digests.of(marked)
+  marks = experiment.data.marks()
   opened = workdir_lib.opened(pathlib.Path(workdir), config, resume, marks)
   with opened as workdir, contextlib.ExitStack() as stack:
     return _train(experiment, workdir, stack)

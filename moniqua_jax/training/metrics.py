@@ -29,9 +29,7 @@ class Writer:
 
   def write(self, row: dict) -> None:
     """Writes one row; `row['step']` is its place in time."""
-    row = {k: v if isinstance(v, int) else float(v) for k, v in row.items()}
-    # Strict JSON has no NaN; null says that there was no finite number.
-    row = {k: v if np.isfinite(v) else None for k, v in row.items()}
+    row = plain(row)
     with whole.naming(self._path):
       self._lines.write(json.dumps(row) + '\n')
       self._lines.flush()
@@ -46,6 +44,12 @@ class Writer:
       self._lines.close()
     if self._events:
       self._events.close()
+
+
+def plain(row: dict) -> dict:
+  """Makes a row of JSON's numbers; null where there was no finite one."""
+  row = {k: v if isinstance(v, int) else float(v) for k, v in row.items()}
+  return {k: v if np.isfinite(v) else None for k, v in row.items()}
 
 
 def _events(workdir):

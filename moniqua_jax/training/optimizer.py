@@ -11,6 +11,7 @@ import optax
 from moniqua_jax import algorithms, pods, topologies, workers
 from moniqua_jax.algorithms import large_leaves, transformation
 from moniqua_jax.algorithms.dadam import DadamState
+from moniqua_jax.algorithms.delayed import delayed
 from moniqua_jax.quantizers import base
 from moniqua_jax.training import registry, talk
 
@@ -18,7 +19,7 @@ from moniqua_jax.training import registry, talk
 ENTRIES = ('momentum', 'nesterov', 'weight_decay')
 
 # Of `config.outer`: the mean is taken as it is.
-OUTER = {'learning_rate': 1.0, 'momentum': 0.0, 'nesterov': False}
+OUTER = {'learning_rate': 1.0, 'momentum': 0.0, 'nesterov': False, 'delay': 0}
 
 
 class Optimizer(NamedTuple):
@@ -196,12 +197,12 @@ def is_outer(config) -> bool:
 
 def has_outer_step(config) -> bool:
   """Tells whether there is an optimizer of what workers moved."""
-  return dict(config.outer) != OUTER
+  return OUTER | dict(config.outer) != OUTER
 
 
 def _outer(config, algorithm):
   """Builds the optimizer of what workers moved around a mean, or gossip."""
-  rate, momentum, nesterov = (config.outer[entry] for entry in OUTER)
+  rate, momentum, nesterov, _ = (config.outer[entry] for entry in OUTER)
   optimizer = optax.sgd(rate, momentum or None, nesterov)
   return _wrapped('outer', algorithms.outer, algorithm, optimizer)
 
@@ -266,13 +267,17 @@ def _rounds(config, gossip):
 
 
 def _seldom(config, gossip):
-  """Wraps what a step does less often."""
-  for entry, wrap, numbers in (
-    ('fragments', algorithms.streaming, config.fragments),
-    ('local_steps', algorithms.every, talk.local_steps(config)),
-  ):
-    if numbers not in (1, ((0, 1),)):
-      gossip = _wrapped(f'{entry}={config[entry]}', wrap, gossip, numbers)
+  """Wraps what a step does less often, or later."""
+  fragments, delay = config.fragments, config.outer.delay
+  steps = talk.local_steps(config)
+  if fragments > 1:
+    entry = f'fragments={fragments}'
+    gossip = _wrapped(entry, algorithms.streaming, gossip, fragments)
+  if delay:
+    return _wrapped(f'outer.delay={delay}', delayed, gossip, steps, delay)
+  if steps != ((0, 1),):
+    entry = f'local_steps={config.local_steps}'
+    gossip = _wrapped(entry, algorithms.every, gossip, steps)
   return gossip
 
 

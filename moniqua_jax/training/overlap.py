@@ -14,13 +14,17 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import pods
+from moniqua_jax.gossip import no_news
+from moniqua_jax.training import optimizer
 
 
 def pays(config) -> bool:
   """Tells whether two threads help: on CPUs, where nothing but gossip talks."""
-  alone = config.reduce.name == 'none' and pods.of(config).size == 1
+  silent = config.reduce.name == 'none' or optimizer.is_outer(config)
+  silent = silent and config.optimizer.name != 'dadam'
+  alone = silent and pods.of(config).size == 1
   several = jax.default_backend() == 'cpu' and jax.process_count() > 1
-  return config.overlap and alone and several
+  return (config.overlap or config.outer.delay > 0) and alone and several
 
 
 def train_step(experiment, gradient: Callable) -> Callable:
@@ -31,7 +35,8 @@ def train_step(experiment, gradient: Callable) -> Callable:
 
   Only the first has collectives. It is over before the step returns, so that
   no other collective of the training loop comes in between. The gossip is one
-  that does not wait for u_k: dpsgd, or a stale form. The state is donated.
+  that does not wait for u_k: dpsgd, a stale form, or a delayed one. The state
+  is donated.
   """
   chain = experiment.optimizer
   alone, gossip = chain.alone, chain.gossip
@@ -50,7 +55,9 @@ def train_step(experiment, gradient: Callable) -> Callable:
   def combine(params, updates, pull, state):
     updates, state = gossip.taken(updates, state)
     params = optax.apply_updates(params, updates + pull)
-    return params, gossip.told(state, updates)
+    state = gossip.told(state, updates)
+    seen = gossip.heard(state).seen if gossip.heard else no_news(0)
+    return params, state, {'seen': seen, 'lost': state.heard.lost}
 
   run = experiment.run
   exchange = run(exchange, (0, 0, None))
@@ -67,9 +74,7 @@ def train_step(experiment, gradient: Callable) -> Callable:
     updates, own, model_state, report = compute(
       state.params, state.model_state, tuple(own), batch, k
     )
-    params, heard = combine(state.params, updates, *told.result())
-    report['seen'] = gossip.heard(heard).seen
-    report['lost'] = gossip.heard(heard).lost
-    return type(state)(params, (*own, heard), model_state), report
+    params, heard, said = combine(state.params, updates, *told.result())
+    return type(state)(params, (*own, heard), model_state), report | said
 
   return step

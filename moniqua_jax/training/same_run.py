@@ -3,9 +3,12 @@
 All of it says what the run is, and must be as it was, but for what is here.
 """
 
+import json
 import pathlib
 
 from moniqua_jax import command_line
+from moniqua_jax.configs import digits  # type: ignore
+from moniqua_jax.training import whole
 
 # What leaves the state and the bytes of a step as they are: how long it goes
 # on, how it is watched, where it runs, and what a run that stopped may try.
@@ -39,13 +42,7 @@ BEFORE_THE_FIRST = ('answered', 'gamma', 'quantizer')
 def check(old: dict, new: dict, workdir: pathlib.Path, saved: bool) -> None:
   """Refuses the config of another run; `saved`: there are checkpoints."""
   free = MAY_CHANGE if saved else MAY_CHANGE + BEFORE_THE_FIRST
-  before, now = dict(command_line.leaves(old)), dict(command_line.leaves(new))
-  # An entry that older versions did not have is not held against a run.
-  other = [
-    f'config.{name} was {before[name]!r} and is now {now[name]!r}'
-    for name in sorted(before.keys() & now.keys())
-    if before[name] != now[name] and not _among(name, free)
-  ]
+  other = _differences(old, new, free)
   if not other:
     return
   ways = ['take another --workdir']
@@ -62,15 +59,60 @@ def check(old: dict, new: dict, workdir: pathlib.Path, saved: bool) -> None:
   )
 
 
-def check_data(old: dict, new: dict) -> None:
+def check_data(old: dict, new: dict, flag: str = '--resume') -> None:
   """Refuses data that are others under the same name."""
   other = sorted(k for k in old.keys() & new.keys() if old[k] != new[k])
   if other:
     raise ValueError(
-      f'--resume: config.data gives other {" and ".join(other)} than when the '
+      f'{flag}: config.data gives other {" and ".join(other)} than when the '
       'run began; that would be another run: put the data back, or take '
       'another --workdir.'
     )
+
+
+def config_of(workdir: str, given=None):
+  """Returns the config of a run that was saved, or one given that fits it."""
+  path = pathlib.Path(workdir) / 'config.json'
+  if not path.is_file():
+    raise ValueError(
+      f'--workdir={workdir} holds no run: it has no {path.name}.'
+    )
+  held = whole.read_json(path)
+  if 'laboratory' in held:
+    raise ValueError(f'--workdir={workdir} is a laboratory: it has no model.')
+  if given is None:
+    return _filled(held)
+  if other := _differences(held, json.loads(given.to_json()), MAY_CHANGE):
+    raise ValueError(
+      f'--workdir={workdir} holds another run: {"; ".join(other[:3])}. Leave '
+      "--config and its entries out, and they are the run's own."
+    )
+  return given
+
+
+def _filled(held: dict):
+  """Makes a config of what JSON has of it, with entries that came later."""
+  config = digits.default()
+  with config.ignore_type():
+    config.update(_with_tuples(held))
+  config.budget.update(dict.fromkeys(config.budget))  # it has been chosen
+  return config.lock()
+
+
+def _with_tuples(value):
+  if isinstance(value, dict):
+    return {key: _with_tuples(each) for key, each in value.items()}
+  return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def _differences(old: dict, new: dict, free) -> list[str]:
+  before, now = dict(command_line.leaves(old)), dict(command_line.leaves(new))
+  # An entry that older versions did not have is not held against a run.
+  return [
+    f'config.{name} was {before[name]!r} and is now {now[name]!r}'
+    for name in sorted(before.keys() & now.keys())
+    if before[name] != now[name] and not _among(name, free)
+  ]
 
 
 def _among(name, names) -> bool:

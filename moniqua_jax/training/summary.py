@@ -3,7 +3,6 @@
 And, at its end, what came of a plan.
 """
 
-import json
 import pathlib
 
 import jax
@@ -13,6 +12,7 @@ from moniqua_jax import topologies
 from moniqua_jax.plan import report
 from moniqua_jax.training import bytes_sent, metrics, optimizer, talk
 from moniqua_jax.training import experiment as experiment_lib
+from moniqua_jax.training import workdir as workdir_lib
 
 
 def describe(experiment: experiment_lib.Experiment) -> str:
@@ -48,11 +48,24 @@ def describe(experiment: experiment_lib.Experiment) -> str:
   return '\n'.join(f'{name:10s} {text}' for name, text in told.items())
 
 
-def came(workdir) -> str | None:
-  """Says what a run made of its plan; None of a run without a budget."""
-  run = json.loads((pathlib.Path(workdir) / 'run.json').read_text())
-  planned = run.get('planned')
-  return report.came(planned, metrics.read(workdir)) if planned else None
+def came(workdir) -> str:
+  """Says what a run made of its plan, and of text; '' of one with neither."""
+  folder = pathlib.Path(workdir)
+  run, rows = workdir_lib.noted(folder), metrics.read(folder)
+  said = [_text(run['text'], rows[-1])] if 'text' in run else []
+  if (sample := folder / 'sample.txt').exists():
+    said.append(sample.read_text('utf-8'))
+  if planned := run.get('planned'):
+    said.append(report.came(planned, rows))
+  return '\n'.join(said)
+
+
+def _text(noted, row) -> str:
+  """Compares with compressors what a model needs for what is held out."""
+  packed = noted.get('bits_per_character', {})
+  others = [f'{name} needs {bits:.3f}' for name, bits in packed.items()]
+  bits = f'{row["test/bits_per_character"]:.3f} bits a character held out'
+  return ', '.join([bits, *others])
 
 
 def _describe_data(config, read) -> str:
@@ -113,9 +126,10 @@ def _bytes_per_step(experiment, traffic) -> float:
     steps = max(1, len(traffic.gossip)) * clock.longest
   config = experiment.setup.config
   steps *= max(1, bytes_sent.moments_every(config) * len(traffic.moments))
-  means = bytes_sent.means(experiment, steps)
+  there = steps + clock.late  # when all that was sent in them is
+  means = bytes_sent.means(experiment, there)
   moments = bytes_sent.moments(config, steps)
-  sent = traffic_lib.total(traffic, means, clock.before(steps), moments=moments)
+  sent = traffic_lib.total(traffic, means, clock.before(there), moments=moments)
   return sent / steps
 
 

@@ -10,12 +10,13 @@ def of(config) -> turns.Turns:
   """Counts the rounds of a run by step; a `ValueError` names the entry."""
   steps, rounds = local_steps(config), _pairs(config, 'rounds')
   try:
-    return turns.together(steps, rounds)
+    clock = turns.together(steps, rounds)
   except ValueError as error:
     raise ValueError(
       f'config.local_steps={config["local_steps"]}, with all that comes from '
       f'some step on: {error}'
     ) from error
+  return clock._replace(late=config.get('outer', {}).get('delay', 0))
 
 
 def local_steps(config) -> tuple[tuple[int, int], ...]:

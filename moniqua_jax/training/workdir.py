@@ -81,12 +81,7 @@ def _check(workdir, new, resume, data) -> dict | None:
   held = [name for name in _OF_A_RUN if (workdir / name).exists()]
   if workdir.is_file():
     raise ValueError(f'--workdir={workdir} is a file; name a folder.')
-  if set('[*?') & set(str(workdir.absolute())):
-    raise ValueError(
-      f'--workdir={workdir.absolute()}: for what saves checkpoints a path with '
-      '[, * or ? is a pattern, and they would lack their arrays; take a name '
-      'without, or a link without to that folder.'
-    )
+  require_no_pattern('--workdir', workdir)
   if held and not resume:
     raise ValueError(
       f'--workdir={workdir} holds another run ({held[0]}); take another '
@@ -111,8 +106,18 @@ def _check(workdir, new, resume, data) -> dict | None:
     ) from error
   same_run.check(old, new, workdir, saved=bool(states))
   if states:
-    same_run.check_data(_run(workdir).get('data', {}), data)
+    same_run.check_data(noted(workdir).get('data', {}), data)
   return old
+
+
+def require_no_pattern(flag: str, folder: pathlib.Path) -> None:
+  """Refuses a folder whose name orbax would take for a pattern."""
+  if set('[*?') & set(str(folder.absolute())):
+    raise ValueError(
+      f'{flag}={folder.absolute()}: for what saves checkpoints a path with '
+      '[, * or ? is a pattern, and they would lack their arrays; take a name '
+      'without, or a link without to that folder.'
+    )
 
 
 def _changed(old, new) -> dict:
@@ -152,7 +157,7 @@ def rewind(workdir, start) -> float:
 
 def note(workdir, **entries):
   """Adds entries to run.json."""
-  text = json.dumps(_run(workdir) | entries, indent=1)
+  text = json.dumps(noted(workdir) | entries, indent=1)
   whole.write(workdir / 'run.json', text)
 
 
@@ -161,7 +166,7 @@ def saved(workdir, start) -> int:
 
   Raises a `ValueError` where the run would begin again although there was one.
   """
-  last = _run(workdir).get('saved', 0)
+  last = noted(workdir).get('saved', 0)
   if last and not start:
     raise ValueError(
       f'--resume: {workdir}/checkpoints has none, and that of step {last} was '
@@ -170,8 +175,9 @@ def saved(workdir, start) -> int:
   return last
 
 
-def _run(workdir) -> dict:
-  path = workdir / 'run.json'
+def noted(workdir) -> dict:
+  """Returns what run.json has; {} if it cannot be read."""
+  path = pathlib.Path(workdir) / 'run.json'
   try:
     return whole.read_json(path) if path.exists() else {}
   except ValueError as error:
