@@ -184,7 +184,7 @@ GRADIENT = {
 PARAMETERS = gammas.adiana(
   L=1.0, L_max=1.0, calL_max=2.0, omega=2.0, mu=0.1, n=N
 )
-STRATEGIES = ('all_gather', 'scatter_reduce')
+STRATEGIES = ('all_gather', 'of_senders', 'scatter_reduce')
 # name -> (quantizer -> reduction, strategy, means in a step)
 MEANS = {
   **{
@@ -212,6 +212,7 @@ OF_MEANS = {
   'nuqsgd': mj.nuqsgd(3, bucket_size=100),
   'coded': CODED,
   'top_k': mj.top_k(0.1),
+  'chunked_top_k': mj.chunked_top_k(),
   'full_precision': mj.full_precision(),
 }
 
@@ -236,6 +237,7 @@ def traced_mean(tx, choose):
       ('allreduce scatter_reduce', 'coded'),
       ('error_feedback all_gather', 'coded'),
       ('double_squeeze', 'top_k'),
+      ('error_feedback of_senders', 'chunked_top_k'),
       ('diana', 'full_precision'),
       ('adiana', 'nuqsgd'),
       ('adiana', 'coded'),
