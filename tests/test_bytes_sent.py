@@ -11,6 +11,7 @@ from configs import digits
 import moniqua_jax as mj
 from moniqua_jax import bytes_sent, coding, data
 from moniqua_jax.algorithms import large_leaves
+from moniqua_jax.algorithms.power_sgd import factors
 from moniqua_jax.quantizers import base
 from moniqua_jax.theory import gammas
 from moniqua_jax.training import step as step_lib
@@ -60,6 +61,7 @@ GOSSIP = {
     name: (gossip(getattr(mj, name)), RING)
     for name in ('d2', 'choco', 'dcd', 'ecd', 'deepsqueeze', 'adpsgd')
   },
+  'qdgd': (gossip(mj.qdgd, epsilon=0.5), RING),
   'one way': (gossip(mj.push_sum, UNEVEN), UNEVEN),
   'turns': (gossip(mj.dpsgd, TURNS), TURNS),
   'answered': (lambda q: mj.answered(gossip(mj.d2)(q)), RING),
@@ -264,6 +266,15 @@ def test_an_exact_mean_sends_what_it_claims():
   assert traced.leaving(found) == pytest.approx(claimed, rel=1e-12)
 
 
+def test_power_sgd_sends_the_factors_and_the_rest():
+  keep = large_leaves.small
+  found = traced_mean(mj.power_sgd(1, **SLOTS), choosing(0, WHOLE))
+  sent = factors(GRADIENT, 1, keep)
+  assert sum(leaf.size for leaf in sent) == 2 + 1013 + 5 + 1100
+  claimed = bytes_sent.of_exact(sent, N).exact
+  assert traced.leaving(found) == pytest.approx(claimed, rel=1e-12)
+
+
 @pytest.mark.parametrize(
   'name', helpers.tiered(('alq', 'alq_n', 'amq', 'amq_n'), ('amq',))
 )
@@ -312,6 +323,15 @@ CONFIGS = {
     )
     for reduce in ('error_feedback', 'double_squeeze', 'dcgd')
   },
+  'power_sgd': ('allreduce', dict(reduce=dict(name='power_sgd', rank=2))),
+  'qdgd': ('dpsgd', dict(gossip=dict(name='qdgd', epsilon=0.5))),
+  'few of each chunk': (
+    'allreduce',
+    dict(
+      reduce=dict(name='error_feedback', strategy='of_senders', decay=0.9),
+      quantizer=dict(name='chunked_top_k', chunk=512, keep=8),
+    ),
+  ),
   'means in fragments': (
     'allreduce',
     dict(

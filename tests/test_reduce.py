@@ -39,6 +39,7 @@ BIASED = {
   'top_k': mj.top_k(0.1),
   'eden 1': mj.eden(1, 'least_error'),
   'chunked_top_k': mj.chunked_top_k(512, 16),
+  'rotated uniform': mj.rotated(mj.uniform(2, 64, 'nearest')),
 }
 REDUCING = {
   **{
