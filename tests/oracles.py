@@ -124,6 +124,21 @@ def qdgd(x, grad, w, lr, steps, compress=identity, epsilon=1.0):
   return x
 
 
+def cola(blocks, targets, w, lam, c, residual, steps, sigma):
+  """Algorithm 1 of COLA on columns: A_[k] of each node; gives x_[k], v_k."""
+  n, rows = len(blocks), len(targets)
+  x, v = [np.zeros(a.shape[1]) for a in blocks], np.zeros((n, rows))
+  for _ in range(steps):
+    v = w @ v
+    for k, a in enumerate(blocks):
+      slope = residual(v[k], targets) / rows
+      curve = sigma * c / rows * a.T @ a + lam * np.eye(a.shape[1])
+      delta = np.linalg.solve(curve, -a.T @ slope - lam * x[k])
+      x[k] = x[k] + delta
+      v[k] = v[k] + n * a @ delta
+  return np.concatenate(x), v
+
+
 def power_sgd(gradients, right):
   """The mean of matrices f64[n, m, k] in each step, and what each has left."""
   error = np.zeros_like(gradients[0])
