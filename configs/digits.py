@@ -95,6 +95,8 @@ def default() -> ml_collections.ConfigDict:
   config.reduce = dict(
     name='none',
     strategy=unset(str),
+    decay=unset(float),
+    rank=unset(int),
     alpha=unset(float),
     eta=unset(float),
     theta1=unset(float),
@@ -105,7 +107,11 @@ def default() -> ml_collections.ConfigDict:
   )
   config.outer = dict(learning_rate=1.0, momentum=0.0, nesterov=False, delay=0)
   config.gossip = dict(
-    name='dpsgd', gamma=unset(float), eta=unset(float), delays=unset(int)
+    name='dpsgd',
+    gamma=unset(float),
+    eta=unset(float),
+    epsilon=unset(float),
+    delays=unset(int),
   )
   config.local_steps = 1
   config.local_steps_from = ()
@@ -174,6 +180,9 @@ def quantizer() -> dict:
     levels=unset(tuple),
     clip=unset(float),
     fraction=unset(float),
+    chunk=unset(int),
+    keep=unset(int),
+    value_bits=unset(int),
     components=unset(int),
     first=unset(tuple),
     every=unset(int),

@@ -44,6 +44,9 @@ class Neighbours(NamedTuple):
   # (onto f32[d], x f32[d], heard, step i32[], **asked) ->
   # (onto + pull_i, heard), with x as reference
   mix: Callable[..., tuple[Array, Heard]]
+  # (x f32[d], heard, step i32[], **asked) ->
+  # (sum_j W_ij (x_hat_j - x_i), heard)
+  towards: Callable[..., tuple[Array, Heard]]
 
 
 class Round(NamedTuple):
@@ -71,10 +74,11 @@ def neighbours(
     own_i = x_hat_i        pull_i = sum_j W_ij (x_hat_j - x_hat_i)
 
   `exchange` gives both; `mix` adds the pull to something: the same bits, in
-  less memory traffic if the quantizer has a way. `turn` chooses the topology,
-  and the key follows `step`: both must be the same on all workers. What was
-  `asked` of the algorithm: `agree`, whether edges are answered, and `counted`,
-  the step by which a training loop counts, if another one; the rest is ignored.
+  less memory traffic if the quantizer has a way; `towards` pulls at x_i in the
+  place of x_hat_i. `turn` chooses the topology, and the key follows `step`:
+  both must be the same on all workers. What was `asked` of the algorithm:
+  `agree`, whether edges are answered, and `counted`, the step by which a
+  training loop counts, if another one; the rest is ignored.
   """
   quantizer = base.tuned(quantizer)
   if quantizer.answered:
@@ -129,7 +133,10 @@ def neighbours(
   def mix(onto, x, heard, step, /, **asked):
     return talk(_mix, x, x, heard, step, onto, **asked)
 
-  return Neighbours(init, exchange, mix)
+  def towards(x, heard, step, /, **asked):
+    return talk(_towards, x, x, heard, step, **asked)
+
+  return Neighbours(init, exchange, mix, towards)
 
 
 def _senders(schedule) -> np.ndarray:
@@ -230,6 +237,11 @@ def _read(quantizer, payloads, reference, came, pull):
   """Returns what others believe of this worker, and the pull towards them."""
   x_hats = base.read(quantizer, payloads, reference)
   return x_hats[0], pull(x_hats, came)
+
+
+def _towards(quantizer, payloads, x, came, pull):
+  """Returns the pull of the neighbours on x itself, which nobody rounds."""
+  return pull([x, *base.read(quantizer, payloads[1:], x)], came)
 
 
 def _mix(quantizer, payloads, x, came, pull, onto):

@@ -14,6 +14,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import collectives
+from moniqua_jax.quantizers import base
 
 Array = jax.Array
 
@@ -54,6 +55,36 @@ def all_gathered(quantizer, x: Array, key, axis_name: str) -> Mean:
     total = summed(quantizer, payloads, x)
     own = read(quantizer, payload, x)
   return Mean(total / payloads.shape[0], own, short[None], payload)
+
+
+def of_senders(quantizer, x: Array, key, axis_name: str) -> Mean:
+  """Takes of each value the mean over the workers that sent it: x_hat_i != 0.
+
+    sum_i c_i x_hat_i / |{i: x_hat_i != 0}|
+    c_i = min(1, median_j |x_hat_j| / |x_hat_i|)
+
+  0 where nobody sent anything. Messages as of `all_gathered`, for quantizers
+  that send a few values of many; none of them is louder than the median. Each
+  is decoded twice, so that no more than one is kept.
+  """
+  payload = lax.optimization_barrier(quantizer.encode(x, key))
+  take = lambda message: collectives.told(message, axis_name)
+  payloads, short = carried(quantizer, x.size, payload, take, axis_name)
+  norms = lax.map(lambda row: _norm(read(quantizer, row, x)), payloads)
+  median = jnp.median(norms)
+  shares = jnp.where(norms > median, median / norms, 1)
+
+  def add(carry, row):
+    payload, share = row
+    total, count = carry
+    x_hat = read(quantizer, payload, x)
+    part = base.rounded(share * x_hat, jnp.minimum(share, 0))
+    return (total + part, count + (x_hat != 0)), None
+
+  start = jnp.zeros_like(x), jnp.zeros(x.size, jnp.int32)
+  (total, count), _ = lax.scan(add, start, (payloads, shares))
+  mean = total / jnp.maximum(count, 1).astype(x.dtype)
+  return Mean(mean, read(quantizer, payload, x), short[None], payload)
 
 
 def scatter_reduced(quantizer, x: Array, key, axis_name: str) -> Mean:
@@ -179,12 +210,19 @@ def _added(rows):
   )[0]
 
 
+def _norm(x):
+  """Returns |x|, in one order whatever the program around."""
+  squares = base.rounded(x**2, jnp.minimum(jnp.abs(x[0]), 0))
+  return jnp.sqrt(base.sum_rows(squares[None])[0])
+
+
 def _chunks(x, n):
   return jnp.pad(x, (0, -x.size % n)).reshape(n, -1)
 
 
 STRATEGIES = {
   'all_gather': Strategy(all_gathered, 1, lambda n, d: (n - 1, d)),
+  'of_senders': Strategy(of_senders, 1, lambda n, d: (n - 1, d)),
   'scatter_reduce': Strategy(
     scatter_reduced, 2, lambda n, d: (n - 1, -(-d // n))
   ),

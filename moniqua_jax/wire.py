@@ -190,6 +190,36 @@ def from_planes(packed: jax.Array, count: int) -> jax.Array:
   )
 
 
+def to_bits(numbers: jax.Array, bits: int) -> jax.Array:
+  """Cuts u32[d], each below 2**bits, into whole bytes and a packed rest.
+
+  >>> to_bits(jnp.array([1, 258], jnp.uint32), 10)
+  Array([1, 2, 4], dtype=uint8)
+  """
+  count, rest = divmod(bits, 8)
+  whole = [to_planes(numbers, count)] if count else []
+  above = (numbers >> 8 * count).astype(jnp.uint8) if rest else None
+  return jnp.concatenate(whole + ([pack(above, rest)] if rest else []))
+
+
+def from_bits(packed: jax.Array, bits: int, size: int) -> jax.Array:
+  """Puts what `to_bits` cut together again, u32[size]."""
+  count, rest = divmod(bits, 8)
+  numbers = jnp.zeros(size, jnp.uint32)
+  if count:
+    numbers = from_planes(packed[: count * size], count)
+  if rest:
+    above = unpack(packed[count * size :], rest, size).astype(jnp.uint32)
+    numbers |= above << 8 * count
+  return numbers
+
+
+def bits_size(size: int, bits: int) -> int:
+  """Returns the bytes that `to_bits` needs: at most 2 more than the least."""
+  count, rest = divmod(bits, 8)
+  return count * size + (packed_size(size, rest) if rest else 0)
+
+
 def planes(bits: int) -> tuple[int, ...]:
   """Returns the widths of the planes that carry codes of `bits` bits.
 

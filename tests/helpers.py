@@ -99,6 +99,32 @@ def _eden(bits, scale):
   )
 
 
+def _few(d, kept):
+  """A value and the low bits of its place; a bitmap of ones and zeros."""
+  low = int(np.log2(d / kept))
+  lows = sum(-(-kept * w // 8) for w in (8, 4, 2, 1) if low & w)
+  marks = kept + (d - 1) // 2**low + 1
+  return 4 * kept + lows + -(-marks // 8)
+
+
+def _chunked(chunk, keep, bits):
+  """A code and a place for each value, a byte a chunk, and a table."""
+
+  def payload(d):
+    rows = -(-d // chunk)
+    size = -(-d // rows)
+    kept = -(-keep * size // chunk)
+    packed = lambda count, bits: sum(
+      -(-count * w // 8) for w in (8, 4, 2, 1) if bits & w
+    )
+    low = int(np.log2(size / kept))
+    marks = kept + (size - 1) // 2**low + 1
+    places = packed(rows * kept, low) + packed(rows * marks, 1)
+    return packed(rows * kept, bits) + places + rows + 4 * 2 ** (bits - 1)
+
+  return mj.chunked_top_k(chunk, keep, bits), 0, payload, _norm
+
+
 def _norm(x):
   return np.linalg.norm(x)
 
@@ -193,9 +219,11 @@ QUANTIZERS = {
   'top_k': (
     mj.top_k(0.25),
     0,
-    lambda d: -(-d // 4) * (4 + max(1, -(-(d - 1).bit_length() // 8))),
+    lambda d: _few(d, -(-d // 4)),
     lambda x: np.abs(x).max(),
   ),
+  'chunked_top_k': _chunked(512, 48, 3),
+  'chunked_top_k 1 bit': _chunked(2048, 32, 1),
   'random_k': (
     mj.random_k(0.25),
     0,
@@ -222,6 +250,7 @@ A_KIND_EACH = [
   'eden 3',
   'top_k',
   'random_k',
+  'chunked_top_k',
 ]
 
 

@@ -112,6 +112,45 @@ def deepsqueeze(x, grad, w, lr, steps, compress=identity, eta=1.0):
   return x
 
 
+def qdgd(x, grad, w, lr, steps, compress=identity, epsilon=1.0):
+  own = np.diag(w)[:, None]
+  for _ in range(steps):
+    heard = w @ each(compress, x) - own * each(compress, x)
+    x = (
+      (1 - epsilon + epsilon * own) * x
+      + epsilon * heard
+      - lr * epsilon * grad(x)
+    )
+  return x
+
+
+def cola(blocks, targets, w, lam, c, residual, steps, sigma):
+  """Algorithm 1 of COLA on columns: A_[k] of each node; gives x_[k], v_k."""
+  n, rows = len(blocks), len(targets)
+  x, v = [np.zeros(a.shape[1]) for a in blocks], np.zeros((n, rows))
+  for _ in range(steps):
+    v = w @ v
+    for k, a in enumerate(blocks):
+      slope = residual(v[k], targets) / rows
+      curve = sigma * c / rows * a.T @ a + lam * np.eye(a.shape[1])
+      delta = np.linalg.solve(curve, -a.T @ slope - lam * x[k])
+      x[k] = x[k] + delta
+      v[k] = v[k] + n * a @ delta
+  return np.concatenate(x), v
+
+
+def power_sgd(gradients, right):
+  """The mean of matrices f64[n, m, k] in each step, and what each has left."""
+  error = np.zeros_like(gradients[0])
+  for g in gradients:
+    full = g + error
+    left, _ = np.linalg.qr(full.mean(axis=0) @ right)
+    rows = np.swapaxes(full, 1, 2) @ left
+    right = rows.mean(axis=0)
+    error = full - left @ np.swapaxes(rows, 1, 2)
+    yield left @ right.T, error
+
+
 def push_sum(x, grad, a, lr, steps):
   """x is the numerator, w the mass, z = x / w the model."""
   mass = np.ones(len(x))

@@ -11,6 +11,7 @@ from configs import digits
 import moniqua_jax as mj
 from moniqua_jax import bytes_sent, coding, data
 from moniqua_jax.algorithms import large_leaves
+from moniqua_jax.algorithms.power_sgd import factors
 from moniqua_jax.quantizers import base
 from moniqua_jax.theory import gammas
 from moniqua_jax.training import step as step_lib
@@ -60,6 +61,7 @@ GOSSIP = {
     name: (gossip(getattr(mj, name)), RING)
     for name in ('d2', 'choco', 'dcd', 'ecd', 'deepsqueeze', 'adpsgd')
   },
+  'qdgd': (gossip(mj.qdgd, epsilon=0.5), RING),
   'one way': (gossip(mj.push_sum, UNEVEN), UNEVEN),
   'turns': (gossip(mj.dpsgd, TURNS), TURNS),
   'answered': (lambda q: mj.answered(gossip(mj.d2)(q)), RING),
@@ -184,7 +186,7 @@ GRADIENT = {
 PARAMETERS = gammas.adiana(
   L=1.0, L_max=1.0, calL_max=2.0, omega=2.0, mu=0.1, n=N
 )
-STRATEGIES = ('all_gather', 'scatter_reduce')
+STRATEGIES = ('all_gather', 'of_senders', 'scatter_reduce')
 # name -> (quantizer -> reduction, strategy, means in a step)
 MEANS = {
   **{
@@ -212,6 +214,7 @@ OF_MEANS = {
   'nuqsgd': mj.nuqsgd(3, bucket_size=100),
   'coded': CODED,
   'top_k': mj.top_k(0.1),
+  'chunked_top_k': mj.chunked_top_k(),
   'full_precision': mj.full_precision(),
 }
 
@@ -236,6 +239,7 @@ def traced_mean(tx, choose):
       ('allreduce scatter_reduce', 'coded'),
       ('error_feedback all_gather', 'coded'),
       ('double_squeeze', 'top_k'),
+      ('error_feedback of_senders', 'chunked_top_k'),
       ('diana', 'full_precision'),
       ('adiana', 'nuqsgd'),
       ('adiana', 'coded'),
@@ -259,6 +263,15 @@ def test_means_send_what_they_claim(name, quantizer):
 def test_an_exact_mean_sends_what_it_claims():
   found = traced_mean(mj.allreduce(axis_name=AXIS), choosing(0, WHOLE))
   claimed = bytes_sent.of_exact(GRADIENT, N).exact
+  assert traced.leaving(found) == pytest.approx(claimed, rel=1e-12)
+
+
+def test_power_sgd_sends_the_factors_and_the_rest():
+  keep = large_leaves.small
+  found = traced_mean(mj.power_sgd(1, **SLOTS), choosing(0, WHOLE))
+  sent = factors(GRADIENT, 1, keep)
+  assert sum(leaf.size for leaf in sent) == 2 + 1013 + 5 + 1100
+  claimed = bytes_sent.of_exact(sent, N).exact
   assert traced.leaving(found) == pytest.approx(claimed, rel=1e-12)
 
 
@@ -310,6 +323,15 @@ CONFIGS = {
     )
     for reduce in ('error_feedback', 'double_squeeze', 'dcgd')
   },
+  'power_sgd': ('allreduce', dict(reduce=dict(name='power_sgd', rank=2))),
+  'qdgd': ('dpsgd', dict(gossip=dict(name='qdgd', epsilon=0.5))),
+  'few of each chunk': (
+    'allreduce',
+    dict(
+      reduce=dict(name='error_feedback', strategy='of_senders', decay=0.9),
+      quantizer=dict(name='chunked_top_k', chunk=512, keep=8),
+    ),
+  ),
   'means in fragments': (
     'allreduce',
     dict(

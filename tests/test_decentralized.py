@@ -102,10 +102,15 @@ DENSE = {
     on(RING, mj.deepsqueeze, eta=0.7),
     lambda *args, **how: oracles.deepsqueeze(*args, **how, eta=0.7),
   ),
+  'qdgd': (
+    on(RING, mj.qdgd, epsilon=0.5),
+    lambda *args, **how: oracles.qdgd(*args, **how, epsilon=0.5),
+  ),
 }
+ALL_BUT_QDGD = [name for name in DENSE if name != 'qdgd']
 
 
-@pytest.mark.parametrize('name', DENSE)
+@pytest.mark.parametrize('name', helpers.tiered(DENSE, ALL_BUT_QDGD))
 def test_full_precision_is_the_dense_form(name):
   algorithm, oracle = DENSE[name]
   x, _ = train(algorithm(FULL))
@@ -224,6 +229,18 @@ def test_every_d2_still_forgets_whose_data_it_was():
   assert np.abs(y - best).max() > 0.05
 
 
+@pytest.mark.slow
+def test_qdgd_ends_as_near_as_its_epsilon_is_small():
+  """So fast that all have the same way, epsilon steps, behind them."""
+  off = {}
+  for epsilon in (1.0, 0.25, 0.02):
+    algorithm = mj.qdgd(RING, mj.uniform(2, D), epsilon, **SLOTS)
+    x, _ = train(algorithm, int(100 / epsilon), lr=0.02)
+    exact, _ = train(mj.dpsgd(RING, FULL, **SLOTS), 100, lr=0.02)
+    off[epsilon] = np.sqrt(np.mean((x - exact) ** 2))
+  assert off[0.25] < 0.7 * off[1.0] and off[0.02] < 0.25 * off[1.0]
+
+
 # ------------------------------------------------------------ what is promised
 
 BEST = (CURVATURE * CENTRES).sum(0) / CURVATURE.sum()
@@ -278,6 +295,26 @@ CONVERGES = {
   ),
   'moniqua d2 auto': (DENSE['d2'][0], mj.auto_theta(8, start=3.0), 1e-4),
   'choco 8': (DENSE['choco'][0], mj.uniform(8, D, 'nearest'), 0.01),
+  'choco eden 2': (
+    on(RING, mj.choco, gamma=0.4),
+    mj.eden(2, 'least_error'),
+    0.02,
+  ),
+  'choco rotated uniform': (
+    DENSE['choco'][0],
+    mj.rotated(mj.uniform(6, rounding='nearest')),
+    0.02,
+  ),
+  'choco rotated moniqua': (
+    DENSE['choco'][0],
+    mj.rotated(mj.scheduled(lambda theta: mj.moniqua(theta, 6), shrinking)),
+    0.02,
+  ),
+  'choco chunked': (
+    on(RING, mj.choco, gamma=0.1),
+    mj.chunked_top_k(12, 4, 3),
+    0.05,
+  ),
   'choco 1': (on(RING, mj.choco, gamma=0.1), mj.sign(D), 0.01),
   'deepsqueeze 8': (DENSE['deepsqueeze'][0], mj.uniform(8, D, 'nearest'), 0.02),
   'dcd 8': (DENSE['dcd'][0], mj.uniform(8, D), 0.02),
@@ -304,6 +341,10 @@ AGAIN = (
   'choco torus smooth blocks',
   'dpsgd torus scaled moniqua',
   'moniqua d2 4',
+  'choco eden 2',
+  'choco rotated uniform',
+  'choco rotated moniqua',
+  'choco chunked',
   'dcd torus smooth blocks',
 )
 FEWEST = [name for name in CONVERGES if name not in AGAIN]

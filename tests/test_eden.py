@@ -205,7 +205,11 @@ def test_the_mean_over_keys_is_x(bits, count):
 @pytest.mark.parametrize(
   'bits,strategy',
   tiered(
-    [(bits, s) for bits in (1, 2, 4) for s in quantized_mean.STRATEGIES],
+    [
+      (bits, strategy)
+      for bits in (1, 2, 4)
+      for strategy in ('all_gather', 'scatter_reduce')
+    ],
     [(2, 'all_gather')],
   ),
 )

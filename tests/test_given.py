@@ -61,6 +61,7 @@ COUNTED = {
   'one_bit': lambda b: mj.one_bit(b),
   'eden': lambda b: mj.eden(b),
   'dithering': lambda b: mj.dithering(b),
+  'chunked_top_k': lambda b: mj.chunked_top_k(b, b, b),
   'block': lambda b: mj.block(0.5, (b, 64 - b), bits=b),
   'auto_theta': lambda b: mj.auto_theta(b, 1.0),
   'fitted_theta': lambda b: mj.fitted_theta(b),

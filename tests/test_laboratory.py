@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from configs import smoothness as configs
+from moniqua_jax import topologies
 from moniqua_jax.laboratory import (
   designs,
   driver,
@@ -25,6 +26,7 @@ from moniqua_jax.laboratory import (
   splits,
   stopping,
 )
+from tests import oracles
 from tests.helpers import tiered
 from tests.trained import compiled_quickly
 
@@ -244,7 +246,7 @@ def test_what_is_said_of_a_method_is_what_it_sends(
   method, state, coded = three_iterations(tuple(names))[name]
   bits = methods.wire_bits(method, cancer)
   if method.design is None:
-    assert bits == 32 * cancer.d
+    assert bits == 32 * (method.floats or cancer.d)
     return
   sent = method.sent(state)
   quantizer = methods.quantizer_of(method.design)
@@ -264,6 +266,51 @@ def test_more_workers_than_coordinates():
   names = ['DIANA', 'DIANA+ varying', 'DIANA+ block', 'DIANA+ sparse']
   for distance, _ in run(problem, names, 200, length=200).values():
     assert (distance[:, -1] < distance[:, 0]).all()
+
+
+# --------------------------------------------------------------------- COLA
+
+
+def columns(kind, n=4, d=10):
+  """A problem whose features are not of one size, 10 of them for 4 workers."""
+  rng = np.random.default_rng(2)
+  rows = rng.standard_normal((n, 12, d)) * np.linspace(0.5, 2, d)
+  z = rows @ rng.standard_normal(d)
+  make = getattr(problems, f'{kind}_regression')
+  return make(rows, np.sign(z) if kind == 'logistic' else z, lam=0.05)
+
+
+RESIDUALS = {
+  'logistic': (lambda z, b: -b / (1 + np.exp(b * z)), 0.25),
+  'ridge': (lambda z, b: z - b, 1.0),
+}
+
+
+@SLOW
+@pytest.mark.parametrize('kind', RESIDUALS)
+def test_cola_is_its_dense_form_and_reaches_the_optimum(kind):
+  problem, (residual, c) = columns(kind), RESIDUALS[kind]
+  a, b = problem.features.reshape(-1, 10), problem.targets.ravel()
+  blocks = [a[:, :3], a[:, 3:6], a[:, 6:9], a[:, 9:]]
+  w = topologies.matrix(topologies.ring(4))
+  dense = lambda steps, sigma: oracles.cola(
+    blocks, b, w, 0.05, c, residual, steps, sigma
+  )
+  method = methods.METHODS['COLA'](problem, 'l2')
+  keys = jax.random.split(jax.random.key(0), 1)
+  carry = runs.start(problem, [method], keys)
+  ((x, state),), trace = runs.advance(problem, [method], 30)(carry, keys, 0)
+  expected, v = dense(30, 4)
+  np.testing.assert_allclose(x[0], np.tile(expected, (4, 1)), atol=1e-10)
+  np.testing.assert_allclose(state.v[0], v, atol=1e-10)
+  np.testing.assert_allclose(v.mean(axis=0), a @ expected, atol=1e-10)
+  assert (trace.coded == 2 * 48 * 32).all()
+  off = lambda x: np.sum((x - problem.optimum) ** 2)
+  assert off(dense(4000, 4)[0]) < 1e-10 * off(0)
+  # Theory wants sigma = n: of equal columns all would go the whole way.
+  if kind == 'ridge':
+    blocks = 4 * blocks[:1]
+    assert np.abs(dense(60, 4)[0]).max() < 10 < np.abs(dense(60, 1)[0]).max()
 
 
 # ----------------------------------------------------------------- stopping

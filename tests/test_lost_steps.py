@@ -60,6 +60,7 @@ REDUCE = {
   'double_squeeze': mj.double_squeeze(mj.sign(), **SLOTS),
   'diana': mj.diana(mj.dithering(3), 0.2, **SLOTS),
   'adiana': mj.adiana(mj.dithering(3), ADIANA, **SLOTS),
+  'power_sgd': mj.power_sgd(2, **SLOTS),
   'dcgd': mj.dcgd(mj.natural(), **SLOTS),
   'allreduce alq': mj.allreduce(
     mj.alq(3, 256, first=(0, 3)), 'scatter_reduce', **SLOTS

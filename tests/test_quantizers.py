@@ -32,7 +32,7 @@ MOST = [
   name
   for name in QUANTIZERS
   if name in (*A_KIND_EACH, 'moniqua 8 dithered')
-  or not name.startswith(('moniqua', 'uniform 2', 'uniform 4', 'eden'))
+  or not name.startswith(('moniqua', 'uniform 2', 'uniform 4', 'eden', 'chunk'))
 ]
 most = pytest.mark.parametrize('name', tiered(QUANTIZERS, MOST))
 # What cuts a vector into tiles, buckets or places.
@@ -46,6 +46,7 @@ BY_SIZE = [
   'dithering 5 norms 8',
   'top_k',
   'random_k',
+  'chunked_top_k',
 ]
 # Three more are in test_edge_values, with an ordinary vector too.
 EAGER = ['moniqua 1 dithered', 'moniqua 4 stochastic', 'dithering 5 norms 8']

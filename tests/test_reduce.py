@@ -38,6 +38,8 @@ BIASED = {
   'one_bit': mj.one_bit(bucket_size=64),
   'top_k': mj.top_k(0.1),
   'eden 1': mj.eden(1, 'least_error'),
+  'chunked_top_k': mj.chunked_top_k(512, 16),
+  'rotated uniform': mj.rotated(mj.uniform(2, 64, 'nearest')),
 }
 REDUCING = {
   **{
@@ -64,7 +66,7 @@ REDUCING = {
 UNBIASED = [
   name
   for name in REDUCING
-  if 'allreduce' in name and 'terngrad' not in name and 'alq' not in name
+  if 'allreduce' in name and 'of_senders' not in name and 'alq' not in name
 ]
 # Each quantizer, each strategy, each memory.
 ONE_EACH = [
@@ -78,7 +80,10 @@ ONE_EACH = [
   'double_squeeze one_bit',
 ]
 algorithms = pytest.mark.parametrize('name', helpers.tiered(REDUCING, ONE_EACH))
-strategies = pytest.mark.parametrize('strategy', quantized_mean.STRATEGIES)
+A_FEW = 'all_gather', 'scatter_reduce'
+strategies = pytest.mark.parametrize(
+  'strategy', helpers.tiered(quantized_mean.STRATEGIES, A_FEW)
+)
 
 
 def gradients(seed=0):
@@ -275,6 +280,12 @@ def memory_oracle(quantizer, strategy, grads, steps, feedback):
     if strategy == 'all_gather':
       own = [said(quantizer, x, key) for x, key in zip(xs, keys, strict=True)]
       mean = np.mean(own, axis=0)
+    elif strategy == 'of_senders':
+      own = [said(quantizer, x, key) for x, key in zip(xs, keys, strict=True)]
+      norms = np.linalg.norm(own, axis=1, keepdims=True)
+      clipped = own * np.minimum(1, np.median(norms) / norms)
+      count = (np.array(own) != 0).sum(axis=0)
+      mean = clipped.sum(axis=0) / np.maximum(count, 1)
     else:
       halves = [jax.random.split(key) for key in keys]
       means, own = scatter_oracle(quantizer, xs, [half[0] for half in halves])

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.linalg
 
@@ -154,3 +155,38 @@ def test_what_is_not_finite_is_not_read():
   assert heard[2].any() and heard[4].any() and not heard[[0, 1, 6, 7]].any()
   assert np.isfinite(pull[[0, 1, 2, 4, 5, 6, 7]]).all()
   assert np.isfinite(mixed[[0, 1, 2, 4, 5, 6, 7]]).all()
+
+
+ROTATED = {
+  'eden 2': mj.eden(2),
+  'rotated uniform': mj.rotated(mj.uniform(4, rounding='stochastic')),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ROTATED)
+def test_diana_of_it_reaches_the_optimum_and_dcgd_does_not(name):
+  """f_i(x) = a_i |x - b_i|^2 / 2, whose gradients at the optimum are not 0."""
+  rng, d = np.random.default_rng(0), 256
+  a, b = rng.uniform(0.5, 1.5, (N, 1)), rng.standard_normal((N, d))
+  best = (a * b).sum(axis=0) / a.sum()
+  given = dict(axis_name=AXIS, key=KEY, keep=lambda leaf: False)
+
+  def end(mean):
+    tx = optax.chain(mean, optax.sgd(0.2))
+
+    def run(a, b):
+      def step(k, carry):
+        x, state = carry
+        updates, state = tx.update(a * (x - b), state, x, step=k)
+        return x + updates, state
+
+      x = jnp.zeros(d)
+      return jax.lax.fori_loop(0, 400, step, (x, tx.init(x)))[0]
+
+    x = mj.simulated(run, (0, 0))(np.float32(a), np.float32(b))
+    return np.abs(np.asarray(x) - best).max()
+
+  quantizer = ROTATED[name]
+  assert end(mj.diana(quantizer, 0.4, **given)) < 1e-4
+  assert end(mj.dcgd(quantizer, **given)) > 1e-2

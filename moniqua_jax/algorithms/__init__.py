@@ -22,7 +22,9 @@ from moniqua_jax.algorithms.ecd import ecd
 from moniqua_jax.algorithms.error_feedback import double_squeeze, error_feedback
 from moniqua_jax.algorithms.every import every
 from moniqua_jax.algorithms.outer import outer
+from moniqua_jax.algorithms.power_sgd import power_sgd
 from moniqua_jax.algorithms.push_sum import push_sum
+from moniqua_jax.algorithms.qdgd import qdgd
 from moniqua_jax.algorithms.quantize import quantize
 from moniqua_jax.algorithms.quasi_global import quasi_global
 from moniqua_jax.algorithms.rounds import rounds
@@ -49,7 +51,9 @@ __all__ = [
   'error_feedback',
   'every',
   'outer',
+  'power_sgd',
   'push_sum',
+  'qdgd',
   'quantize',
   'quasi_global',
   'report',

@@ -12,7 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import quantized_mean
+from moniqua_jax import quantized_mean, wire
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import base
 
@@ -20,6 +20,7 @@ from moniqua_jax.quantizers import base
 def error_feedback(
   quantizer: base.Quantizer | base.Tuned,
   strategy: str = 'scatter_reduce',
+  decay: float = 1.0,
   *,
   axis_name: str,
   key: jax.Array,
@@ -27,10 +28,11 @@ def error_feedback(
 ) -> optax.GradientTransformationExtraArgs:
   """First in the chain: the mean of gradients with a memory of each worker.
 
-    p_i = g_i + e_i        g_i <- (1/n) sum_j Q(p_j)        e_i <- p_i - Q(p_i)
+    p_i = g_i + e_i    g_i <- (1/n) sum_j Q(p_j)    e_i <- decay (p_i - Q(p_i))
 
   With `sign` it is EF-SignSGD, with `one_bit` 1-bit SGD, with `top_k` sparse
-  SGD with memory. The memory is in units of the gradient. For the paper's
+  SGD with memory; `outer` of it with `chunked_top_k`, 'of_senders' and a decay
+  of .95 is SparseLoCo. The memory is in units of the gradient. For the paper's
   units, those of the update, and for momentum of each worker's own, put
   `optax.trace` and the learning rate before it in the chain.
 
@@ -38,7 +40,9 @@ def error_feedback(
     quantizer: what is sent, biased or not; a `Quantizer` or a `Tuned`.
     strategy: as for `allreduce`, but not 'exact'. With 'scatter_reduce' the
       memory knows nothing of the second quantization, that of the mean; see
-      `double_squeeze`.
+      `double_squeeze`. 'of_senders' takes of each value the mean over those
+      that sent it, no message longer than the median.
+    decay: of the memory in a step, above 0 and at most 1.
     axis_name: of the workers.
     key: of the run, the same on all workers.
     keep: as for `allreduce`.
@@ -48,8 +52,8 @@ def error_feedback(
     step as i32[], the same on all workers.
 
   Raises:
-    ValueError: unknown strategy, a quantizer that needs a reference near what
-      is sent (moniqua); later, if no leaf is large enough.
+    ValueError: unknown strategy, decay outside (0, 1], a quantizer that needs a
+      reference near what is sent (moniqua); later, if no leaf is large enough.
 
   >>> from moniqua_jax import sign
   >>> tx = error_feedback(sign(bucket_size=64), 'all_gather',
@@ -58,10 +62,12 @@ def error_feedback(
   Source: Algorithm 2 of arXiv:1901.09847, for n workers.
   """
   by = large_leaves.chosen(quantizer, strategy, key)
+  decay = wire.share(decay, 'decay={}; it must be above 0, at most 1.')
 
   def mean(quantizer, x, error, key, axis_name):
     reduced = by.mean(quantizer, x + error, key, axis_name)
-    return reduced, x + error - reduced.own
+    left = x + error - reduced.own
+    return reduced, left if decay == 1 else decay * left
 
   rule = large_leaves.Rule('error_feedback', mean, jnp.zeros_like, by.rounds)
   return large_leaves.on_large_leaves(

@@ -216,6 +216,13 @@ def require_memory_of(name, start: Callable, x, memory, gradient, params):
   )
 
 
+def shapes(leaves: list, keep: 'Keep') -> list[tuple[int, ...]]:
+  """Returns the shapes of the leaves of a gradient, also of a flat one."""
+  if isinstance(keep, Slices):
+    return list(keep.shapes)
+  return [jnp.shape(leaf) or (1,) for leaf in leaves]
+
+
 class Join(NamedTuple):
   """The exact part of a gradient, and the way back to the whole.
 
@@ -275,11 +282,13 @@ class Slices(NamedTuple):
     ends: (start, stop) of each slice, in the order of the leaves.
     small: of each slice, whether it stays exact.
     sizes: of the leaves that are quantized.
+    shapes: of each slice that is a whole leaf; of others their size.
   """
 
   ends: tuple[tuple[int, int], ...]
   small: tuple[bool, ...]
   sizes: tuple[int, ...]
+  shapes: tuple[tuple[int, ...], ...]
 
   def cut(self, vector: Array) -> list:
     """Returns the slices of a vector."""
@@ -299,8 +308,8 @@ def slices(tree, rows: int = 1) -> Slices:
 
   Where the vector is a matrix of so many `rows`, a leaf has a slice in each.
 
-  >>> slices([jnp.zeros(3), jnp.zeros((32, 64))])
-  Slices(ends=((0, 3), (3, 2051)), small=(True, False), sizes=(2048,))
+  >>> slices([jnp.zeros(3), jnp.zeros((32, 64))]).ends
+  ((0, 3), (3, 2051))
   """
   leaves = jax.tree.leaves(tree)
   widths = [leaf.size // rows for leaf in leaves]
@@ -312,4 +321,6 @@ def slices(tree, rows: int = 1) -> Slices:
   ]
   stays = [small(leaf) for leaf in leaves for _ in range(rows)]
   sizes = [leaf.size for leaf in leaves if not small(leaf)]
-  return Slices(tuple(ends), tuple(stays), tuple(sizes))
+  whole = [leaf.shape if rows == 1 else (leaf.size // rows,) for leaf in leaves]
+  shapes = [shape or (1,) for shape in whole for _ in range(rows)]
+  return Slices(tuple(ends), tuple(stays), tuple(sizes), tuple(shapes))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from moniqua_jax import algorithms, quantizers, wire
+from moniqua_jax.laboratory import cola as cola_lib
 from moniqua_jax.laboratory import designs
 from moniqua_jax.laboratory.problems import Problem
 from moniqua_jax.theory import gammas
@@ -33,6 +34,7 @@ class Method(NamedTuple):
   sent: Callable = lambda state: None  # u8[k, m], messages of the last step
   messages: int = 1  # k
   most: int | None = None  # iterations after which its floor is reached
+  floats: int | None = None  # sent in full precision, without a design; else d
 
 
 def gd(problem: Problem) -> Method:
@@ -42,6 +44,12 @@ def gd(problem: Problem) -> Method:
     algorithms.allreduce(axis_name=AXIS), optax.sgd(gamma)
   )
   return Method(None, mean, gamma)
+
+
+def cola(problem: Problem) -> Method:
+  """COLA on a ring: the predictions for all rows, to both neighbours."""
+  mix = lambda row, key: cola_lib.cola(problem, AXIS)
+  return Method(None, mix, 1.0, floats=2 * problem.targets.size)
 
 
 # Each is design -> (problem, norm) -> `Method`, a design being (problem, norm)
@@ -131,7 +139,7 @@ def quantizer_of(design: designs.Design, row=None) -> quantizers.Quantizer:
 def wire_bits(method: Method, problem: Problem) -> float:
   """Bits of what one worker sends in one step, packed, or in its short form."""
   if method.design is None:
-    return 32.0 * problem.d
+    return 32.0 * (method.floats or problem.d)
   quantizer = quantizer_of(method.design)
   if quantizer.short is not None:
     return 8.0 * method.messages * quantizer.short.capacity(problem.d)
@@ -145,6 +153,7 @@ def wire_bits(method: Method, problem: Problem) -> float:
 
 METHODS = {
   'GD': lambda problem, norm: gd(problem),
+  'COLA': lambda problem, norm: cola(problem),
   'DCGD': dcgd(designs.standard),
   'DIANA': diana(designs.standard),
   'DIANA, authors': diana_authors(designs.standard),

@@ -111,5 +111,5 @@ def _own(methods):
 
 def _coded_bits(method, state, d):
   if method.design is None:
-    return jnp.float32(32 * d)
+    return jnp.float32(32 * (method.floats or d))
   return jnp.sum(jax.vmap(method.design.coded)(method.sent(state)))

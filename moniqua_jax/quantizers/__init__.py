@@ -11,6 +11,7 @@ from moniqua_jax.quantizers.base import (
   full_precision,
   scheduled,
 )
+from moniqua_jax.quantizers.chunked import chunked_top_k
 from moniqua_jax.quantizers.dithered import block, dithering, varying_steps
 from moniqua_jax.quantizers.eden import eden
 from moniqua_jax.quantizers.fitted import fitted_theta
@@ -38,6 +39,7 @@ __all__ = [
   'amq_n',
   'auto_theta',
   'block',
+  'chunked_top_k',
   'dithering',
   'eden',
   'fitted_theta',

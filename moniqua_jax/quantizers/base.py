@@ -231,6 +231,12 @@ def largest(x: Array) -> Array:
   return jnp.where(most < jnp.inf, most, jnp.nan)
 
 
+def power_below(size: Array) -> Array:
+  """Returns 2^-e for 2^e <= size < 2^(e+1), but at least 2^-126."""
+  exponent = (wire.words(size) >> 23).astype(jnp.int32)
+  return wire.floats(jnp.maximum(254 - exponent, 1).astype(jnp.uint32) << 23)
+
+
 def finite(tree: Any) -> Array:
   """Tells whether all values of a tree are finite, in one pass over them."""
   return jnp.isfinite(sum(jnp.sum(0 * leaf) for leaf in jax.tree.leaves(tree)))

@@ -146,7 +146,7 @@ def _nearest(y, levels, rule):
   half, rows = len(levels), len(y)
   total = lambda z: _folded(z, jnp.add, jnp.sum)
   # Squares of values near 1 neither overflow nor vanish.
-  unit = _power_below(_folded(jnp.abs(y), jnp.maximum, jnp.max))
+  unit = base.power_below(_folded(jnp.abs(y), jnp.maximum, jnp.max))
   u, zero = y * unit, jnp.minimum(unit, 0)
   square = base.rounded(u**2, zero)
   yy = total(square)
@@ -160,12 +160,6 @@ def _nearest(y, levels, rule):
   yq = total(base.rounded(jnp.abs(u) * q, zero))
   qq = total(base.rounded(q**2, zero))
   return codes, jnp.where(yy == 0, 0, rule.of(yy, yq, qq)) / unit
-
-
-def _power_below(size):
-  """Returns 2^-e for 2^e <= size < 2^(e+1), but at least 2^-126."""
-  exponent = (wire.words(size) >> 23).astype(jnp.int32)
-  return wire.floats(jnp.maximum(254 - exponent, 1).astype(jnp.uint32) << 23)
 
 
 def _sizes(codes, levels):

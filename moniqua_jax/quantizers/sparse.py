@@ -7,6 +7,7 @@ probabilities; `random_tau` with any, as in Safaryan, Hanzely and Richtarik,
 "Smoothness matrices beat smoothness constants", NeurIPS 2021, arXiv:2102.07245.
 """
 
+from collections.abc import Callable
 import math
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moniqua_jax import dither, wire
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import base, places
 
 Array = jax.Array
 
@@ -25,8 +26,8 @@ def top_k(fraction: float) -> base.Quantizer:
 
     x_hat_i = x_i  if |x_i| is among the k largest, else 0
 
-  Payload: k values and k places in planes of bytes, 4 for a value and as many
-  as d needs for a place.
+  Payload: k values in planes of bytes, in the order of their places, then the
+  places, of log2(1 / fraction) + 2 bits.
 
   Args:
     fraction: of the values, above 0 and at most 1.
@@ -49,21 +50,19 @@ def top_k(fraction: float) -> base.Quantizer:
   def encode(x, key):
     del key
     x = base.vector(x)
-    values, places = lax.top_k(jnp.abs(x), _kept(fraction, x.size))
+    kept = _kept(fraction, x.size)
+    at = jnp.sort(lax.top_k(jnp.abs(x), kept)[1])
     # A comparison loses a NaN; a sum does not.
-    values = x[places] + jnp.sum(0 * x)
-    places = wire.to_planes(places.astype(jnp.uint32), wire.index_bytes(x.size))
-    return jnp.concatenate([_write(values), places])
+    values = x[at] + jnp.sum(0 * x)
+    return jnp.concatenate([_write(values), places.write(at[None], x.size)])
 
   def read(payload, reference):
     size, kept = reference.size, _kept(fraction, reference.size)
-    width = wire.index_bytes(size)
-    wire.require(payload, (4 + width) * kept, size)
-    places = wire.from_planes(payload[4 * kept :], width)
-    values = _read(payload[: 4 * kept])
-    return _placed(values, places.astype(jnp.int32), reference)
+    wire.require(payload, 4 * kept + places.nbytes(1, kept, size), size)
+    at = places.read(payload[4 * kept :], 1, kept, size)[0]
+    return placed(_read(payload[: 4 * kept]), at, reference)
 
-  return _of_few(encode, read)
+  return of_few(encode, read)
 
 
 def random_k(fraction: float) -> base.Quantizer:
@@ -91,24 +90,24 @@ def random_k(fraction: float) -> base.Quantizer:
   """
   _check(fraction)
 
-  def places_of(seed, size):
+  def drawn(seed, size):
     # The places of the largest random words: distinct, the same on both ends.
     words = (dither.bits(seed, size) >> 1).astype(jnp.int32)
     return lax.top_k(words, _kept(fraction, size))[1]
 
   def encode(x, key):
     x, seed = base.vector(x), dither.seed(key)
-    places = places_of(seed, x.size)
-    values = x[places] * (x.size / places.size) + jnp.sum(0 * x)
+    at = drawn(seed, x.size)
+    values = x[at] * (x.size / at.size) + jnp.sum(0 * x)
     return jnp.concatenate([_write(values), wire.to_bytes(seed)])
 
   def read(payload, reference):
     size = reference.size
     wire.require(payload, 4 * _kept(fraction, size) + 4, size)
     seed = wire.from_bytes(payload[-4:], jnp.uint32)
-    return _placed(_read(payload[:-4]), places_of(seed, size), reference)
+    return placed(_read(payload[:-4]), drawn(seed, size), reference)
 
-  return _of_few(encode, read)
+  return of_few(encode, read)
 
 
 def random_tau(
@@ -214,22 +213,22 @@ def _read(packed):
   return wire.floats(wire.from_planes(packed, 4))
 
 
-def _placed(values, places, reference):
+def placed(values: Array, at: Array, reference: Array) -> tuple[Array, Array]:
   """Puts values at their places; returns x_hat, and whether all are there.
 
   They are not if one is not finite, beyond the end, or where another is. Then
   there is a NaN, at least at the first place.
   """
-  x_hat = jnp.zeros(reference.size, jnp.float32).at[places].set(values)
-  back = x_hat.at[places].get(mode='fill', fill_value=jnp.nan)
+  x_hat = jnp.zeros(reference.size, jnp.float32).at[at].set(values)
+  back = x_hat.at[at].get(mode='fill', fill_value=jnp.nan)
   there = (jnp.isfinite(values) & (back == values)).all()
-  first = jnp.minimum(places[0], reference.size - 1)
+  first = jnp.minimum(at[0], reference.size - 1)
   x_hat = x_hat.at[first].set(jnp.where(there, x_hat[first], jnp.nan))
   return x_hat.astype(reference.dtype), there
 
 
-def _of_few(encode, read):
-  """Builds a quantizer from (payload, reference) -> what `_placed` returns."""
+def of_few(encode: Callable, read: Callable) -> base.Quantizer:
+  """Builds a quantizer from (payload, reference) -> what `placed` returns."""
 
   def inspect(payload, reference):
     x_hat, there = read(payload, reference)

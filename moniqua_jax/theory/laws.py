@@ -28,7 +28,8 @@ is kept is that of the step before.
 
 (u of adpsgd is late, which changes no sum. push_sum with equal masses: else its
 weights are not those of W.) choco, dcd and ecd send differences to replicas:
-their messages are small by themselves and need no theta.
+their messages are small by themselves and need no theta. qdgd does not round
+its own x in the pull, and is no such recursion.
 """
 
 from collections.abc import Callable, Sequence
@@ -171,6 +172,7 @@ LAWS = {
     given=-1,
   ),
   'ecd': Law(_symmetric('ecd'), _W, None, lambda delay: 2, _per_edge),
+  'qdgd': Law(_symmetric('qdgd'), _W, None, _nothing, _nothing),
   'push_sum': Law(
     _equal_masses, _A, _HALF_STEPS, _nothing, None, again=_HALF_STEPS
   ),

@@ -10,6 +10,7 @@ import numpy as np
 from moniqua_jax import algorithms, bytes_sent, pods, quantizers
 from moniqua_jax.algorithms import fragments as parts
 from moniqua_jax.algorithms import large_leaves
+from moniqua_jax.algorithms.power_sgd import factors
 from moniqua_jax.bytes_sent import NOTHING
 from moniqua_jax.curvature import refresh
 from moniqua_jax.launch import multihost
@@ -109,6 +110,9 @@ def _of_means(config, quantizer, gradient, n) -> bytes_sent.Traffic:
   if strategy is None:
     return NOTHING
   keep = large_leaves.small
+  if config.reduce.name == 'power_sgd':
+    sent = factors(gradient, config.reduce.rank, keep)
+    return bytes_sent.of_exact(sent, n)
   if optimizer.is_outer(config):
     gradient = _fragment(gradient, config.fragments)
     keep = large_leaves.none_small

@@ -53,6 +53,9 @@ def _of_quantizer(spec, what):
     ('levels', many(number()), 'of leveled, ascending, up to 1'),
     ('clip', positive(), 'of terngrad, in deviations'),
     ('fraction', SHARE, 'of top_k and random_k: what is sent'),
+    ('chunk', count(1, 2**24), 'of chunked_top_k: values'),
+    ('keep', count(1, 2**24), 'of chunked_top_k: of a chunk, what is sent'),
+    ('value_bits', count(1, 4), 'of chunked_top_k: of what is sent'),
     ('components', count(1, 1000), 'of alq, amq: distributions in the mixture'),
     ('first', many(count(0), ascending=True), 'of alq, amq: first updates'),
     ('every', count(), 'of alq, amq: steps between later updates'),
@@ -144,7 +147,9 @@ TRAINING = (
   *arguments(
     'reduce',
     'of gradients to their mean, or none',
-    ('strategy', text(), 'exact, all_gather or scatter_reduce'),
+    ('strategy', text(), 'exact, all_gather, of_senders or scatter_reduce'),
+    ('decay', SHARE, 'of error_feedback: of the memory'),
+    ('rank', count(1, 1000), 'of power_sgd: columns of a factor'),
     ('alpha', SHARE, 'of diana, adiana: step of the memory'),
     ('eta', positive(), 'of adiana: step'),
     ('theta1', number(least=0, most=1), 'of adiana'),
@@ -165,6 +170,7 @@ TRAINING = (
     'the algorithm between neighbours, or none',
     ('gamma', SHARE, 'of choco: consensus step'),
     ('eta', SHARE, 'of deepsqueeze: consensus step'),
+    ('epsilon', SHARE, 'of qdgd: of the whole step'),
     ('delays', DELAYS, 'of adpsgd: steps that an update is late'),
   ),
   *rows(

@@ -57,7 +57,7 @@ class Optimizer(NamedTuple):
   def lost(self, state) -> jax.Array:
     """Returns i32[], the steps so far that were not finite, and were lost."""
     slots = Optimizer(*state)
-    lost = jnp.int32(slots.reduce.lost if self.reduce.quantizes else 0)
+    lost = jnp.int32(getattr(slots.reduce, 'lost', 0))
     if moments := moments_of(slots.local):
       lost += moments.told.lost
     counts = getattr(slots.gossip, 'heard', None)
@@ -225,9 +225,9 @@ def waits(config) -> bool:
 def mixing(config, schedule):
   """Returns what a round does to messages: W with the consensus step in it.
 
-  eta and gamma stand before W - I, as the gamma of `lazy` does.
+  eta, gamma and epsilon stand before W - I, as the gamma of `lazy` does.
   """
-  for name in ('eta', 'gamma'):
+  for name in ('eta', 'gamma', 'epsilon'):
     step = config.gossip.get(name)
     if step is not None:
       schedule = topologies.lazy(schedule, step)

@@ -89,17 +89,18 @@ PARTITIONS = _from(data, 'dirichlet iid sorted_by_label')
 TOPOLOGIES = topologies.BY_NAME
 QUANTIZERS = _from(
   quantizers,
-  'alq alq_n amq amq_n auto_theta eden fitted_theta full_precision leveled '
-  'moniqua natural nuqsgd one_bit qsgd random_k sign terngrad top_k uniform',
+  'alq alq_n amq amq_n auto_theta chunked_top_k eden fitted_theta '
+  'full_precision leveled moniqua natural nuqsgd one_bit qsgd random_k sign '
+  'terngrad top_k uniform',
 ) | {'block': _block}
 OPTIMIZERS = {'sgd': _sgd, 'adamw': optax.adamw, 'dadam': algorithms.dadam}
 LEARNING_RATES = _from(schedules, 'constant cosine step')
 THETAS = _from(schedules, 'fixed follow')
 REDUCE = _from(
-  algorithms, 'allreduce dcgd diana double_squeeze error_feedback'
+  algorithms, 'allreduce dcgd diana double_squeeze error_feedback power_sgd'
 ) | {'adiana': _adiana, 'none': transformation.no_reduction}
 GOSSIP = _from(
-  algorithms, 'adpsgd choco d2 dcd deepsqueeze dpsgd ecd push_sum'
+  algorithms, 'adpsgd choco d2 dcd deepsqueeze dpsgd ecd push_sum qdgd'
 ) | {'none': transformation.no_gossip}
 ORDERS = {
   'adapt_with_combine': lambda gossip: gossip,

@@ -39,6 +39,14 @@ def slots(config, pod) -> None:
       f'config.reduce.name={name!r} needs a quantizer of gradients: set '
       "config.quantizer, and config.gossip.name='none'."
     )
+  if name == 'power_sgd' and (
+    pod.size > 1 or optimizer.quantizes_gradients(config, pod)
+  ):
+    raise ValueError(
+      "config.reduce.name='power_sgd' sends factors of matrices in float32, "
+      'between workers of one device: set config.quantizer.name to '
+      'full_precision, config.pod.data and config.pod.fsdp to 1.'
+    )
   if config.batch_size % pod.size:
     raise ValueError(
       f'config.batch_size={config.batch_size} images of a pod cannot be shared '
