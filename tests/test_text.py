@@ -304,6 +304,21 @@ def test_a_run_on_text_is_measured_and_goes_on_by_itself(folder, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_on_text_is_the_same_with_a_device_for_each(folder, tmp_path):
+  for runner in ('simulated', 'sharded'):
+    config = small(folder)
+    config.runner = runner
+    loop.train_and_evaluate(config, tmp_path / runner)
+  for one, other in zip(
+    metrics.read(tmp_path / 'simulated'),
+    metrics.read(tmp_path / 'sharded'),
+    strict=True,
+  ):
+    assert one['train/loss'] == pytest.approx(other['train/loss'], rel=1e-3)
+    assert one['wire/bytes_sent'] == other['wire/bytes_sent']
+
+
+@pytest.mark.slow
 def test_a_run_on_text_resumes(folder, tmp_path):
   config, whole, cut = small(folder), tmp_path / 'whole', tmp_path / 'cut'
   loop.train_and_evaluate(config, whole)

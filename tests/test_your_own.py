@@ -10,7 +10,14 @@ import optax
 import pytest
 
 from configs import digits
-from moniqua_jax.training import loop, optimizer, registry, resolve
+from moniqua_jax.training import (
+  loop,
+  optimizer,
+  registry,
+  resolve,
+  same_run,
+  saved,
+)
 from tests import pages, trained
 
 MINE, LOADING, ADAM, NNX, EQUINOX, MESH = pages.fenced(
@@ -35,16 +42,19 @@ def config_with(**entries):
   return trained.small(**{'momentum': 0.0, **entries})
 
 
+OWN = dict(
+  model=dict(name='mine:Net'),
+  data=dict(name='mine:stripes'),
+  optimizer=dict(name='optax:lion'),
+  learning_rate=dict(peak=0.003),
+)
+
+
 def test_a_run_of_ones_own_and_its_mean_model(mine, monkeypatch):
   monkeypatch.chdir(mine)
-  entries = dict(
-    model=dict(name='mine:Net'),
-    data=dict(name='mine:stripes'),
-    optimizer=dict(name='optax:lion'),
-    learning_rate=dict(peak=0.003),
-    epochs=6.0,
+  row = loop.train_and_evaluate(
+    config_with(**OWN, epochs=6.0), mine / 'runs/mine'
   )
-  row = loop.train_and_evaluate(config_with(**entries), mine / 'runs/mine')
   assert row['test/accuracy'] > 0.8
   names = {}
   exec(f'{MINE}\n{LOADING}', names)
@@ -54,6 +64,23 @@ def test_a_run_of_ones_own_and_its_mean_model(mine, monkeypatch):
     np.concatenate(leaves), state['params'].mean(axis=0), rtol=0, atol=1e-7
   )
   assert names['logits'].shape == (1, 2)
+
+
+@pytest.mark.slow
+def test_a_run_of_ones_own_resumes_and_is_exported(mine, monkeypatch):
+  monkeypatch.chdir(mine)
+  config = config_with(**OWN, checkpoint_every=1.0)
+  loop.train_and_evaluate(config, mine / 'whole')
+  trained.stop_after(config, 4, mine / 'cut')
+  loop.train_and_evaluate(config, mine / 'cut', resume=True)
+  trained.assert_same_run(mine / 'whole', mine / 'cut')
+  run = saved.opened(same_run.config_of('cut'), 'cut')
+  text = saved.export(run, 'made')
+  assert 'from mine import Net\n' in text and 'Net(num_classes=2)' in text
+  monkeypatch.chdir(mine / 'made')
+  names = {'inputs': np.zeros((1, 4, 4, 1), np.float32)}
+  exec(pages.fenced(mine / 'made/README.md', 'python')[0], names)
+  assert names['outputs'].shape == (1, 2)
 
 
 @pytest.fixture(scope='module')
