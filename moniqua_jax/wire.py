@@ -197,9 +197,10 @@ def to_bits(numbers: jax.Array, bits: int) -> jax.Array:
   Array([1, 2, 4], dtype=uint8)
   """
   count, rest = divmod(bits, 8)
-  whole = [to_planes(numbers, count)] if count else []
-  above = (numbers >> 8 * count).astype(jnp.uint8) if rest else None
-  return jnp.concatenate(whole + ([pack(above, rest)] if rest else []))
+  cut = [to_planes(numbers, count)] if count else []
+  if rest:
+    cut.append(pack((numbers >> 8 * count).astype(jnp.uint8), rest))
+  return jnp.concatenate(cut)
 
 
 def from_bits(packed: jax.Array, bits: int, size: int) -> jax.Array:
