@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check --constraint constraints.t
 MALLOC := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 \
   MALLOC_TOP_PAD_=268435456
 DEMO := dpsgd moniqua4 moniqua1
-CODEC := moniqua_jax/native/codec.cc
+CODEC := $(wildcard moniqua_jax/native/*.cc moniqua_jax/native/*.h)
 PARALLEL := -n 3 --dist worksteal
 PYTEST := $(BIN)/python -m pytest
 TPU := PYTHONPATH=.libtpu $(PYTEST) -rs tests/test_tpu.py

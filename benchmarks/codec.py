@@ -38,9 +38,11 @@ QUANTIZERS = {
   **{f'uniform {b}': mj.uniform(b) for b in (1, 2, 4, 8)},
   # Of gradients: a round of these is no gossip that anybody would run.
   'qsgd 4': mj.qsgd(4),
+  'qsgd 4, linf': mj.qsgd(4, norm='linf'),
   'nuqsgd 4': mj.nuqsgd(4),
   **{f'eden {b}': mj.eden(b) for b in (1, 4)},
   'eden 1, least error': mj.eden(1, 'least_error'),
+  'rotated moniqua 4': mj.rotated(mj.moniqua(THETA, 4)),
 }
 # Of one worker, with two edges: the work of a ring, no wire.
 RING = mj.Topology([(1 / 3, (0,)), (1 / 3, (0,))])

@@ -25,6 +25,23 @@ ROUNDS = [
   *(('sharded', b, b % 3 < 2, d) for b in (1, 6, 8) for d in (1, 8192)),
   *(('sharded', b, True, 1_000_003) for b in (2, 4, 5)),
 ]
+OTHERS = {
+  **{f'eden {b}': mj.eden(b) for b in (1, 2, 3, 4)},
+  'eden 3, least error': mj.eden(3, 'least_error'),
+  'rotated': mj.rotated(mj.moniqua(THETA, 4)),
+  **{f'qsgd {b}': mj.qsgd(b) for b in (2, 4, 8)},
+  'qsgd 4, linf': mj.qsgd(4, 77, 'linf'),
+  'terngrad': mj.terngrad(clip=np.inf),
+  'nuqsgd 4': mj.nuqsgd(4),
+  **{f'nuqsgd {b}, linf': mj.nuqsgd(b, 600, 'linf') for b in (2, 3, 8)},
+}
+# Runner, name, d: blocks of 1, of 4, columns of few and of many tiles.
+MESSAGES = [
+  ('simulated', 'eden 3', 5_000),
+  ('sharded', 'nuqsgd 4', 20_001),
+  *(('simulated', name, 90_001) for name in OTHERS),
+  *(('sharded', name, d) for name in OTHERS for d in (1, 50, 1_013, 300_000)),
+]
 
 
 def vectors(d, bits):
@@ -85,6 +102,32 @@ def test_a_round_has_the_bits_of_the_jnp_form(
       assert not got[-1].readable.all()
 
 
+@built
+@pytest.mark.parametrize(
+  ('run', 'name', 'd'), helpers.tiered(MESSAGES, MESSAGES[:2])
+)
+def test_a_message_has_the_bits_of_the_jnp_form(monkeypatch, run, name, d):
+  q = OTHERS[name]
+
+  def both(x, key):
+    for form in '10':
+      monkeypatch.setenv('MONIQUA_NATIVE', form)
+      payload = jax.lax.optimization_barrier(q.encode(x, key))
+      yield payload, q.decode(payload, x)
+
+  compiled = RUNS[run](lambda x, key: tuple(both(x, key)), (0, 0))
+  keys = jax.random.split(KEY, helpers.N)
+  for kind, x in vectors(d, 4).items():
+    (got, x_hat), (expected, value) = jax.tree.map(
+      np.asarray, compiled(x, keys)
+    )
+    np.testing.assert_array_equal(x_hat, value, kind)
+    # One NaN may have other bits than another.
+    read = np.isfinite(value).all(axis=1)
+    np.testing.assert_array_equal(got[read], expected[read], kind)
+    assert read.sum() >= helpers.N - 1 or name == 'rotated', kind
+
+
 def targets(q, platform):
   """The native functions in an encoder that is lowered for a platform."""
   exported = jax.jit(q.encode).trace(jnp.ones(9), KEY)
@@ -97,6 +140,17 @@ def test_it_is_for_cpus_and_may_be_turned_off(monkeypatch):
   q = lambda **options: mj.moniqua(THETA, 4, **options)
   assert targets(q(), 'cpu') == ['moniqua_encode']
   assert targets(q(), 'tpu') == targets(q(), 'cuda') == []
+  for other, target in (
+    (mj.eden(1), 'eden_encode'),
+    (mj.nuqsgd(4), 'halving'),
+    (mj.qsgd(4), 'uniform'),
+  ):
+    assert targets(other, 'cpu') == [f'moniqua_{target}']
+    assert targets(other, 'tpu') == []
+  assert targets(mj.rotated(q()), 'cpu') == [
+    'moniqua_encode',
+    'moniqua_hadamard',
+  ]
   for rounding in ('nearest', 'stochastic'):
     assert targets(q(rounding=rounding), 'cpu') == []
   monkeypatch.setenv('MONIQUA_NATIVE', '0')
@@ -104,9 +158,9 @@ def test_it_is_for_cpus_and_may_be_turned_off(monkeypatch):
 
 
 def test_what_was_built_of_another_source_is_not_loaded(monkeypatch, tmp_path):
-  other, before = tmp_path / 'codec.cc', native.built()
-  other.write_bytes(native.SOURCE.read_bytes() + b'\n')
-  monkeypatch.setattr(native, 'SOURCE', other)
+  other, before = tmp_path / 'other.cc', native.built()
+  other.write_text('// Not built yet.')
+  monkeypatch.setattr(native, 'SOURCES', [*native.SOURCES, other])
   assert native.built() != before and not native._loaded.__wrapped__()
 
 

@@ -15,6 +15,7 @@ import zipfile
 import pytest
 
 import moniqua_jax
+from moniqua_jax import native
 from tests.fresh import ROOT, WITHOUT_EXTRAS, python
 
 pytestmark = pytest.mark.slow
@@ -69,7 +70,8 @@ def test_the_wheel_holds_the_package_alone(site):
   # In a clone __init__.py says where configs/ is.
   assert code == ours - {configs / '__init__.py'} | named
   assert (site / 'moniqua_jax' / 'py.typed').exists()
-  assert (site / 'moniqua_jax' / 'native' / 'codec.cc').exists()
+  for source in native.SOURCES:
+    assert (site / 'moniqua_jax' / 'native' / source.name).exists()
   assert f'\nVersion: {version}\n' in (info / 'METADATA').read_text()
   scripts = re.findall(
     r'^moniqua-(\w+) = ([\w.]+):(\w+)$',

@@ -1,13 +1,14 @@
-"""Moniqua's codec in C++, for CPUs: each function is one pass over memory.
+"""Codecs in C++, for CPUs: Moniqua's, rotations with EDEN, and buckets.
 
-Who computes what where: the jnp forms in `quantizers.moniqua` are the reference
-and run everywhere; compiled for a CPU, where this package was built, their
-places are taken by the functions here, which give the same bits. `python -m
+Who computes what where: the jnp forms in `quantizers` are the reference and run
+everywhere; compiled for a CPU, where this package was built, their places are
+taken by the functions here, which give the same bits. `python -m
 moniqua_jax.native` builds, with any C++ compiler; MONIQUA_NATIVE=0 turns all of
 it off for what is traced from then on (a program that `jax.export` is to write
 down for CPUs wants that).
 """
 
+from collections.abc import Callable
 import ctypes
 import functools
 import hashlib
@@ -16,16 +17,20 @@ import pathlib
 import platform
 
 import jax
-from jax import ffi
+from jax import ffi, lax
 import jax.numpy as jnp
 import jaxlib
 
 Array = jax.Array
 
 FOLDER = pathlib.Path(__file__).parent
-SOURCE = FOLDER / 'codec.cc'
+SOURCES = sorted([*FOLDER.glob('*.cc'), *FOLDER.glob('*.h')])
 FUNCTIONS = tuple(
-  f'moniqua_{name}' for name in ('encode', 'decode', 'look', 'mix')
+  f'moniqua_{name}'
+  for name in (
+    *('encode', 'decode', 'look', 'mix'),
+    *('hadamard', 'eden_encode', 'eden_decode', 'uniform', 'halving'),
+  )
 )
 LANES = 128
 
@@ -35,9 +40,19 @@ def ready() -> bool:
   return os.environ.get('MONIQUA_NATIVE') != '0' and _loaded()
 
 
+def form(default: Callable, cpu: Callable, *how) -> Callable:
+  """Chooses between f(*how, *arrays) and what gives its bits on a CPU."""
+  default, cpu = (functools.partial(f, *how) for f in (default, cpu))
+  if not ready():
+    return default
+  return functools.partial(lax.platform_dependent, default=default, cpu=cpu)
+
+
 def built(source: str = '') -> pathlib.Path:
-  """Names the library of this source, and of the jaxlib that is to call it."""
-  source = source or hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
+  """Names the library of these sources, for the jaxlib that is to call it."""
+  if not source:
+    text = b''.join(path.read_bytes() for path in SOURCES)
+    source = hashlib.sha256(text).hexdigest()[:16]
   return FOLDER / f'{platform.machine()}-{jaxlib.__version__}-{source}.so'
 
 
@@ -76,6 +91,34 @@ def mix(x, onto, headers, weights, payloads: list, **how) -> Array:
   """Returns onto + sum_k w_k (x_hat_k - x_hat_own), f32[d]."""
   call = _call('moniqua_mix', jax.ShapeDtypeStruct(x.shape, x.dtype))
   return call(x, onto, headers, weights, *payloads, **how)
+
+
+def hadamard(back: bool, rows: int, size: int, z: Array, seed: Array) -> Array:
+  """Turns f32[d] to f32[size] in blocks of so many rows, or back."""
+  turned = jax.ShapeDtypeStruct((size,), jnp.float32)
+  return _call('moniqua_hadamard', turned)(z, seed, rows=rows, back=back)
+
+
+def eden_encode(x: Array, seed: Array, shape: tuple, **how) -> tuple:
+  """Returns codes u8[B, m] of f32[d]; unit, yy, yq and qq of each block."""
+  codes = jax.ShapeDtypeStruct(shape, jnp.uint8)
+  sums = [jax.ShapeDtypeStruct((1, shape[1]), jnp.float32)] * 4
+  codes, *sums = _call('moniqua_eden_encode', (codes, *sums))(x, seed, **how)
+  return codes, tuple(sums)
+
+
+def eden_decode(codes: Array, scales: Array, seed: Array, d: int, **how):
+  """Returns x_hat f32[d] of codes u8[B, m] and scales f32[1, m]."""
+  x_hat = jax.ShapeDtypeStruct((d,), jnp.float32)
+  return _call('moniqua_eden_decode', x_hat)(codes, scales, seed, **how)
+
+
+def buckets(grid: str, x: Array, seed: Array, **how) -> tuple[Array, Array]:
+  """Returns codes u8[d] of x f32[d], and the norm of each bucket."""
+  count = -(-x.size // how['bucket_size'])
+  codes = jax.ShapeDtypeStruct(x.shape, jnp.uint8)
+  norms = jax.ShapeDtypeStruct((count,), jnp.float32)
+  return tuple(_call(f'moniqua_{grid}', (codes, norms))(x, seed, **how))
 
 
 def _call(name, result):

@@ -20,9 +20,9 @@ def main() -> None:
   target = native.built()
   try:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-      made = f'{folder}/codec.so'
+      made, code = f'{folder}/codec.so', native.FOLDER.glob('*.cc')
       options = [*OPTIONS.split(), '-fPIC', '-shared', '-pthread', '-w']
-      paths = ['-I', ffi.include_dir(), str(native.SOURCE), '-o', made]
+      paths = ['-I', ffi.include_dir(), *map(str, sorted(code)), '-o', made]
       subprocess.run([*compiler, *options, *paths], check=True)
       os.replace(made, target)  # whole, whoever looks
   except (OSError, subprocess.CalledProcessError) as error:

@@ -1,37 +1,9 @@
-// The codec of quantizers/moniqua.py in one pass over memory, for CPUs.
-//
-// Bit for bit what the jnp form gives, which says what is computed and why;
-// fused multiply-adds are off, as `base.rounded` has it. Tiles of 1024 values
-// stay in the first cache, and loops over one are left to the compiler, which
-// makes them for several kinds of CPU. Threads are those of XLA.
+// The codec of quantizers/moniqua.py in one pass over memory: in tiles of 1024
+// values, which stay in the first cache.
 
-#include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <memory>
-#include <thread>
-#include <vector>
-
-#include "xla/ffi/api/ffi.h"
-
-#if defined(__x86_64__) && defined(__linux__)
-#define FOR_ALL_CPUS \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_ALL_CPUS
-#endif
-// Whatever is in a loop; else it would be compiled for the least of all CPUs.
-#define ALWAYS __attribute__((always_inline))
-#define INLINE ALWAYS inline
+#include "native.h"
 
 namespace {
-
-namespace ffi = xla::ffi;
-using F32 = ffi::Buffer<ffi::F32>;
-using U32 = ffi::Buffer<ffi::U32>;
-using U8 = ffi::Buffer<ffi::U8>;
 
 constexpr int64_t kTile = 1024, kLanes = 128, kMost = 8 * kTile;
 constexpr int64_t kChunk = 1 << 16;  // values that a thread takes at a time
@@ -61,12 +33,6 @@ struct Checks {
   }
 };
 
-INLINE uint32_t Word(float x) {
-  uint32_t word;
-  std::memcpy(&word, &x, 4);
-  return word;
-}
-
 // The lowest bits of a whole number, as XLA makes integers of floats: of a NaN
 // 0, and saturated (the lowest bits of the smallest integer are 0, too).
 INLINE uint32_t Low(float whole) {
@@ -83,14 +49,9 @@ struct Dither {
   INLINE const float* Of(uint32_t its, int64_t from, int64_t n) {
     if (start == from && seed == its) return u;
     start = from, seed = its;
-    uint32_t first = seed + uint32_t(from) * 0x9E3779B9u;
-    for (uint32_t i = 0; i < uint32_t(n); ++i) {
-      uint32_t word = first + i * 0x9E3779B9u;
-      word = (word ^ (word >> 16)) * 0x7FEB352Du;
-      word = (word ^ (word >> 15)) * 0x846CA68Bu;
-      word ^= word >> 16;
-      u[i] = float(int32_t(word >> 8)) * 0x1p-24f - 0.5f;
-    }
+    uint32_t first = seed + uint32_t(from) * kGolden;
+    for (uint32_t i = 0; i < uint32_t(n); ++i)
+      u[i] = Unit(Random(first, i)) - 0.5f;
     return u;
   }
 };
@@ -327,23 +288,6 @@ FOR_ALL_CPUS void MixChunk(const Header& mine, const Planes& at,
   });
 }
 
-// Does all the work on this thread, and on those of XLA that come in time. It
-// waits for none that has not begun: all of them may be waiting here.
-template <typename Work>
-void ForAll(ffi::ThreadPool& pool, int64_t count, Work work) {
-  struct Shared {
-    std::atomic<int64_t> next{0}, done{0};
-  };
-  auto shared = std::make_shared<Shared>();
-  auto help = [shared, count, &work] {  // `work` is gone for who is late
-    for (int64_t i; (i = shared->next++) < count; ++shared->done) work(i);
-  };
-  int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
-  for (int64_t k = 0; k < helpers; ++k) pool.Schedule(decltype(help)(help));
-  help();
-  while (shared->done < count) std::this_thread::yield();
-}
-
 // Vectors, each in chunks; the leading axes of all arrays are those of `vmap`.
 struct Rows {
   int64_t size, count;
@@ -450,8 +394,6 @@ ffi::Error Mix(ffi::ThreadPool pool, F32 x, F32 onto, U32 abouts, F32 weights,
   });
   return ffi::Error::Success();
 }
-
-auto Bound() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>(); }
 
 }  // namespace
 

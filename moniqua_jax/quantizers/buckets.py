@@ -10,13 +10,14 @@ Payload: the packed codes, then the norm (f32) of every bucket, then the levels
 """
 
 from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from moniqua_jax import dither, wire
+from moniqua_jax import dither, native, wire
 from moniqua_jax.quantizers import base
 
 Array = jax.Array
@@ -32,10 +33,12 @@ class Grid(NamedTuple):
   round: Callable[[Array, Array], Array]
   # codes u8[k, size] -> f32[k, size], levels in [-1, 1]
   level: Callable[[Array], Array]
+  # (name, s) of what gives the same codes on a CPU; see native/buckets.cc
+  native: tuple[str, int] | None = None
 
 
 def bucketed(
-  grid: Grid, norm: str, before: Callable = lambda rows, real: rows
+  grid: Grid, norm: str, before: Callable | None = None
 ) -> base.Quantizer:
   """Builds the quantizer of a grid, unbiased, with a private key.
 
@@ -52,14 +55,13 @@ def bucketed(
     raise ValueError(f'bucket_size={bucket_size!r}; it must be at least 1.')
 
   def encode(x, key):
-    x = base.vector(x)
-    real = rows_of(jnp.ones(x.shape, jnp.bool), bucket_size)
-    rows = before(rows_of(x, bucket_size), real)
-    norms = NORMS[norm](rows)
-    # A quotient may exceed 1 by its rounding.
-    r = jnp.clip(ratio(rows, norms[:, None]), -1, 1)
-    words = dither.bits(dither.seed(key), rows.size).reshape(rows.shape)
-    codes = grid.round(r, words).astype(jnp.uint8).reshape(-1)[: x.size]
+    x, seed = base.vector(x), dither.seed(key)
+    code = functools.partial(_code, grid, norm, before)
+    if grid.native and not before:
+      name, s = grid.native
+      how = dict(bucket_size=bucket_size, s=s, l2=norm == 'l2')
+      code = native.form(code, functools.partial(native.buckets, name, **how))
+    codes, norms = code(x, seed)
     return wire.join(codes, bits, norms)
 
   def split(payload, size):
@@ -86,6 +88,20 @@ def bucketed(
 
   codes = grid.codes._replace(bucket_size=bucket_size)
   return base.Quantizer(encode, decode, inspect, codes=codes)
+
+
+def _code(grid, norm, before, x, seed):
+  """Returns codes u8[d] and the norms of the buckets."""
+  rows = rows_of(x, grid.codes.bucket_size)
+  if before:
+    real = rows_of(jnp.ones(x.shape, jnp.bool), grid.codes.bucket_size)
+    rows = before(rows, real)
+  norms = NORMS[norm](rows)
+  # A quotient may exceed 1 by its rounding.
+  r = jnp.clip(ratio(rows, norms[:, None]), -1, 1)
+  words = dither.bits(seed, rows.size).reshape(rows.shape)
+  codes = grid.round(r, words).astype(jnp.uint8).reshape(-1)[: x.size]
+  return codes, norms
 
 
 def known(codes: Array, about: base.Codes) -> Array:

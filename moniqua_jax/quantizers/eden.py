@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import dither, wire
+from moniqua_jax import dither, native, wire
 from moniqua_jax.quantizers import base, buckets, hadamard
 
 Array = jax.Array
@@ -99,13 +99,13 @@ def eden(bits: int, scale: str = 'unbiased') -> base.Quantizer:
   if scale not in SCALES:
     raise ValueError(f'scale={scale!r}; choose from {sorted(SCALES)}.')
   rule, levels = SCALES[scale], np.array(LEVELS[bits], np.float32)
-  half = len(levels)
+  way = levels, rule.turns
 
   def encode(x, key):
     x, seed = base.vector(x), dither.seed(key)
-    y = hadamard.to(x / _ROOM, seed, rule.turns)
-    y = y.reshape(hadamard.block(x.size), -1)
-    codes, scales = _nearest(y, levels, rule)
+    code = native.form(_code, _code_native, *way)
+    codes, (unit, yy, yq, qq) = code(x, seed)
+    scales = jnp.where(yy == 0, 0, rule.of(yy, yq, qq)) / unit
     return wire.join(codes.reshape(-1), bits, scales * _ROOM, seed)
 
   def split(payload, size):
@@ -121,14 +121,9 @@ def eden(bits: int, scale: str = 'unbiased') -> base.Quantizer:
     return codes.reshape(rows, count), scales, seed
 
   def decode(payload, reference):
-    codes, scales, seed = split(payload, reference.size)
-    sizes = _sizes(codes, levels)
-    q = jnp.where(codes < half, sizes, -sizes)
-    # Behind the rotation, whose sums cannot overflow then.
-    zero = jnp.minimum(scales, 0)
-    scaled = lambda z: base.rounded(z * scales, zero)
-    x_hat = hadamard.back(q, seed, reference.size, rule.turns, scaled)
-    return x_hat.astype(reference.dtype)
+    size = reference.size
+    value = native.form(_value, _value_native, *way, size)
+    return value(*split(payload, size)).astype(reference.dtype)
 
   def inspect(payload, reference):
     _, scales, _ = split(payload, reference.size)
@@ -138,11 +133,14 @@ def eden(bits: int, scale: str = 'unbiased') -> base.Quantizer:
   return base.Quantizer(encode, decode, inspect)
 
 
-def _nearest(y, levels, rule):
-  """Returns codes u8[B, m] of the nearest levels, and S f32[1, m].
+def _code(levels, turns, x, seed):
+  """Returns codes u8[B, m] of the nearest levels, and unit, yy, yq and qq.
 
-  A code is the number of a level above 0, and `half` more for its negative.
+  A code is the number of a level above 0, and `half` more for its negative. The
+  sums are f32[1, m], of |y|^2, <y, q> and |q|^2 for y in a unit.
   """
+  y = hadamard.turned(x / _ROOM, seed, turns)
+  y = y.reshape(hadamard.block(x.size), -1)
   half, rows = len(levels), len(y)
   total = lambda z: _folded(z, jnp.add, jnp.sum)
   # Squares of values near 1 neither overflow nor vanish.
@@ -152,14 +150,39 @@ def _nearest(y, levels, rule):
   yy = total(square)
   # (y / rms)^2 against the squares of the ends of cells: without any root.
   share = square * (rows / jnp.where(yy > 0, yy, 1))
-  ends = ((levels[1:] + levels[:-1]) / 2) ** 2
-  beyond = [(share >= end).astype(jnp.uint8) for end in ends]
+  beyond = [(share >= end).astype(jnp.uint8) for end in _ends(levels)]
   number = sum(beyond, jnp.zeros(y.shape, jnp.uint8))
   codes = number + (u < 0).astype(jnp.uint8) * jnp.uint8(half)
   q = _sizes(codes, levels)
   yq = total(base.rounded(jnp.abs(u) * q, zero))
   qq = total(base.rounded(q**2, zero))
-  return codes, jnp.where(yy == 0, 0, rule.of(yy, yq, qq)) / unit
+  return codes, (unit, yy, yq, qq)
+
+
+def _code_native(levels, turns, x, seed):
+  rows, size = hadamard.block(x.size), hadamard.size(x.size)
+  how = dict(
+    turns=turns, factor=np.float32(1 / _ROOM), sizes=levels, ends=_ends(levels)
+  )
+  return native.eden_encode(x, seed, (rows, size // rows), **how)
+
+
+def _value(levels, turns, d, codes, scales, seed):
+  """Returns what codes u8[B, m] and scales f32[1, m] stand for, f32[d]."""
+  sizes = _sizes(codes, levels)
+  q = jnp.where(codes < len(levels), sizes, -sizes)
+  # Behind the rotation, whose sums cannot overflow then.
+  zero = jnp.minimum(scales, 0)
+  scaled = lambda z: base.rounded(z * scales, zero)
+  return hadamard.turned_back(d, q, seed, turns, scaled)
+
+
+def _value_native(levels, turns, d, codes, scales, seed):
+  return native.eden_decode(codes, scales, seed, d, turns=turns, sizes=levels)
+
+
+def _ends(levels):
+  return ((levels[1:] + levels[:-1]) / 2) ** 2
 
 
 def _sizes(codes, levels):

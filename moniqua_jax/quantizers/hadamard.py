@@ -15,7 +15,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from moniqua_jax import dither
+from moniqua_jax import dither, native
 
 Array = jax.Array
 
@@ -36,10 +36,25 @@ def size(d: int) -> int:
   return d + -d % block(d)
 
 
-def to(x: Array, seed: Array, turns: int = 1) -> Array:
-  """Turns f32[d] to f32[size(d)], so many times, each by signs of its own.
+def to(x: Array, seed: Array) -> Array:
+  """Turns f32[d] to f32[size(d)], by the signs of a seed, u32[]."""
+  cpu = functools.partial(native.hadamard, False, block(x.size), size(x.size))
+  form = native.form(turned, cpu) if x.dtype == jnp.float32 else turned
+  return form(x, seed)
 
-  The signs are those of a seed, u32[], and of the numbers that follow it.
+
+def back(y: Array, seed: Array, d: int) -> Array:
+  """Returns the f32[d] that `to` has turned to y."""
+  default = functools.partial(turned_back, d)
+  cpu = functools.partial(native.hadamard, True, block(d), d)
+  form = native.form(default, cpu) if y.dtype == jnp.float32 else default
+  return form(y, seed)
+
+
+def turned(x: Array, seed: Array, turns: int = 1) -> Array:
+  """Does `to` in jnp, so many times, each by signs of its own.
+
+  They are those of the seed, and of the numbers that follow it.
   """
   rows = block(x.size)
   z = jnp.pad(x, (0, -x.size % rows)).reshape(rows, -1)
@@ -48,14 +63,14 @@ def to(x: Array, seed: Array, turns: int = 1) -> Array:
   return z.reshape(-1)
 
 
-def back(
+def turned_back(
+  d: int,
   y: Array,
   seed: Array,
-  d: int,
   turns: int = 1,
   end: Callable[[Array], Array] = lambda z: z,
 ) -> Array:
-  """Returns the f32[d] that `to` has turned to y.
+  """Does `back` in jnp.
 
   `end` is done to some rows of it at a time, f32[k, m], a column for a block.
   """

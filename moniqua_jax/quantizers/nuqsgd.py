@@ -95,7 +95,7 @@ def halving_grid(s: int, bucket_size: int) -> buckets.Grid:
 
   count = 2 * zero + 1
   codes = base.Codes((count - 1).bit_length(), count, zero, bucket_size)
-  return buckets.Grid(codes, round_, level)
+  return buckets.Grid(codes, round_, level, ('halving', s))
 
 
 def natural() -> base.Quantizer:

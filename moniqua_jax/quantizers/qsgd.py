@@ -59,7 +59,7 @@ def uniform_grid(s: int, bucket_size: int) -> buckets.Grid:
     return (codes.astype(jnp.float32) - s) / s
 
   codes = base.Codes((count - 1).bit_length(), count, s, bucket_size)
-  return buckets.Grid(codes, round_, level)
+  return buckets.Grid(codes, round_, level, ('uniform', s))
 
 
 def terngrad(bucket_size: int = 512, clip: float = 2.5) -> base.Quantizer:
@@ -99,5 +99,5 @@ def terngrad(bucket_size: int = 512, clip: float = 2.5) -> base.Quantizer:
     # Values that are equal but for rounding have no sigma to speak of.
     return jnp.where(sigma > 1e-5, jnp.clip(rows, -bound, bound), rows)
 
-  before = (lambda rows, real: rows) if clip == math.inf else clipped
+  before = None if clip == math.inf else clipped
   return buckets.bucketed(uniform_grid(1, bucket_size), 'linf', before)
