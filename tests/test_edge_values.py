@@ -116,7 +116,9 @@ CASES = {**FINITE, **{case: x for case, (_, x) in SPOILED.items()}}
 
 
 def of(table):
-  return pytest.mark.parametrize('name', table)
+  names = list(table)
+  fast = [name for name in names if name != 'chunked_top_k']
+  return pytest.mark.parametrize('name', tiered(names, fast))
 
 
 def reference(x):

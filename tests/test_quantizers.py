@@ -46,7 +46,6 @@ BY_SIZE = [
   'dithering 5 norms 8',
   'top_k',
   'random_k',
-  'chunked_top_k',
 ]
 # Three more are in test_edge_values, with an ordinary vector too.
 EAGER = ['moniqua 1 dithered', 'moniqua 4 stochastic', 'dithering 5 norms 8']

@@ -39,7 +39,6 @@ BIASED = {
   'top_k': mj.top_k(0.1),
   'eden 1': mj.eden(1, 'least_error'),
   'chunked_top_k': mj.chunked_top_k(512, 16),
-  'rotated uniform': mj.rotated(mj.uniform(2, 64, 'nearest')),
 }
 REDUCING = {
   **{
@@ -63,6 +62,12 @@ REDUCING = {
     for name, quantizer in BIASED.items()
   },
 }
+REDUCING['error_feedback all_gather rotated uniform'] = mj.error_feedback(
+  mj.rotated(mj.uniform(2, 64, 'nearest')),
+  'all_gather',
+  axis_name=AXIS,
+  key=KEY,
+)
 UNBIASED = [
   name
   for name in REDUCING

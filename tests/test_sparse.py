@@ -220,6 +220,7 @@ def feedback(runner='simulated', decay=0.9):
   return run(tx.init, (0,)), step
 
 
+@pytest.mark.slow
 def test_error_feedback_of_senders_is_the_dense_oracle():
   rng = np.random.default_rng(1)
   loud = np.arange(1, N + 1)[:, None]
