@@ -44,7 +44,7 @@ def runs(tmp_path_factory):
 
   def run(name):
     if not (folder / name).exists():
-      config = trained.small(**RUNS[name])
+      config = trained.small('dpsgd', **RUNS[name])
       if config.data.name == 'text':
         config.data.path = str(folder / 'cats.txt')
       config.learning_rate.warmup_epochs = 0.0
@@ -91,6 +91,12 @@ def test_the_last_row_comes_again_and_the_model_as_its_readme_says(
   assert leaves.keys() == {*kept.files}
   for key, leaf in leaves.items():
     np.testing.assert_array_equal(leaf, kept[key])
+  params = jax.tree.leaves(names['variables']['params'])
+  np.testing.assert_allclose(
+    np.concatenate([leaf.ravel() for leaf in params]),
+    run.state.params.mean(axis=0),
+    atol=1e-6,
+  )
   assert (name == 'norms') == any('batch_stats' in key for key in leaves)
   if name == 'text':
     known = json.loads((made / 'symbols.json').read_text())
@@ -115,7 +121,7 @@ def test_what_cannot_be_told_is_one_line(runs, tmp_path):
   said = {
     'holds no run: it has no config.json': lambda: opened(tmp_path),
     r'config.seed was 0 and is now 1\. Leave --config and its': lambda: opened(
-      workdir, trained.small(seed=1)
+      workdir, trained.small('dpsgd', seed=1)
     ),
     '--export=.* holds something; name another folder': lambda: saved.export(
       opened(workdir), str(workdir)
@@ -135,7 +141,7 @@ def test_what_cannot_be_told_is_one_line(runs, tmp_path):
       call()
     assert '\n' not in str(error.value)
   # What leaves the state as it is may be another.
-  assert opened(workdir, trained.small(worker_test_images=16)).step
+  assert opened(workdir, trained.small('dpsgd', worker_test_images=16)).step
 
 
 def test_a_config_comes_back_from_json(tmp_path):
