@@ -223,7 +223,6 @@ QUANTIZERS = {
     lambda x: np.abs(x).max(),
   ),
   'chunked_top_k': _chunked(512, 48, 3),
-  'chunked_top_k 1 bit': _chunked(2048, 32, 1),
   'random_k': (
     mj.random_k(0.25),
     0,
@@ -250,7 +249,6 @@ A_KIND_EACH = [
   'eden 3',
   'top_k',
   'random_k',
-  'chunked_top_k',
 ]
 
 

@@ -239,7 +239,6 @@ def traced_mean(tx, choose):
       ('allreduce scatter_reduce', 'coded'),
       ('error_feedback all_gather', 'coded'),
       ('double_squeeze', 'top_k'),
-      ('error_feedback of_senders', 'chunked_top_k'),
       ('diana', 'full_precision'),
       ('adiana', 'nuqsgd'),
       ('adiana', 'coded'),

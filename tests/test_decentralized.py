@@ -117,7 +117,7 @@ def test_full_precision_is_the_dense_form(name):
   np.testing.assert_allclose(x, oracle(X0, gradient, W, LR, STEPS), atol=1e-5)
 
 
-@pytest.mark.parametrize('name', DENSE)
+@pytest.mark.parametrize('name', helpers.tiered(DENSE, ALL_BUT_QDGD))
 def test_compression_is_the_dense_form(name):
   """A few steps: then a rounding tie may fall differently in float32."""
   algorithm, oracle = DENSE[name]

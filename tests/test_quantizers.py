@@ -32,7 +32,9 @@ MOST = [
   name
   for name in QUANTIZERS
   if name in (*A_KIND_EACH, 'moniqua 8 dithered')
-  or not name.startswith(('moniqua', 'uniform 2', 'uniform 4', 'eden', 'chunk'))
+  or not name.startswith(
+    ('moniqua', 'uniform 2', 'uniform 4', 'eden', 'chunked')
+  )
 ]
 most = pytest.mark.parametrize('name', tiered(QUANTIZERS, MOST))
 # What cuts a vector into tiles, buckets or places.

@@ -34,8 +34,9 @@ def allreduce(
   Args:
     quantizer: what is sent, a `Quantizer` or a `Tuned`; none with 'exact'.
     strategy: 'exact', an all-reduce of float32; 'all_gather', one quantization
-      and n - 1 messages of d values; 'scatter_reduce', two quantizations and
-      2 (n - 1) messages of d / n values.
+      and n - 1 messages of d values; 'of_senders', the same messages, and of
+      each value the mean over those who sent it; 'scatter_reduce', two
+      quantizations and 2 (n - 1) messages of d / n values.
     axis_name: of the workers.
     key: of the run, the same on all workers; 'exact' needs none.
     keep: leaf -> whether its mean is exact; by default leaves of less than 1024

@@ -25,7 +25,7 @@ class QDGDState(NamedTuple):
 def qdgd(
   topology: topologies.Topology,
   quantizer: base.Quantizer | base.Tuned,
-  epsilon: float,
+  epsilon: float = 1.0,
   *,
   axis_name: str,
   key: jax.Array,
