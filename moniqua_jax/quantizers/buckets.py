@@ -56,11 +56,10 @@ def bucketed(
 
   def encode(x, key):
     x, seed = base.vector(x), dither.seed(key)
-    code = functools.partial(_code, grid, norm, before)
+    code: Callable = functools.partial(_code, grid, norm, before)
     if grid.native and not before:
-      name, s = grid.native
-      how = dict(bucket_size=bucket_size, s=s, l2=norm == 'l2')
-      code = native.form(code, functools.partial(native.buckets, name, **how))
+      cpu = functools.partial(_code_native, *grid.native, bucket_size, norm)
+      code = native.form(code, cpu)
     codes, norms = code(x, seed)
     return wire.join(codes, bits, norms)
 
@@ -102,6 +101,11 @@ def _code(grid, norm, before, x, seed):
   words = dither.bits(seed, rows.size).reshape(rows.shape)
   codes = grid.round(r, words).astype(jnp.uint8).reshape(-1)[: x.size]
   return codes, norms
+
+
+def _code_native(name, s, bucket_size, norm, x, seed):
+  how = dict(bucket_size=bucket_size, s=s, l2=norm == 'l2')
+  return native.buckets(name, x, seed, **how)
 
 
 def known(codes: Array, about: base.Codes) -> Array:
