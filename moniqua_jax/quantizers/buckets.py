@@ -53,6 +53,7 @@ def bucketed(
   bits, bucket_size = grid.codes.bits, wire.integer(grid.codes.bucket_size)
   if type(bucket_size) is not int or bucket_size < 1:
     raise ValueError(f'bucket_size={bucket_size!r}; it must be at least 1.')
+  grid = grid._replace(codes=grid.codes._replace(bucket_size=bucket_size))
 
   def encode(x, key):
     x, seed = base.vector(x), dither.seed(key)
@@ -85,8 +86,7 @@ def bucketed(
     _, norms = split(payload, reference.size)
     return seen._replace(readable=jnp.isfinite(norms).all())
 
-  codes = grid.codes._replace(bucket_size=bucket_size)
-  return base.Quantizer(encode, decode, inspect, codes=codes)
+  return base.Quantizer(encode, decode, inspect, codes=grid.codes)
 
 
 def _code(grid, norm, before, x, seed):
