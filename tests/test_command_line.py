@@ -334,10 +334,15 @@ EARLY = {
 @pytest.mark.parametrize('flags', helpers.tiered(EARLY, ['--help']))
 def test_help_and_mistakes_are_early(flags):
   status, text = EARLY[flags]
-  ended = python(LIGHT.format(['train.py', *flags.split()]), check=False)
-  assert ended.returncode == status, ended.stderr
-  assert text in (ended.stderr if status else ended.stdout)
-  assert float(ended.stdout.split()[-1]) < 2  # seconds of CPU
+
+  def seconds():
+    """Of the CPU; what else runs on a machine makes it more, never less."""
+    ended = python(LIGHT.format(['train.py', *flags.split()]), check=False)
+    assert ended.returncode == status, ended.stderr
+    assert text in (ended.stderr if status else ended.stdout)
+    return float(ended.stdout.split()[-1])
+
+  assert any(seconds() < 2 for _ in range(3))
 
 
 COMMANDS = {

@@ -82,6 +82,9 @@ METHODS = {
     strategy=SCATTER,
     **OF_FEEDBACK,
   ),
+  'SparseLoCo': Row(
+    lambda q: feedback(q, 'of_senders', 0.95), mj.chunked_top_k(64, 8)
+  ),
   'double_squeeze': Row(
     lambda q: mj.double_squeeze(q, **SLOTS),
     SIGN,

@@ -1,14 +1,11 @@
 """Codecs in C++, for CPUs: Moniqua's, rotations with EDEN, and buckets.
 
-Who computes what where: the jnp forms in `quantizers` are the reference and run
-everywhere; compiled for a CPU, where this package was built, their places are
-taken by the functions here, which give the same bits. `python -m
-moniqua_jax.native` builds, with any C++ compiler; MONIQUA_NATIVE=0 turns all of
-it off for what is traced from then on (a program that `jax.export` is to write
-down for CPUs wants that).
+`quantizers.forms` says where these take the places of the jnp forms, whose bits
+they give. `python -m moniqua_jax.native` builds them, with any C++ compiler;
+MONIQUA_NATIVE=0 turns all of it off for what is traced from then on (a program
+that `jax.export` is to write down for CPUs wants that).
 """
 
-from collections.abc import Callable
 import ctypes
 import functools
 import hashlib
@@ -17,7 +14,7 @@ import pathlib
 import platform
 
 import jax
-from jax import ffi, lax
+from jax import ffi
 import jax.numpy as jnp
 import jaxlib
 
@@ -38,14 +35,6 @@ LANES = 128
 def ready() -> bool:
   """Tells whether the functions below can be called."""
   return os.environ.get('MONIQUA_NATIVE') != '0' and _loaded()
-
-
-def form(default: Callable, cpu: Callable, *how) -> Callable:
-  """Chooses between f(*how, *arrays) and what gives its bits on a CPU."""
-  default, cpu = (functools.partial(f, *how) for f in (default, cpu))
-  if not ready():
-    return default
-  return functools.partial(lax.platform_dependent, default=default, cpu=cpu)
 
 
 def built(source: str = '') -> pathlib.Path:

@@ -11,15 +11,11 @@ the message, of all stripes at once:
            update, on TPUs, too: there one pass with the learning rate and
            `apply_updates` around it
 
-The same codes, digests and values as in `moniqua`, to the bit. This is traced
-only where JAX finds a plugin for such a platform; it would be half of all
-tracing.
+The same codes, digests and values as in `moniqua`, to the bit.
 """
 
 import functools
-import importlib.util
 import math
-import pkgutil
 
 import jax
 from jax import lax
@@ -32,20 +28,6 @@ Array = jax.Array
 
 _FAR = 256  # a bit above the turn in a word of `encode`
 _REST = 8192  # values, or fewer, are no stripe; see `wire`
-
-
-@functools.cache
-def for_tpu() -> bool:
-  """Tells whether a program can be for a TPU."""
-  return importlib.util.find_spec('libtpu') is not None
-
-
-@functools.cache
-def for_gpu() -> bool:
-  """Tells whether a program can be for a GPU: as JAX looks for its plugins."""
-  plugins = importlib.util.find_spec('jax_plugins')
-  places = (plugins and plugins.submodule_search_locations) or ()
-  return any('cuda' in found.name for found in pkgutil.iter_modules(places))
 
 
 def encode(grid, about, x):

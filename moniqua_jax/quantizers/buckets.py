@@ -18,7 +18,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import dither, native, wire
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import base, forms
 
 Array = jax.Array
 
@@ -57,10 +57,11 @@ def bucketed(
 
   def encode(x, key):
     x, seed = base.vector(x), dither.seed(key)
-    code: Callable = functools.partial(_code, grid, norm, before)
+    cpu = None
     if grid.native and not before:
       cpu = functools.partial(_code_native, *grid.native, bucket_size, norm)
-      code = native.form(code, cpu)
+    default = functools.partial(_code, grid, norm, before)
+    code = forms.chosen(default, cpu=cpu)
     codes, norms = code(x, seed)
     return wire.join(codes, bits, norms)
 

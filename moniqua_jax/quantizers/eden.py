@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moniqua_jax import dither, native, wire
-from moniqua_jax.quantizers import base, buckets, hadamard
+from moniqua_jax.quantizers import base, buckets, forms, hadamard
 
 Array = jax.Array
 
@@ -103,7 +103,7 @@ def eden(bits: int, scale: str = 'unbiased') -> base.Quantizer:
 
   def encode(x, key):
     x, seed = base.vector(x), dither.seed(key)
-    code = native.form(_code, _code_native, *way)
+    code = forms.chosen(_code, *way, cpu=_code_native)
     codes, (unit, yy, yq, qq) = code(x, seed)
     scales = jnp.where(yy == 0, 0, rule.of(yy, yq, qq)) / unit
     return wire.join(codes.reshape(-1), bits, scales * _ROOM, seed)
@@ -122,7 +122,7 @@ def eden(bits: int, scale: str = 'unbiased') -> base.Quantizer:
 
   def decode(payload, reference):
     size = reference.size
-    value = native.form(_value, _value_native, *way, size)
+    value = forms.chosen(_value, *way, size, cpu=_value_native)
     return value(*split(payload, size)).astype(reference.dtype)
 
   def inspect(payload, reference):

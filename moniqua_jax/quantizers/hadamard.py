@@ -16,6 +16,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import dither, native
+from moniqua_jax.quantizers import forms
 
 Array = jax.Array
 
@@ -39,16 +40,17 @@ def size(d: int) -> int:
 def to(x: Array, seed: Array) -> Array:
   """Turns f32[d] to f32[size(d)], by the signs of a seed, u32[]."""
   cpu = functools.partial(native.hadamard, False, block(x.size), size(x.size))
-  form = native.form(turned, cpu) if x.dtype == jnp.float32 else turned
-  return form(x, seed)
+  return _form(turned, cpu, x)(x, seed)
 
 
 def back(y: Array, seed: Array, d: int) -> Array:
   """Returns the f32[d] that `to` has turned to y."""
-  default = functools.partial(turned_back, d)
   cpu = functools.partial(native.hadamard, True, block(d), d)
-  form = native.form(default, cpu) if y.dtype == jnp.float32 else default
-  return form(y, seed)
+  return _form(functools.partial(turned_back, d), cpu, y)(y, seed)
+
+
+def _form(default, cpu, z):
+  return forms.chosen(default, cpu=cpu if z.dtype == jnp.float32 else None)
 
 
 def turned(x: Array, seed: Array, turns: int = 1) -> Array:

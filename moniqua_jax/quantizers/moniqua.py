@@ -23,7 +23,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import dither, native, wire
-from moniqua_jax.quantizers import at_once, base, circle, digest
+from moniqua_jax.quantizers import at_once, base, circle, digest, forms
 
 Array = jax.Array
 
@@ -121,29 +121,10 @@ def _write_group(grid, about, x, parts, group):
   )
 
 
-def _form(grid, default, **forms):
-  """Chooses who computes, by the platform; all give the same bits."""
-  forms = {
-    platform: functools.partial(form, grid)
-    for platform, form in forms.items()
-    if form and _POSSIBLE[platform](grid)
-  }
-  default = functools.partial(default, grid)
-  if not forms:
-    return default
-  return functools.partial(lax.platform_dependent, default=default, **forms)
-
-
-def _in_native(grid):
+def _form(grid, default, cpu=None, **others):
+  """Chooses who computes; C++ knows dithered codes alone."""
   dithered = grid.received is circle.ROUNDINGS['dithered'].received
-  return dithered and native.ready()
-
-
-_POSSIBLE = {
-  'cuda': lambda grid: at_once.for_gpu(),
-  'tpu': lambda grid: at_once.for_tpu(),
-  'cpu': _in_native,
-}
+  return forms.chosen(default, grid, cpu=cpu if dithered else None, **others)
 
 
 def _words(grid, about):
@@ -161,8 +142,8 @@ def _encode(grid, theta, x, key):
   zero = jnp.minimum(jnp.abs(x[0]), 0)
   bound = jnp.asarray(theta, jnp.float32) + zero
   about = circle.describe(grid, bound, dither.seed(key))
-  forms = {'cuda': at_once.encode, 'cpu': _encode_native}
-  return _form(grid, _encode_in_parts, **forms)(about, x)
+  how = {'cuda': at_once.encode, 'cpu': _encode_native}
+  return _form(grid, _encode_in_parts, **how)(about, x)
 
 
 def _encode_native(grid, about, x):
@@ -236,8 +217,8 @@ def _conclude(grid, about, payload, largest, *turned):
 
 def _inspect_all(grid, payloads, reference):
   """Inspects all messages in one pass over the reference."""
-  forms = {'cuda': at_once.inspect_all, 'cpu': _inspect_native}
-  return _form(grid, _inspect_in_parts, **forms)(payloads, reference)
+  how = {'cuda': at_once.inspect_all, 'cpu': _inspect_native}
+  return _form(grid, _inspect_in_parts, **how)(payloads, reference)
 
 
 def _inspect_native(grid, payloads, reference):

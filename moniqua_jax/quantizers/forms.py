@@ -1,0 +1,56 @@
+"""Who computes what where.
+
+The jnp forms are the reference, and run everywhere. Compiled for these
+platforms, other forms take their places, and give the same bits:
+
+  CPUs   `native`, in C++, where it was built: Moniqua, rotations and EDEN,
+         the buckets of QSGD and NUQSGD
+  GPUs   `at_once`: what is sent, inspected and mixed of Moniqua's, in few
+         launches
+  TPUs   of `at_once` the mix, where an update is changed and not x in place
+"""
+
+from collections.abc import Callable
+import functools
+import importlib.util
+import pkgutil
+
+from jax import lax
+
+from moniqua_jax import native
+
+
+def chosen(default: Callable, *how, **forms: Callable | None) -> Callable:
+  """Returns f(*arrays) that is default(*how, *arrays), or a platform's form.
+
+  A form is traced only where a program may be for its platform; None is none.
+  """
+  there = {
+    platform: functools.partial(form, *how)
+    for platform, form in forms.items()
+    if form and _POSSIBLE[platform]()
+  }
+  default = functools.partial(default, *how)
+  if not there:
+    return default
+  return functools.partial(lax.platform_dependent, default=default, **there)
+
+
+@functools.cache
+def _for_gpu() -> bool:
+  """Tells whether there is a plugin for CUDA: as JAX looks for its plugins."""
+  plugins = importlib.util.find_spec('jax_plugins')
+  places = (plugins and plugins.submodule_search_locations) or ()
+  return any('cuda' in found.name for found in pkgutil.iter_modules(places))
+
+
+@functools.cache
+def _for_tpu() -> bool:
+  return importlib.util.find_spec('libtpu') is not None
+
+
+_POSSIBLE: dict[str, Callable[[], bool]] = {
+  'cpu': native.ready,
+  'cuda': _for_gpu,
+  'tpu': _for_tpu,
+}
