@@ -111,7 +111,7 @@ def run(args, write):
   params, unravel = gossip.flatten(variables.pop('params'))
   grad, tx = (
     step_lib.make_gradient(built),
-    optimizer.local(config, built.pace.learning_rate),
+    optimizer.local(config, built.pace.learning_rate, built.model.held),
   )
   large = lambda grads: large_leaves.split(unravel(grads), KEEP[args.keep])[0]
   opt_state, stats = tx.init(params), variables

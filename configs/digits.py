@@ -82,6 +82,7 @@ def default() -> ml_collections.ConfigDict:
     name='sgd',
     b1=unset(float),
     b2=unset(float),
+    beta=unset(float),
     eps=unset(float),
     every=unset(int),
   )

@@ -171,7 +171,7 @@ def test_a_mistake_is_named(name):
 
 def test_the_config_chooses_it_and_its_turn_is_that_of_local_steps():
   setup = resolve.resolve(configured(local_steps=4))
-  chain = optimizer.make(setup, base.tuned(FULL), None, None, 0.1)
+  chain = optimizer.make(setup, base.tuned(FULL), None, None, 0.1, None)
   state = jax.eval_shape(chain.chain.init, jnp.zeros(5))
   own = optimizer.Optimizer(*state)
   assert own.gossip.momentum.shape == own.gossip.moved.shape == (5,)

@@ -129,7 +129,7 @@ def test_local_momentum_is_that_of_each_worker():
       config.local_momentum, config.momentum = local, after
     before = optax.trace(local) if local else optax.identity()
     mean = mj.allreduce(axis_name='workers')
-    chains.append(optax.chain(before, mean, optimizer.local(config, 0.1)))
+    chains.append(optax.chain(before, mean, optimizer.local(config, 0.1, None)))
     assert len(built(config).optimizer.chain.init(np.zeros(9610, 'f4'))) == 4
   results = []
   for tx in chains:

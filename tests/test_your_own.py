@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from configs import digits
+from moniqua_jax import pods
 from moniqua_jax.training import (
   loop,
   optimizer,
@@ -114,13 +116,32 @@ def test_sgd_is_the_chain_that_it_always_was():
   config = digits.get_config('dpsgd')
   config.update(momentum=0.9, weight_decay=0.1)
   was = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.5, 0.9, False))
-  assert alike(optimizer.local(config, 0.5), was)
+  assert alike(optimizer.local(config, 0.5, None), was)
 
 
 def test_adamw_takes_the_weight_decay_of_the_config():
   config = config_with(optimizer=dict(name='adamw', b1=0.8), weight_decay=0.1)
   was = optax.adamw(0.5, b1=0.8, weight_decay=0.1)
-  assert alike(optimizer.local(config, 0.5), was)
+  assert alike(optimizer.local(config, 0.5, None), was)
+
+
+def test_muon_goes_by_layers():
+  leaves = {'bias': jnp.ones(3), 'kernel': jnp.eye(4, 3)}
+  held = pods.hold(leaves, pods.Pod(workers=1))
+  config = config_with(optimizer=dict(name='muon', b2=0.9), weight_decay=0.1)
+  muon = optax.contrib.muon(
+    0.5,
+    adam_b2=0.9,
+    weight_decay=0.1,
+    adam_weight_decay=0.1,
+    consistent_rms=0.2,
+  )
+  x = held.begin(0)
+  g = jnp.arange(float(x.size))
+  of_vector = optimizer.local(config, 0.5, held)
+  u, _ = of_vector.update(g, of_vector.init(x), x)
+  expected, _ = muon.update(held.pieces(g), muon.init(leaves), leaves)
+  assert (u == held.vector(expected)).all()
 
 
 def alike(one, other):
@@ -166,6 +187,14 @@ REFUSED = {
   'layers': (
     dict(optimizer=dict(name='optax:lamb')),
     "config.optimizer.name='optax:lamb' goes by layers",
+  ),
+  'layers of contrib': (
+    dict(optimizer=dict(name='optax.contrib:muon')),
+    'take muon, one that goes by numbers',
+  ),
+  'a part of a layer': (
+    dict(optimizer=dict(name='muon'), pod=dict(data=2), runner='sharded'),
+    "config.optimizer.name='muon' goes by layers, of which a device of a pod",
   ),
   'quasi-global': (
     dict(optimizer=dict(name='adamw'), momentum_kind=dict(name='quasi_global')),

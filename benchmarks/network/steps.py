@@ -118,7 +118,9 @@ def make(config) -> Parts:
     `Parts`.
   """
   experiment, n = experiment_lib.from_config(config), config.workers
-  local = optimizer.local(config, experiment.pace.learning_rate)
+  local = optimizer.local(
+    config, experiment.pace.learning_rate, experiment.model.held
+  )
   # What talks, without what lies between.
   talk = optax.chain(experiment.optimizer.reduce, experiment.optimizer.gossip)
   own = multihost.own(n)

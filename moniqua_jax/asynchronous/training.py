@@ -52,7 +52,8 @@ def setup(config, rank: int, n: int) -> Setup:
   _check(config, n)
   experiment = experiment_lib.from_config(config)
   local = optax.chain(
-    optimizer.local(config, 1.0), by_clock(experiment.pace.learning_rate)
+    optimizer.local(config, 1.0, experiment.model.held),
+    by_clock(experiment.pace.learning_rate),
   )
   alone = experiment._replace(optimizer=optimizer.only(local))
   init, train_step, eval_step = step_lib.make_steps(alone)

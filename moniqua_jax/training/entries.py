@@ -125,8 +125,9 @@ TRAINING = (
   *arguments(
     'optimizer',
     'what a worker does by itself',
-    ('b1', FACTOR, 'of adamw and dadam'),
-    ('b2', FACTOR, 'of adamw and dadam'),
+    ('b1', FACTOR, 'of adamw, dadam, lion, muon'),
+    ('b2', FACTOR, 'of adamw, dadam, lion, muon'),
+    ('beta', FACTOR, 'of muon: of its momentum'),
     ('eps', number(least=0), 'of adamw and dadam'),
     ('every', count(), 'of dadam: steps between messages of moments'),
   ),

@@ -133,7 +133,7 @@ def from_config(config) -> Experiment:
   slices = large_leaves.slices(gradient, rows=setup.pod.data)
   means = optimizer.of_means(setup, quantized.tuned, slices)
   chain = optimizer.make(
-    setup, quantized.tuned, means, slices, pace.learning_rate
+    setup, quantized.tuned, means, slices, pace.learning_rate, model.held
   )
   sent = bytes_sent.make(
     setup, chain.gossip, quantized.tuned, means, part, gradient

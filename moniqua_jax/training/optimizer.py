@@ -13,7 +13,7 @@ from moniqua_jax.algorithms import large_leaves, transformation
 from moniqua_jax.algorithms.dadam import DadamState
 from moniqua_jax.algorithms.delayed import delayed
 from moniqua_jax.quantizers import base
-from moniqua_jax.training import registry, talk
+from moniqua_jax.training import by_leaf, registry, talk
 
 # Of a config, not of its `optimizer`: each optimizer takes those it knows.
 ENTRIES = ('momentum', 'nesterov', 'weight_decay')
@@ -70,6 +70,7 @@ def make(
   means: base.Tuned | None,
   slices: large_leaves.Slices,
   learning_rate: Callable | float,
+  held: pods.Held,
 ) -> Optimizer:
   """Builds the chain; `slices` of a gradient are quantized by `means`."""
   config, pod, key = setup.config, setup.pod, jax.random.key(setup.config.seed)
@@ -87,7 +88,7 @@ def make(
   momentum = optax.identity()
   if config.local_momentum:
     momentum = optax.trace(config.local_momentum, config.nesterov)
-  own = local(config, learning_rate, setup.schedule)
+  own = local(config, learning_rate, held, setup.schedule)
   return Optimizer(momentum, reduce, own, gossip)
 
 
@@ -102,7 +103,7 @@ def only(local: optax.GradientTransformation) -> Optimizer:
 
 
 def local(
-  config, learning_rate, schedule: tuple = ()
+  config, learning_rate, held: pods.Held, schedule: tuple = ()
 ) -> optax.GradientTransformation:
   """Builds what a worker does by itself, by default SGD with momentum."""
   if config.momentum_kind.name != 'local':
@@ -113,6 +114,7 @@ def local(
     'optimizer',
     config.optimizer,
     learning_rate=learning_rate,
+    by_leaf=by_leaf.of(held),
     topology=schedule,
     axis_name=workers.AXIS,
     # Not that of the gossip, whose dither is of the same places.

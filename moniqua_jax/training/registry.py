@@ -12,6 +12,7 @@ import inspect
 import sys
 
 import optax
+from optax import contrib
 
 from moniqua_jax import (
   algorithms,
@@ -83,6 +84,31 @@ def _sgd(
   )
 
 
+def _muon(
+  learning_rate,
+  weight_decay: float,
+  by_leaf: Callable,
+  beta: float = 0.95,
+  b1: float = 0.9,
+  b2: float = 0.999,
+) -> optax.GradientTransformation:
+  """Builds Muon of matrices and AdamW of the rest, at one learning rate.
+
+  A matrix moves by as much, rms, as by AdamW (.2 of a rate, arXiv:2502.16982).
+  """
+  return by_leaf(
+    contrib.muon(
+      learning_rate,
+      beta=beta,
+      adam_b1=b1,
+      adam_b2=b2,
+      weight_decay=weight_decay,
+      adam_weight_decay=weight_decay,
+      consistent_rms=0.2,
+    )
+  )
+
+
 MODELS = _from(models, ' '.join(models.__all__))
 DATASETS = _from(data, 'cifar10 digits folder imagenet2012 npz synthetic text')
 PARTITIONS = _from(data, 'dirichlet iid sorted_by_label')
@@ -93,7 +119,13 @@ QUANTIZERS = _from(
   'full_precision leveled moniqua natural nuqsgd one_bit qsgd random_k sign '
   'terngrad top_k uniform',
 ) | {'block': _block}
-OPTIMIZERS = {'sgd': _sgd, 'adamw': optax.adamw, 'dadam': algorithms.dadam}
+OPTIMIZERS = {
+  'sgd': _sgd,
+  'adamw': optax.adamw,
+  'dadam': algorithms.dadam,
+  'lion': optax.lion,
+  'muon': _muon,
+}
 LEARNING_RATES = _from(schedules, 'constant cosine step')
 THETAS = _from(schedules, 'fixed follow')
 REDUCE = _from(

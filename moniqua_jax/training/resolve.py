@@ -111,14 +111,15 @@ def _factories(config) -> Factories:
 
 def _tried(setup) -> base.Tuned:
   """Builds quantizer and chain for a net of one leaf: they refuse for us."""
-  slices = large_leaves.slices([jnp.zeros((1, 1024))])
+  leaves = [jnp.zeros((1, 1024))]
+  slices, held = large_leaves.slices(leaves), pods.hold(leaves, setup.pod)
   tried = base.tuned(quantizer.build(setup.config, setup.spec, (1024,)))
   if setup.config.answered:
     tried = tried._replace(answered=True)
   means = optimizer.of_means(setup, tried, slices)
   if means is not None:
     unfit.means(setup.config, setup.pod, means)
-  optimizer.make(setup, tried, means, slices, learning_rate=1.0)
+  optimizer.make(setup, tried, means, slices, 1.0, held)
   return tried
 
 

@@ -12,7 +12,7 @@ from moniqua_jax import data
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.training import monitor, optimizer, registry, tasks
 
-# A worker's parameters are one vector here, in which these would see one layer.
+# These go by layers, and would see one in a vector.
 BY_LAYER = 'adafactor fromage lamb lars muon noisy_sgd sm3'.split()
 # They read a message by the values of who reads it, so that all share one D.
 BY_READER = ('auto_theta', 'fitted_theta', 'moniqua')
@@ -100,6 +100,11 @@ def local(config, alone: int) -> None:
   takes = inspect.signature(
     registry.found(registry.OPTIMIZERS, 'optimizer', name)
   ).parameters
+  if 'by_leaf' in takes and alone > 1:
+    raise ValueError(
+      f'{entry} goes by layers, of which a device of a pod has a part: set '
+      'config.pod.data and config.pod.fsdp to 1, or take adamw.'
+    )
   for other in optimizer.ENTRIES:
     if config[other] and other not in takes:
       raise ValueError(
@@ -107,11 +112,12 @@ def local(config, alone: int) -> None:
         f'to {type(config[other])()}; its own arguments are entries of '
         f'config.optimizer: {sorted(set(takes) - {"learning_rate"})}.'
       )
-  if name.removeprefix('optax:') in BY_LAYER:
+  module, _, function = name.partition(':')
+  if module.startswith('optax') and function in BY_LAYER:
     raise ValueError(
       f'{entry} goes by layers, and the parameters of a worker are one vector '
-      'here; take one that goes by numbers (adamw, optax:lion), or a loop of '
-      'your own.'
+      'here; take muon, one that goes by numbers (adamw, lion), or a function '
+      'of your own that takes by_leaf and returns by_leaf(optax...(...)).'
     )
 
 
