@@ -18,7 +18,10 @@ measured on the same gradients, so that they differ in nothing else:
 
 Buckets of 8192 values cross the leaves; leaves with less than 1024 values or of
 one dimension are not quantized. ALQ and AMQ fit their levels to the training
-gradients at steps 0, 100, 2000. DATA is a TFDS directory with cifar10/3.0.2.
+gradients at steps 0, 100, 2000. Moniqua's messages are read beside the gradient
+of another batch, as another worker would; its theta fits the largest rms of
+their distances, as in `fitted_theta`. DATA is a TFDS directory with
+cifar10/3.0.2.
 """
 
 import argparse
@@ -36,7 +39,7 @@ import moniqua_jax as mj
 from moniqua_jax import command_line, data, gossip, plots
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.plots import kept, tables
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import base, fitted
 from moniqua_jax.training import (
   experiment,
   gradient_noise,
@@ -60,7 +63,21 @@ def quantizers(bits: int) -> dict:
     'TernGrad': mj.terngrad(BUCKET),
     'ALQ': mj.alq(bits, BUCKET),
     'AMQ': mj.amq(bits, BUCKET),
+    'EDEN': mj.eden(bits),
+    'rotated uniform': mj.rotated(mj.uniform(bits, BUCKET)),
+    'rotated Moniqua': mj.rotated(beside(bits)),
   }
+
+
+def beside(bits: int) -> base.Tuned:
+  """Moniqua with a theta that fits the distances seen last, and no others."""
+
+  def observe(theta, seen, x):
+    del theta
+    return fitted.spread(x.size) * jnp.sqrt(seen.square.max())
+
+  make = lambda theta, step: mj.moniqua(theta, bits)
+  return base.Tuned(lambda: jnp.float32(1), make, observe)
 
 
 # Which leaves are not quantized.
@@ -70,10 +87,13 @@ KEEP = {'small': large_leaves.small, 'none': lambda leaf: False}
 def measured(tuned, state, gradients, key) -> dict:
   """Of f32[K, n, d], what the table has of a method."""
   quantizer = tuned.quantizer(state, jnp.int32(0))
-  flat = gradients.reshape(-1, gradients.shape[-1])
+  flat, n = gradients.reshape(-1, gradients.shape[-1]), gradients.shape[1]
+  keys = jax.random.split(key, len(flat))
+  if quantizer.shared:  # by the workers of a mean
+    keys = keys[np.arange(len(flat)) // n]
   x_hat, row = jax.lax.map(
-    lambda pair: gradient_noise.of_one(quantizer, *pair),
-    (flat, jax.random.split(key, len(flat))),
+    lambda each: gradient_noise.of_one(quantizer, *each),
+    (flat, jnp.roll(flat, 1, axis=0), keys),
   )
   row = {name: values.mean() for name, values in row.items()}
   return x_hat.reshape(gradients.shape).mean(axis=1), row
@@ -117,6 +137,7 @@ def run(args, write):
   opt_state, stats = tx.init(params), variables
   methods = {k: base.tuned(q) for k, q in quantizers(args.bits).items()}
   states = {name: tuned.init() for name, tuned in methods.items()}
+  near = [name for name, q in methods.items() if base.needs_near(q)]
   measures = {
     name: jax.jit(functools.partial(measured, tuned))
     for name, tuned in methods.items()
@@ -146,6 +167,10 @@ def run(args, write):
       drawn = np.stack(drawn).reshape(args.draws, args.workers, -1)
       # At step 0 ALQ and AMQ have seen nothing yet: let them see.
       now = states if k else seen(states, drawn[0, 0])
+      now = now | {
+        name: methods[name].observe(now[name], apart(drawn), drawn[0, 0])
+        for name in near
+      }
       key = jax.random.fold_in(jax.random.key(args.seed), k)
       for name, measure in measures.items():
         mean, row = measure(now[name], drawn, key)
@@ -161,6 +186,13 @@ def run(args, write):
       print(f'step {k}, loss {loss:.3f}', flush=True)
 
 
+def apart(gradients) -> base.Seen:
+  """What one learns of the distance of f32[K, n, d] from each to the next."""
+  flat = gradients.reshape(-1, gradients.shape[-1])
+  square = np.mean((flat - np.roll(flat, 1, axis=0)) ** 2, axis=1)
+  return gossip.no_news(1)._replace(square=jnp.float32(square))
+
+
 def spread(estimates) -> dict:
   return gradient_noise.spread(np.asarray(estimates, np.float64))
 
@@ -173,14 +205,18 @@ def table(rows, bits) -> str:
   titles = ['method', *(f'step {mark}' for mark in marks)]
   of = lambda name, mark: at[name, mark]['quantization_variance']
   noise = [
-    [name, *(noise_cell(at[name, mark]) for mark in marks)]
+    [name, *(noise_cell(at.get((name, mark))) for mark in marks)]
     for name in names
     if 'quantization_variance' in at[name, marks[0]]
   ]
   for over, under in (('QSGD', 'NUQSGD'), ('NUQSGD', 'QSGDinf')):
     ratios = [f'{of(over, m) / of(under, m):.2f}' for m in marks]
     noise.append([f'{over} / {under}', *ratios])
-  total = lambda name, mark: f'{at[name, mark]["total_variance"]:.3g}'
+  total = lambda name, mark: (
+    f'{at[name, mark]["total_variance"]:.3g}'
+    if (name, mark) in at
+    else tables.DASH
+  )
   totals = [[name, *(total(name, mark) for mark in marks)] for name in names]
   return (
     f'E|Q(g) - g|^2 / |g|^2 at {bits} bits, buckets of {BUCKET}; in brackets '
@@ -192,6 +228,8 @@ def table(rows, bits) -> str:
 
 def noise_cell(row) -> str:
   """The noise, and the coded bits per value where there is a code."""
+  if row is None:  # that run was shorter
+    return tables.DASH
   coded = f' ({row["coded_bits"]:.2f})' if row.get('coded_bits') else ''
   return f'{row["quantization_variance"]:.3g}{coded}'
 
@@ -203,7 +241,7 @@ def figure(rows, path) -> None:
     'quantization_variance': 'E|Q(g) − g|² / |g|²',
     'total_variance': 'total variance per value',
   }
-  with plots.drawing(10, 4) as fig:
+  with plots.drawing(11, 4) as fig:
     for axes, (key, label) in zip(
       fig.subplots(1, 2), panels.items(), strict=True
     ):
@@ -213,7 +251,12 @@ def figure(rows, path) -> None:
           line = [r['step'] for r in mine], [r[key] for r in mine]
           axes.plot(*line, label=name, **plots.line_style(i))
       axes.set(yscale='log', xlabel='step', ylabel=label)
-    axes.legend(fontsize=8, ncols=2)
+    fig.legend(
+      *axes.get_legend_handles_labels(),
+      loc='outside right center',
+      frameon=False,
+      handlelength=3,
+    )
   plots.save(fig, path)
 
 

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from benchmarks import smoothness, smoothness_seconds
+from benchmarks import smoothness, smoothness_seconds, smoothness_workers
 
 
 def reached(iterations):
@@ -147,3 +147,20 @@ def test_the_table_of_seconds_is_that_of_the_runs_kept():
   found = smoothness.columns(smoothness.loaded(folder))
   runs = {name: found[name] for name in smoothness_seconds.PROBLEMS}
   assert (folder / 'seconds.md').read_text() == smoothness_seconds.page(runs)
+
+
+def test_gains_are_those_of_theory_and_stand_on_the_page():
+  root = pathlib.Path(__file__).parents[1]
+  folders = (root / 'results' / f'smoothness{end}' for end in ('_cost', ''))
+  regime, data = smoothness_workers.gains_of(*folders)
+  text = smoothness_workers.table(regime, data)
+  assert text in (root / 'docs' / 'smoothness.md').read_text()
+  both = [
+    gain.iterations
+    for gains in (*regime.values(), *data.values())
+    for gain in gains.values()
+    if gain.iterations[1] > 0
+  ]
+  theory, measured = zip(*both, strict=True)
+  assert len(both) >= 18
+  assert measured == pytest.approx(theory, rel=0.05)

@@ -407,6 +407,42 @@ def test_probabilities_of_weights_far_apart():
   np.testing.assert_allclose(p + p[::-1], 1)
 
 
+# ------------------------------- O(n), where one worker dominates, of Section 4
+
+
+def gains(diagonal):
+  """Steps gamma over that of s = n levels: n blocks, varying steps; d = n^4."""
+  n, d = diagonal.shape
+  L, sizes = diagonal.mean(0).max(), (d // n,) * n
+  gamma = lambda calL: gammas.gamma_dcgd(L, np.max(calL), n)
+  h = block_steps.block_dcgd(diagonal, d / n + n, sizes)
+  blocks = smoothness.calL(np.repeat(h, sizes, axis=1), diagonal, sizes)
+  varying = smoothness.calL(steps.varying_dcgd(diagonal, d / n), diagonal)
+  plain = smoothness.dithering_omega(d, n) * diagonal.max()
+  return gamma(blocks) / gamma(plain), gamma(varying) / gamma(plain)
+
+
+@pytest.mark.parametrize('n', [4, 8, 16])
+def test_gains_are_of_order_n_where_one_worker_dominates(n):
+  d = n**4
+  steep = np.maximum(0.5 ** np.arange(d), 1e-3)
+  weight = np.array([1.0] + [1 / n] * (n - 1))
+  blocks, varying = gains(weight[:, None] * steep)
+  # omega = n; calL / n is at most T_n + T_1 / sqrt(n), and tr(L) / d.
+  L = weight.mean()
+  T_n = sum(np.linalg.norm(part) for part in np.split(steep, n)) / np.sqrt(
+    n * d
+  )
+  T_1 = np.sqrt(np.mean(steep**2))
+  few = (L + 2) / (L + 2 * (T_n + T_1 / np.sqrt(n)))
+  assert n <= few <= blocks <= varying <= 2 * n + 1
+  np.testing.assert_allclose(varying, (L + 2) / (L + 2 * steep.mean()))
+  # Nothing is gained where all workers and all coordinates are alike.
+  blocks, varying = gains(np.ones((n, d)))
+  assert blocks < 1
+  np.testing.assert_allclose(varying, 1)
+
+
 # ------------------------------------------------------- numbers, as recorded
 
 # calL exact, calL bound, omega exact, omega bound, sum_l |1 / h_l|, worker 0.

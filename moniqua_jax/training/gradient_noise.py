@@ -79,17 +79,19 @@ def _look(experiment):
     quantizer = experiment.quantizer.tuned.quantizer(state.tuned, step)
     x, _ = large_leaves.split(grads, slices)
     sent = x - reduce.shift(state)
-    row = of_one(quantizer, sent, jax.random.key(step))[1]
+    row = of_one(quantizer, sent, sent, jax.random.key(step))[1]
     row['quantization_variance'] *= jnp.sum(sent**2) / jnp.sum(x**2)
     return mean, row
 
   return look
 
 
-def of_one(quantizer, x: Array, key: Array) -> tuple[Array, dict[str, Array]]:
-  """Quantizes f32[d]; returns it, and its noise and information by name."""
+def of_one(
+  quantizer, x: Array, y: Array, key: Array
+) -> tuple[Array, dict[str, Array]]:
+  """Quantizes f32[d], read beside y; its noise and information by name too."""
   payload = edge.sealed(quantizer.encode(x, key))
-  x_hat = quantizer.decode(payload, x)
+  x_hat = quantizer.decode(payload, y)
   error = jnp.sum((x_hat - x) ** 2)
   row = {'quantization_variance': error / jnp.sum(x**2)}
   about = quantizer.codes
