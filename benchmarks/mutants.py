@@ -43,15 +43,16 @@ class Module(NamedTuple):
 
 
 _BATTERIES = 'quantizers properties edge_values'
+_OF_MONIQUA = (
+  'quantizers fitted_theta properties edge_values moniqua gossip',
+  'moniqua and (round_the_same or no_sender or properties or edge or digest'
+  ' or 1-dithered or 4-stochastic or 3-nearest or refuse or one_pass)'
+  ' or recomputes or mixing and 1-dithered or equals_are or square_is',
+)
 MODULES = {
   'wire.py': Module(18, 'wire'),
-  'quantizers/moniqua.py': Module(
-    24,
-    'quantizers fitted_theta properties edge_values moniqua gossip',
-    'moniqua and (round_the_same or no_sender or properties or edge or digest'
-    ' or 1-dithered or 4-stochastic or 3-nearest or refuse or one_pass)'
-    ' or recomputes or mixing and 1-dithered or equals_are or square_is',
-  ),
+  'quantizers/moniqua.py': Module(18, *_OF_MONIQUA),
+  'quantizers/circle.py': Module(8, *_OF_MONIQUA),
   'quantizers/digest.py': Module(4, 'moniqua', 'digest or turn or wrap'),
   'quantizers/buckets.py': Module(
     10,
@@ -260,6 +261,7 @@ def _pytest(folder, module: Module) -> str:
   import pytest
 
   resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
+  os.environ['MONIQUA_NATIVE'] = '0'  # what is changed are the jnp forms
   os.chdir(folder)
   with open('pytest.out', 'w') as file:
     os.dup2(file.fileno(), 1)

@@ -445,7 +445,7 @@ def test_scatter_reduce_sends_packed_bytes_and_no_float(bits):
   assert told.exact == 2 * (N - 1) / N * 4 * 5
 
 
-@strategies
+@pytest.mark.parametrize('strategy', quantized_mean.STRATEGIES)
 def test_nothing_recomputes_what_was_sent(strategy):
   """What encode makes goes to a barrier and nowhere else, as in gossip."""
   mean, rounds, _ = quantized_mean.STRATEGIES[strategy]

@@ -138,6 +138,28 @@ def test_planes_of_numbers_are_their_bytes_and_come_back(count):
   np.testing.assert_array_equal(received, numbers)
 
 
+@pytest.mark.parametrize('bits', [3, 8, 10, 17, 31])
+def test_numbers_of_any_bits_come_back(bits):
+  numbers = np.random.default_rng(bits).integers(2**bits, size=1001)
+  numbers = np.append(numbers, 2**bits - 1).astype(np.uint32)
+  sent = wire.to_bits(jnp.asarray(numbers), bits)
+  assert sent.size == wire.bits_size(numbers.size, bits)
+  assert 0 <= sent.size - -(-numbers.size * bits // 8) <= 2
+  np.testing.assert_array_equal(
+    wire.from_bits(sent, bits, numbers.size), numbers
+  )
+
+
+def test_what_exceeds_the_rest_of_codes_is_left_out():
+  codes = np.random.default_rng(0).integers(16, size=9001, dtype=np.uint8)
+  parts = [codes[start:stop] for start, stop in wire.parts(9001, 4)]
+  parts[-1] = np.append(parts[-1], np.full(7, 15, np.uint8))
+  packed = wire.pack_parts([jnp.asarray(part) for part in parts], 4, 9001)
+  np.testing.assert_array_equal(
+    np.concatenate(packed), packed_by_hand(codes, 4)
+  )
+
+
 # Zeros of both signs, infinities, subnormals, and NaNs quiet and signalling
 # that carry a payload.
 WORDS = np.array(
