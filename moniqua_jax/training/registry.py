@@ -15,6 +15,7 @@ import optax
 
 from moniqua_jax import (
   algorithms,
+  coding,
   data,
   models,
   quantizers,
@@ -93,6 +94,7 @@ QUANTIZERS = _from(
   'full_precision leveled moniqua natural nuqsgd one_bit qsgd random_k sign '
   'terngrad top_k uniform',
 ) | {'block': _block}
+CODES = _from(coding, 'dense huffman recursive')
 OPTIMIZERS = {'sgd': _sgd, 'adamw': optax.adamw, 'dadam': algorithms.dadam}
 LEARNING_RATES = _from(schedules, 'constant cosine step')
 THETAS = _from(schedules, 'fixed follow')
