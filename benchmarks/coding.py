@@ -10,8 +10,8 @@ each level comes; and bzip2 of the packed message, which Moniqua's paper
 suggests for its codes. Those are near a uniform distribution unless theta is as
 large as the parameters themselves: theta is given in standard deviations.
 
-And what a coder takes, in C++ and as jnp, in turns: MB of float32 a second of
-the clock, and ns of CPU time a value, which other programs disturb less.
+And what a coder takes, in C++ and as jnp, in turns, in CPU time: other programs
+disturb it less than the clock.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def coders(name) -> dict:
   for kind, code in (('recursive', coding.recursive()), ('huffman', huffman)):
     room = -(-int(code.length(codes, q.codes).sum()) // 8)
     for native in '10':
-      encode = lambda x, of=code: of.encode(x, q.codes, room)
+      encode = lambda x, of=code, n=room: of.encode(x, q.codes, n)
       decode = lambda *x, of=code: of.decode(*x, q.codes, TIMED)
       with mock.patch.dict(os.environ, MONIQUA_NATIVE=native):
         encode = jax.jit(encode).lower(codes).compile()
@@ -112,36 +112,34 @@ def coders(name) -> dict:
 
 
 def speeds(names) -> dict:
-  """The same keys -> (seconds of the clock, of CPU), medians over turns."""
+  """The same keys -> seconds of CPU time, medians over turns."""
   tasks = {key: task for name in names for key, task in coders(name).items()}
   taken = {key: [] for key in tasks}
   for _ in range(TURNS):
     for key, (fn, args) in tasks.items():
-      began = time.perf_counter(), time.process_time()
+      began = time.process_time()
       jax.block_until_ready(fn(*args))
-      ended = time.perf_counter(), time.process_time()
-      taken[key].append(np.subtract(ended, began))
-  return {key: np.median(each, axis=0) for key, each in taken.items()}
+      taken[key].append(time.process_time() - began)
+  return {key: float(np.median(each)) for key, each in taken.items()}
 
 
 def speed_table(taken) -> str:
   """A row a quantizer and code."""
-  titles, rows = ['quantizer', 'code'], {}
-  for unit in ('MB/s', 'ns'):
-    for way in ('encode', 'decode'):
-      titles += [f'{way} {unit}', 'as jnp']
-      for name, kind in dict.fromkeys(key[:2] for key in taken):
-        both = [taken[name, kind, way, native] for native in '10']
-        if unit == 'ns':
-          says = [f'{1e9 * cpu / TIMED:.1f}' for _, cpu in both]
-        else:
-          says = [f'{4e-6 * TIMED / clock:.0f}' for clock, _ in both]
-        rows.setdefault((name, kind), [name, kind]).extend(says)
+  rows, ways = [], ('encode', 'decode')
+  for name, kind in dict.fromkeys(key[:2] for key in taken):
+    row = [
+      taken[name, kind, way, form] / TIMED for way in ways for form in '10'
+    ]
+    rows.append([name, kind, *(f'{1e9 * each:.1f}' for each in row)])
+    rows[-1] += [f'{4e-6 / each:.0f}' for each in row[::2]]
+  titles = ['quantizer', 'code']
+  titles += [f'{way} {says}' for way in ways for says in ('ns', 'ns as jnp')]
+  titles += [f'{way} MB/s' for way in ways]
   return (
-    f'Coders, of {TIMED} values (Gaussian), on {os.cpu_count()} cores under a '
-    f'load of {os.getloadavg()[0]:.1f}: MB of float32 a second of the clock, '
-    'ns of CPU time a value\n\n' + tables.markdown(titles, rows.values(), 2)
-  )
+    f'Coders, {TIMED} Gaussian values, in C++ and as jnp: ns of CPU time a '
+    'value, all threads together, and for C++ MB of float32 in a second of one '
+    f'core. {os.cpu_count()} cores, a load of {os.getloadavg()[0]:.1f}.\n\n'
+  ) + tables.markdown(titles, rows, 2)
 
 
 COLUMNS = ('packed', 'recursive', 'dense', 'huffman', 'bzip2', 'entropy')

@@ -208,7 +208,8 @@ CHOSEN = {
   'eden1': {'learning_rate.peak': 0.01},
   'mean1': {'learning_rate.peak': 0.01},
   'mean0.25': {'learning_rate.peak': 0.01},
-  # nuqsgd4 was tuned. Not tuned: that of all their kin. Coding changes nothing of a run.
+  # nuqsgd4 was tuned, and a code changes nothing of a run. The others and those
+  # below were not: the rate of all their kin.
   **{
     f'{name}{to}': {'learning_rate.peak': 0.01}
     for name in OF_GRADIENTS
