@@ -143,6 +143,7 @@ def default() -> ml_collections.ConfigDict:
   )
   config.rotated = False
   config.coded = unset(float)
+  config.code = dict(name='recursive', probabilities=unset(tuple))
   config.largest_gradient = 1.0
   config.answered = False
   config.patience = unset(int)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import moniqua_jax as mj
-from moniqua_jax import gossip, native
+from moniqua_jax import coding, gossip, native
 from moniqua_jax.native import __main__ as build
 from moniqua_jax.workers import AXIS
 from tests import helpers
@@ -41,6 +41,23 @@ MESSAGES = [
   ('sharded', 'nuqsgd 4', 20_001),
   *(('simulated', name, 90_001) for name in OTHERS),
   *(('sharded', name, d) for name in OTHERS for d in (1, 50, 1_013, 300_000)),
+]
+
+# Codes of a message: one that takes nothing, and buckets of one to many values.
+ABOUT = mj.nuqsgd(4, 600).codes
+WORDS = {
+  'recursive': (coding.recursive(), ABOUT),
+  'recursive, 8 bits': (coding.recursive(), mj.qsgd(8, 70_000).codes),
+  'dense': (coding.dense(), mj.qsgd(8, 77).codes),
+  'dense, no zero': (coding.dense(), mj.moniqua(THETA, 4).codes),
+  'huffman': (coding.huffman(0.5 ** np.arange(15)), ABOUT),
+  'one by one': (coding.recursive(), ABOUT._replace(bucket_size=1)),
+}
+STREAMS = [
+  ('simulated', 'recursive', 9_001),
+  ('sharded', 'huffman', 1_023),
+  *(('simulated', name, 40_001) for name in WORDS),
+  *(('sharded', name, d) for name in WORDS for d in (1, 600, 300_000)),
 ]
 
 
@@ -128,6 +145,42 @@ def test_a_message_has_the_bits_of_the_jnp_form(monkeypatch, run, name, d):
     assert read.sum() >= helpers.N - 1 or name == 'rotated', kind
 
 
+def messages(about, d):
+  """name -> codes u8[n, d]: of all kinds, few and none that take anything."""
+  rng = np.random.default_rng(d)
+  every = rng.integers(0, about.count, (helpers.N, d)).astype(np.uint8)
+  zero = np.uint8(about.zero or 0)
+  return {
+    'every': every,
+    'few': np.where(rng.random(every.shape) < 0.01, every, zero),
+    'none': np.full_like(every, zero),
+    'unknown': every | 128,  # no sender has them
+  }
+
+
+@built
+@pytest.mark.parametrize(
+  ('run', 'name', 'd'), helpers.tiered(STREAMS, STREAMS[:2])
+)
+def test_a_stream_has_the_bits_of_the_jnp_form(monkeypatch, run, name, d):
+  code, about = WORDS[name]
+
+  def both(codes):
+    for form in '10':
+      monkeypatch.setenv('MONIQUA_NATIVE', form)
+      cut, _ = code.encode(codes, about, d // 4)
+      stream, lengths = code.encode(codes, about, 2 * d + 8)
+      yield cut, stream, lengths, code.decode(stream, lengths, about, d)
+
+  compiled = RUNS[run](lambda codes: tuple(both(codes)), (0,))
+  for kind, codes in messages(about, d).items():
+    got, expected = jax.tree.map(np.asarray, compiled(codes))
+    same = lambda a, b, kind=kind: np.testing.assert_array_equal(a, b, kind)
+    jax.tree.map(same, got, expected)
+    if kind != 'unknown':
+      same(got[-1], codes)
+
+
 def targets(q, platform):
   """The native functions in an encoder that is lowered for a platform."""
   exported = jax.jit(q.encode).trace(jnp.ones(9), KEY)
@@ -150,6 +203,12 @@ def test_it_is_for_cpus_and_may_be_turned_off(monkeypatch):
   assert targets(mj.rotated(q()), 'cpu') == [
     'moniqua_encode',
     'moniqua_hadamard',
+  ]
+  short = mj.coded(mj.nuqsgd(4), 3).short
+  coded = lambda x, key: short.shorten(mj.nuqsgd(4).encode(x, key), x.size)
+  assert targets(q()._replace(encode=coded), 'cpu') == [
+    'moniqua_halving',
+    'moniqua_words_encode',
   ]
   for rounding in ('nearest', 'stochastic'):
     assert targets(q(rounding=rounding), 'cpu') == []

@@ -35,6 +35,7 @@ NAMES = {
   'topology': registry.TOPOLOGIES,
   'quantizer': registry.QUANTIZERS,
   'reduce_quantizer': registry.QUANTIZERS,
+  'code': registry.CODES,
   'smoothness': registry.SMOOTHNESS,
   'theta': registry.THETAS,
 }

@@ -5,7 +5,7 @@ Ramezani-Kebrya et al., JMLR 22(114), 2021, arXiv:1908.06077, Algorithm 2.
 
 The buckets stand in one stream. The papers do not say how a receiver knows
 where a bucket ends; here it is told the bits of each, and so can start on all
-of them at once.
+of them at once. On CPUs native/coding.cc writes and reads the same bits.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,11 @@ from typing import NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
+from moniqua_jax import native
 from moniqua_jax.coding import bits, elias, prefix
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import base, forms
 
 Array = jax.Array
 
@@ -46,7 +48,9 @@ def recursive() -> Code:
   from before the bucket, so that it is at least 1. For grids with a zero and
   buckets below 2^21 values. Algorithm 2 of arXiv:1908.06077.
   """
-  return _of_items(_sparse_items, _sparse_decode)
+  return _of_items(
+    _sparse_items, _sparse_decode, _sparse_tables, lambda about: about.zero
+  )
 
 
 @functools.cache
@@ -75,14 +79,14 @@ def by_symbol(tables: Callable[[base.Codes], prefix.Prefix]) -> Code:
     values, lengths = prefix.words(code, rows)
     return values[..., None], jnp.where(real, lengths, 0)[..., None]
 
-  def decode(stream, lengths, about, size):
+  def decode(about, size, stream, lengths):
     windows = bits.windows(stream)
     symbols, ahead = prefix.front(tables(about), windows)
     starts = _starts(lengths, windows.size)
     at = bits.follow(bits.after(ahead), starts, _width(about, size))
     return symbols.at[at].get(mode='clip').reshape(-1)[:size]
 
-  return _of_items(items, decode)
+  return _of_items(items, decode, tables, lambda about: -1)
 
 
 def counted_length(codes: Array, about: base.Codes) -> Array:
@@ -96,23 +100,49 @@ def counted_length(codes: Array, about: base.Codes) -> Array:
   return ahead + recursive().length(codes, about)
 
 
-def _of_items(items, decode):
-  """Builds a code from (codes, about) -> words, lengths [buckets, width, k]."""
+def _of_items(items, decode, tables, zero):
+  """Builds a code from (codes, about) -> words, lengths [buckets, width, k].
+
+  `tables` and `zero`, the code that has no word or -1, say the same to the CPU.
+  """
 
   def length(codes, about):
     return jnp.sum(items(codes, about)[1], axis=(1, 2))
 
-  def encode(codes, about, size):
+  def encode(about, size, codes):
     values, lengths = items(codes, about)
     flat = lambda x: x.reshape(-1, x.shape[-1])
     stream = bits.write(flat(values), flat(lengths), size)
     return stream, jnp.sum(lengths, axis=(1, 2))
 
+  def how(about, size):
+    code, width = tables(about), _width(about, size)
+    table = dict(values=np.int32(code.values), bits=np.int32(code.lengths))
+    return table | dict(width=width, zero=zero(about))
+
+  def encode_native(about, size, codes):
+    told = how(about, codes.size)
+    buckets = -(-codes.size // told['width'])
+    stream, lengths = native.words_encode(codes, size, buckets, **told)
+    return _as_varied(stream, codes), _as_varied(lengths, codes)
+
+  def decode_native(about, size, stream, lengths):
+    codes = native.words_decode(stream, lengths, size, **how(about, size))
+    return _as_varied(codes, lengths)
+
+  # The choice is made where a code is called, not in what is compiled once.
+  encode, decode = (jax.jit(f, static_argnums=(0, 1)) for f in (encode, decode))
+  writing, reading = dict(cpu=encode_native), dict(cpu=decode_native)
   return Code(
     jax.jit(length, static_argnums=1),
-    jax.jit(encode, static_argnums=(1, 2)),
-    jax.jit(decode, static_argnums=(2, 3)),
+    lambda codes, *of: forms.chosen(encode, *of, **writing)(codes),
+    lambda stream, n, *of: forms.chosen(decode, *of, **reading)(stream, n),
   )
+
+
+def _as_varied(x, of):
+  """Returns x, which may differ between workers where `of` does."""
+  return x + (0 * of[0]).astype(x.dtype)
 
 
 def _sparse_items(codes, about):
@@ -136,7 +166,7 @@ def _sparse_items(codes, about):
   return values, jnp.where(nonzero[..., None], lengths, 0)
 
 
-def _sparse_decode(stream, lengths, about, size):
+def _sparse_decode(about, size, stream, lengths):
   signs_and_levels = _sparse_tables(about)
   windows = bits.windows(stream)
   gap, bits_of_gap = elias.omega_in(windows, limit=about.bucket_size)

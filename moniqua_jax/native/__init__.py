@@ -1,4 +1,4 @@
-"""Codecs in C++, for CPUs: Moniqua's, rotations with EDEN, and buckets.
+"""Codecs in C++, for CPUs: Moniqua's, rotations with EDEN, buckets, codewords.
 
 `quantizers.forms` says where these take the places of the jnp forms, whose bits
 they give. `python -m moniqua_jax.native` builds them, with any C++ compiler;
@@ -27,6 +27,7 @@ FUNCTIONS = tuple(
   for name in (
     *('encode', 'decode', 'look', 'mix'),
     *('hadamard', 'eden_encode', 'eden_decode', 'uniform', 'halving'),
+    *('words_encode', 'words_decode'),
   )
 )
 LANES = 128
@@ -108,6 +109,20 @@ def buckets(grid: str, x: Array, seed: Array, **how) -> tuple[Array, Array]:
   codes = jax.ShapeDtypeStruct(x.shape, jnp.uint8)
   norms = jax.ShapeDtypeStruct((count,), jnp.float32)
   return tuple(_call(f'moniqua_{grid}', (codes, norms))(x, seed, **how))
+
+
+def words_encode(codes: Array, size: int, buckets: int, **how) -> tuple:
+  """Returns a stream u8[size] of codes u8[d], and the bits of each bucket."""
+  stream = jax.ShapeDtypeStruct((size,), jnp.uint8)
+  lengths = jax.ShapeDtypeStruct((buckets,), jnp.int32)
+  call = _call('moniqua_words_encode', (stream, lengths))
+  return tuple(call(codes, **how))
+
+
+def words_decode(stream: Array, lengths: Array, size: int, **how) -> Array:
+  """Returns the codes u8[size] of a stream with so many bits a bucket."""
+  codes = jax.ShapeDtypeStruct((size,), jnp.uint8)
+  return _call('moniqua_words_decode', codes)(stream, lengths, **how)
 
 
 def _call(name, result):

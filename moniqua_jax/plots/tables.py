@@ -105,7 +105,7 @@ def method(config: dict) -> str:
     f'{fragments} fragments' if fragments > 1 else '',
   ]
   if not gossip:
-    words = [reduce, quantizer, shape, *often, *_outer(config)]
+    words = [reduce, quantizer, shape, _coded(config), *often, *_outer(config)]
     return ', '.join(filter(None, words)) or DASH
   topology = config.get('topology', {'name': 'ring'})
   gamma = config.get('gamma', 1.0)
@@ -124,6 +124,7 @@ def method(config: dict) -> str:
     _spell(topology) if topology['name'] != 'ring' else '',
     'theta per leaf' if config.get('scales_from') else '',
     'rotated' if config.get('rotated') else '',
+    _coded(config),
     f'gamma {gamma:g}'.replace(' 0.', ' .') if gamma != 1 else '',
     f'own step {own:g}'.replace(' 0.', ' .') if own else '',
     f'{rounds} rounds' if rounds > 1 else '',
@@ -135,6 +136,14 @@ def method(config: dict) -> str:
     f'({config["variant"]} variant)' if config.get('variant') else '',
   ]
   return ', '.join(filter(None, words))
+
+
+def _coded(config) -> str:
+  """Says which code shortens messages, and to how many bits a value."""
+  if not config.get('coded'):
+    return ''
+  name = config.get('code', {}).get('name', 'recursive')
+  return f'{name} code {config["coded"]:g}'.replace(' 0.', ' .')
 
 
 def _outer(config) -> list[str]:

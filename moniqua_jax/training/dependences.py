@@ -80,6 +80,8 @@ NO_BLOCK = but('block', take='qsgd')
 SEVERAL = but(1, take=2)
 GIVEN = but('adiana', take='diana')
 
+CODED = but(None, take=2.5)
+
 IN_PODS = 'is for means within a pod, of which one device takes none'
 TALK = 'takes no means: without gossip the workers would never talk'
 LATE = 'does not wait for the gradient, after which adapt_then_combine sends'
@@ -118,6 +120,7 @@ NEEDS = (
   ('fragments', 1, 'quantizer.name', NO_BLOCK, CUTS),
   ('scales_from', '', 'quantizer.name', QUANTIZED, 'scales what is quantized'),
   ('rotated', False, 'quantizer.name', QUANTIZED, 'turns what is quantized'),
+  ('code.name', 'recursive', 'coded', CODED, 'writes what is coded'),
   (
     'smoothness.name',
     'none',

@@ -214,6 +214,14 @@ TRAINING = (
     '',
     ('rotated', flag(), 'quantize in coordinates that are all alike'),
     ('coded', optional(number(above=0)), 'room for a coded value, in bits'),
+  ),
+  *arguments(
+    'code',
+    'how a coded value is written',
+    ('probabilities', many(number(least=0)), 'of huffman: of each code'),
+  ),
+  *rows(
+    '',
     ('largest_gradient', positive(), 'what no coordinate exceeds: for limits'),
     ('answered', flag(), 'both ends leave out what one could not read'),
     (

@@ -107,8 +107,9 @@ def build(config, spec, leaf_sizes):
   context = {'axis_name': workers.AXIS, 'leaf_sizes': leaf_sizes}
   quantizer = registry.build(registry.QUANTIZERS, 'quantizer', spec, **context)
   if config.coded is not None:
+    code = registry.build(registry.CODES, 'code', config.code)
     try:
-      quantizer = coding.coded(quantizer, config.coded)
+      quantizer = coding.coded(quantizer, config.coded, code)
     except ValueError as error:
       raise ValueError(f'config.coded: {error}') from error
   return quantizers.rotated(quantizer) if config.rotated else quantizer

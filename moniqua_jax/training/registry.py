@@ -16,6 +16,7 @@ from optax import contrib
 
 from moniqua_jax import (
   algorithms,
+  coding,
   data,
   models,
   quantizers,
@@ -119,6 +120,7 @@ QUANTIZERS = _from(
   'full_precision leveled moniqua natural nuqsgd one_bit qsgd random_k sign '
   'terngrad top_k uniform',
 ) | {'block': _block}
+CODES = _from(coding, 'dense huffman recursive')
 OPTIMIZERS = {
   'sgd': _sgd,
   'adamw': optax.adamw,
