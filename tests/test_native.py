@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
 import numpy as np
 import pytest
 
@@ -189,6 +190,23 @@ def targets(q, platform):
 
 
 @built
+@built
+@pytest.mark.parametrize('name', ['moniqua 4', *OTHERS])
+def test_messages_vary_over_a_mesh_as_what_is_sent(name):
+  """So that a shard_map that checks it takes them, as it takes the jnp form."""
+  q = OTHERS.get(name) or mj.moniqua(THETA, 4)
+
+  def worker(x):
+    key = jax.random.fold_in(KEY, jax.lax.axis_index(AXIS))
+    return q.decode(q.encode(x[0], key), x[0])[None]
+
+  mesh = jax.make_mesh((helpers.N,), (AXIS,), axis_types=(AxisType.Auto,))
+  spec = PartitionSpec(AXIS)
+  sent = jax.shard_map(worker, mesh=mesh, in_specs=spec, out_specs=spec)
+  x = jax.ShapeDtypeStruct((helpers.N, 9_001), jnp.float32)
+  assert jax.eval_shape(sent, x).shape == x.shape
+
+
 def test_it_is_for_cpus_and_may_be_turned_off(monkeypatch):
   q = lambda **options: mj.moniqua(THETA, 4, **options)
   assert targets(q(), 'cpu') == ['moniqua_encode']

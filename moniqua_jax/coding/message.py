@@ -123,12 +123,10 @@ def _of_items(items, decode, tables, zero):
   def encode_native(about, size, codes):
     told = how(about, codes.size)
     buckets = -(-codes.size // told['width'])
-    stream, lengths = native.words_encode(codes, size, buckets, **told)
-    return _as_varied(stream, codes), _as_varied(lengths, codes)
+    return native.words_encode(codes, size, buckets, **told)
 
   def decode_native(about, size, stream, lengths):
-    codes = native.words_decode(stream, lengths, size, **how(about, size))
-    return _as_varied(codes, lengths)
+    return native.words_decode(stream, lengths, size, **how(about, size))
 
   # The choice is made where a code is called, not in what is compiled once.
   encode, decode = (jax.jit(f, static_argnums=(0, 1)) for f in (encode, decode))
@@ -138,11 +136,6 @@ def _of_items(items, decode, tables, zero):
     lambda codes, *of: forms.chosen(encode, *of, **writing)(codes),
     lambda stream, n, *of: forms.chosen(decode, *of, **reading)(stream, n),
   )
-
-
-def _as_varied(x, of):
-  """Returns x, which may differ between workers where `of` does."""
-  return x + (0 * of[0]).astype(x.dtype)
 
 
 def _sparse_items(codes, about):

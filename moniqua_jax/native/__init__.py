@@ -126,4 +126,17 @@ def words_decode(stream: Array, lengths: Array, size: int, **how) -> Array:
 
 
 def _call(name, result):
-  return ffi.ffi_call(name, result, vmap_method='broadcast_all')
+  """Returns the function of this name; what it returns varies as arrays do."""
+
+  def call(*arrays, **how):
+    # By zeros, for what a type calls the axes of a mesh differs between JAXes.
+    zero = lambda *arrays: sum(jnp.sum(0 * jnp.float32(x)) for x in arrays)
+    like = lambda x: jax.eval_shape(
+      lambda *arrays: jnp.full(x.shape, zero(*arrays), x.dtype), *arrays
+    )
+    function = ffi.ffi_call(
+      name, jax.tree.map(like, result), vmap_method='broadcast_all'
+    )
+    return function(*arrays, **how)
+
+  return call
