@@ -155,8 +155,9 @@ def _joined(words, op):
   words: of each message a list for its parts, u32[1024 k] each. Returns u32[E]
   twice; of the largest only the upper 24 bits count if `op` is `_join`.
   """
-  rows = jnp.stack([_all_rows(op, each) for each in words])
-  most = lax.reduce(rows, jnp.uint32(0), op, (1,))
+  # Not stacked before: XLA would lay all rows out anew to join them.
+  join = lambda rows: lax.reduce(rows, jnp.uint32(0), op, (0,))
+  most = jnp.stack([join(_all_rows(op, each)) for each in words])
   turned = _turned(most)
   # In halves: XLA would make a launch of a reduction.
   for k in (16, 8, 4, 2, 1):
