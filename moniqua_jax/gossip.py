@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moniqua_jax import collectives, edge, quantized_mean, topologies
-from moniqua_jax.quantizers import base, unreadable
+from moniqua_jax.quantizers import base, forms, unreadable
 
 Array = jax.Array
 
@@ -99,7 +99,7 @@ def neighbours(
     reference = x if same else _as_vector(reference)
     current = quantizer.quantizer(heard.tuned, step)
     own_key = worker_key(key, step, axis_name, current.shared)
-    payload = edge.sealed(current.encode(x, own_key))
+    payload = _sealed(current, x, own_key)
     answered = agree or quantizer.answered
     rule = share.answered if answered else edge.unacknowledged
     rounds = [
@@ -178,6 +178,12 @@ def _padded(most, use, each: Round, payload, reference, *args):
   return result, seen, short
 
 
+def _sealed(quantizer, x, key):
+  """Makes the payload that a worker sends, and reads itself."""
+  cuts = base.cuts(quantizer, x.size)
+  return forms.in_pieces(edge.sealed, quantizer.encode(x, key), cuts)
+
+
 def _talk(use, each: Round, payload, reference, *args):
   """Sends a payload along all edges, and uses the messages that count."""
   received, short = _send(each, payload, reference.size)
@@ -194,8 +200,10 @@ def _talk(use, each: Round, payload, reference, *args):
 
 def _send(each: Round, payload, size):
   """Returns what comes in on each edge, and whether it travelled short."""
+  cuts = base.cuts(each.quantizer, size)
+  send = lambda perm, piece: collectives.send(piece, perm, each.axis_name)
   send_all = lambda message: [
-    collectives.send(message, perm, each.axis_name)
+    forms.in_pieces(functools.partial(send, perm), message, cuts)
     for _, perm in each.topology.edges
   ]
   return quantized_mean.carried(
@@ -304,7 +312,7 @@ def mixed(
 def _encoded(use, each: Round, x, key, *args):
   """Runs a round by itself, from the vector that is sent."""
   x = _as_vector(x)
-  payload = edge.sealed(each.quantizer.encode(x, key))  # line 2
+  payload = _sealed(each.quantizer, x, key)  # line 2
   result, seen, _ = _talk(use, each, payload, x, *args)  # lines 3 to 5
   return result, seen
 

@@ -250,6 +250,13 @@ def parts(size: int, bits: int) -> tuple[tuple[int, int], ...]:
   return tuple(zip(cuts, cuts[1:], strict=False))
 
 
+def cuts(size: int, bits: int) -> tuple[int, ...]:
+  """Returns where the vectors of whole stripes end that `pack` joins."""
+  count, length = _stripes(size, bits)
+  ends = range(length, count * length * bits // 8 + 1, length or 1)
+  return tuple(ends) if length else ()
+
+
 def pack_parts(
   codes: Sequence[jax.Array | None], bits: int, size: int
 ) -> list[jax.Array | None]:

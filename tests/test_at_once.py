@@ -4,7 +4,6 @@ What compilers make of them: test_gpu.py, test_tpu.py.
 """
 
 import functools
-import importlib
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +12,9 @@ import pytest
 
 import moniqua_jax as mj
 from moniqua_jax import gossip
+from moniqua_jax.quantizers import forms
 from moniqua_jax.workers import AXIS
 from tests import helpers
-
-# The package's `moniqua` is the function.
-moniqua = importlib.import_module('moniqua_jax.quantizers.moniqua')
 
 N, THETA = 5, 0.5
 AUTO = (jax.sharding.AxisType.Auto,)
@@ -80,10 +77,10 @@ def test_the_form_for_gpus_gives_the_bits_of_the_other(
 ):
   case = size, bits, rounding, digest, runner
   expected = results(*case)
-  at_once = lambda grid, default, **forms: functools.partial(
-    forms.get('cuda', default), grid
+  for_gpus = lambda default, *how, cuda=None, **_: functools.partial(
+    cuda or default, *how
   )
-  monkeypatch.setattr(moniqua, '_form', at_once)
+  monkeypatch.setattr(forms, 'chosen', for_gpus)
   found = results(*case)
   jax.tree.map(np.testing.assert_array_equal, found, expected)
   readable = expected[2].readable

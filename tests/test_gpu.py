@@ -63,18 +63,20 @@ def programs(what, *wanted):
   return {program['name']: program for program in found}
 
 
-def check(program, bits, header, moved, temporary):
+def check(program, bits, header, moved, temporary, launches):
   """Only u8 travels; few launches; no more bytes than that."""
-  for kind, dtype, nbytes in program['collectives']:
+  for kind, dtype, _ in program['collectives']:
     assert (kind, dtype) == ('collective-permute', 'u8')
-    assert nbytes == wire.packed_size(program['d'], bits) + header
-  assert program['launches'] <= 24
+  # In pieces; what a message is sent from and comes into, for two neighbours.
+  travels = sum(nbytes for *_, nbytes in program['collectives'])
+  assert travels == 4 * (wire.packed_size(program['d'], bits) + header)
+  assert program['launches'] <= launches
   assert program['bytes'] <= moved
   assert program['temporary'] <= temporary
 
 
-# Each pass reads x once and each message once: 4 + 11 bits / 32, and some.
-LIMITS = [(1, 4.5, 0.2), (4, 5.6, 0.5), (8, 7.0, 0.9)]
+# Each pass reads x once and each message once: 4 + 9 bits / 32, and some.
+LIMITS = [(1, 4.35, 0.1), (4, 5.3, 0.4), (8, 6.4, 0.8)]
 
 
 @pytest.mark.parametrize('digest', [False, True])
@@ -85,13 +87,14 @@ def test_gossip_of_a_long_vector_takes_three_passes(
   name = f'{bits} bits{", digest" if digest else ""}'
   program = programs('long_vector')[name]
   assert program['d'] == LONG
-  check(program, bits, 12 if digest else 8, moved, temporary)
+  # With a digest and metrics; without them 10.
+  check(program, bits, 12 if digest else 8, moved, temporary, 12)
 
 
 @pytest.mark.parametrize('bits,moved,temporary', LIMITS)
 def test_gossip_of_resnet50_takes_three_passes(bits, moved, temporary):
   program = programs('resnet50')[f'{bits} bits']
-  check(program, bits, 12, moved, temporary)
+  check(program, bits, 12, moved, temporary, 16)
 
 
 def test_full_precision_is_mixed_in_two_passes():

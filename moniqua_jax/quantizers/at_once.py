@@ -5,17 +5,21 @@ launch a kernel for each. Here a thread takes the values that share a byte of
 the message, of all stripes at once:
 
   encode   reads x, writes the codes, and joins what is checked; a second launch
-           joins that of all threads, a third puts the header behind the codes
-  inspect  reads x and all messages, and joins what is checked; then as above
+           joins that of all threads, a third writes what is behind the codes,
+           which travels beside them: see `forms.in_pieces`
+  inspect  reads x and all messages, and joins what is checked; a second launch
+           as above, and a third says what was seen
   mix      reads x and all messages, and changes x in place; or changes an
            update, on TPUs, too: there one pass with the learning rate and
            `apply_updates` around it
+
+One launch before encode makes its header, and one before inspect reads those of
+all messages, for mix, too.
 
 The same codes, digests and values as in `moniqua`, to the bit.
 """
 
 import functools
-import math
 
 import jax
 from jax import lax
@@ -40,7 +44,9 @@ def encode(grid, about, x):
   ]
   codes, words = zip(*written, strict=True)
   # XLA makes codes and checks in one launch if the codes are wanted alone.
-  packed = lax.optimization_barrier(wire.pack_parts(codes, grid.bits, x.size))
+  packed = wire.pack_parts(codes, grid.bits, x.size)
+  whole = len(wire.cuts(x.size, grid.bits))
+  packed[:whole] = lax.optimization_barrier(packed[:whole])
   most, turned = _joined([words], _join)
   fits = circle.usable(grid, about) & (most < _FAR)
   fields = [jnp.where(fits, about.bound, jnp.nan), about.seed, turned]
@@ -52,7 +58,7 @@ def _write(grid, about, y):
   y = jnp.pad(y, (0, -y.size % wire.TILE))  # of zeros n is 0
   n = jnp.rint(circle.place(grid, about, y, 0)).astype(jnp.int32)
   codes = (n & (grid.levels - 1)).astype(jnp.uint8)
-  far = circle.magnitude(y) >= circle.magnitude(about.reach)
+  far = circle.magnitude(y) >= wire.words(about.reach)
   turns = (n >> grid.bits).astype(jnp.uint32) & 255
   return codes, jnp.where(far, turns | _FAR, turns)
 
@@ -92,8 +98,9 @@ def _look(grid, payload, y, part, about):
 def mix(pull, grid, x, payloads, came, onto):
   """Adds the pull to a vector in one pass; see `base.Fast.mix`."""
   about, _ = _read_headers(grid, payloads, x.size)
-  _, headers_of = _headers(about, [(0, x.size)])
-  own, *theirs = [header for (header,) in headers_of]
+  # The same rows as in `inspect_all`, which XLA makes once.
+  _, headers_of = _headers(about, wire.parts(x.size, grid.bits))
+  own, *theirs = [headers[0] for headers in headers_of]
   y = x.astype(jnp.float32)
   x_hats = [circle.value(grid, own, jnp.rint(circle.place(grid, own, y, 0)), 0)]
   for header, message in zip(theirs, payloads[1:], strict=True):
@@ -108,7 +115,8 @@ def _read_headers(grid, payloads, size):
   at = wire.packed_size(size, grid.bits)
   for payload in payloads:
     wire.require(payload, at + (12 if grid.digest else 8), size)
-  words = _from_bytes(jnp.stack([payload[at:] for payload in payloads]))
+  words = [_from_bytes(payload[None, at:]) for payload in payloads]
+  words = jnp.concatenate(words)
   about = circle.checked(grid, wire.floats(words[:, 0]), words[:, 1])
   return about, words[:, -1]
 
@@ -123,7 +131,8 @@ def _headers(about, parts):
   *numbers, seeds = about
   columns = [wire.words(number)[:, None] for number in numbers]
   columns.append(dither.part(seeds[:, None], starts[None]))
-  rows = lax.optimization_barrier(jnp.concatenate(columns, axis=1))
+  rows = jnp.split(jnp.concatenate(columns, axis=1), len(seeds))
+  rows = jnp.concatenate([lax.optimization_barrier(row) for row in rows])
   n = len(numbers)
   header = lambda at, k: circle.Header(
     *[*(wire.floats(rows[at, j]) for j in range(n)), rows[at, n + k]]
@@ -146,42 +155,46 @@ def _joined(words, op):
   words: of each message a list for its parts, u32[1024 k] each. Returns u32[E]
   twice; of the largest only the upper 24 bits count if `op` is `_join`.
   """
-  lanes = [_all_lanes(op, each) for each in words]
-  ops = [lax.max] * len(lanes) + [lax.bitwise_xor] * len(lanes)
-  join = lambda *pairs: tuple(
-    op(*pair) for op, *pair in zip(ops, *pairs, strict=True)
-  )
-  zeros = (jnp.uint32(0),) * len(ops)
-  found = lax.reduce((*lanes, *map(_turned, lanes)), zeros, join, (0,))
-  return jnp.stack(found).reshape(2, -1)
+  # Not stacked before: XLA would lay all rows out anew to join them.
+  join = lambda rows: lax.reduce(rows, jnp.uint32(0), op, (0,))
+  most = jnp.stack([join(_all_rows(op, each)) for each in words])
+  turned = _turned(most)
+  # In halves: XLA would make a launch of a reduction.
+  for k in (16, 8, 4, 2, 1):
+    most = op(most[:, :k], most[:, k:])
+    turned = turned[:, :k] ^ turned[:, k:]
+  return most[:, 0], turned[:, 0]
 
 
-def _all_lanes(op, words):
+def _all_rows(op, words):
+  """Joins the words of all parts of a message in rows of 32: u32[k, 32]."""
   alike = {part.size: [] for part in words}
   for part in words:
     alike[part.size].append(part)
   joined = [functools.reduce(op, group) for group in alike.values()]
-  return jnp.concatenate([_lanes(op, each) for each in joined])
+  return jnp.concatenate([_rows(op, each) for each in joined])
 
 
-def _lanes(op, words):
-  """Joins words in 32 lanes, as many as a warp has threads: u32[32 k].
+def _rows(op, words):
+  """Joins words in 32 lanes, as many as a warp has threads: u32[k, 32].
 
-  A few tiles at a time, whole ones: if XLA had to pad them, or thought that
-  too few threads were busy, it would compute the words in a launch of its own.
+  Some tiles at a time, whole ones: if XLA had to pad them, it would compute the
+  words in a launch of its own. A thousand blocks of threads, if they are not
+  more than 128 tiles each: of more, or of more than 4096 rows behind them, XLA
+  makes two launches.
   """
   if words.size <= _REST:
-    return words
-  rows = 32 * math.gcd(words.size // wire.TILE, 8)
-  return lax.reduce(
-    words.reshape(-1, rows, 32), jnp.uint32(0), op, (1,)
-  ).reshape(-1)
+    return words.reshape(-1, 32)
+  tiles = words.size // wire.TILE
+  most = min(max(tiles // 1024, 16), 128)
+  rows = 32 * max(k for k in range(1, most + 1) if tiles % k == 0)
+  return lax.reduce(words.reshape(-1, rows, 32), jnp.uint32(0), op, (1,))
 
 
 def _turned(low):
   """Rotates low bytes by their places, as `digest.fold` does."""
   low = low.astype(jnp.uint32) & 255
-  left = lax.iota(jnp.uint32, low.shape[-1]) & 31
+  left = lax.broadcasted_iota(jnp.uint32, low.shape, 1) & 31
   return low << left | low >> (32 - left & 31)
 
 

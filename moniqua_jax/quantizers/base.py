@@ -81,6 +81,8 @@ class Fast(NamedTuple):
   # onto (x if None) + pull(x_hats, came), with all payloads decoded next to x.
   # `pull` works value by value, so any part of the vectors will do.
   mix: Callable[..., Array] | None = None
+  # size d -> where a payload may be cut, so that GPUs need not copy it together
+  cuts: Callable[[int], tuple[int, ...]] | None = None
 
 
 class Pull(NamedTuple):
@@ -265,6 +267,13 @@ def read(quantizer: Quantizer, payloads: list, reference: Array) -> list:
   """Returns what each message says, in the type of the reference."""
   decoded = (quantizer.decode(payload, reference) for payload in payloads)
   return [x_hat.astype(reference.dtype) for x_hat in decoded]
+
+
+def cuts(quantizer: Quantizer, size: int) -> tuple[int, ...]:
+  """Returns where a payload may be cut; see `Fast`."""
+  if quantizer.fast and quantizer.fast.cuts:
+    return quantizer.fast.cuts(size)
+  return ()
 
 
 def mix(

@@ -15,7 +15,9 @@ import functools
 import importlib.util
 import pkgutil
 
+import jax
 from jax import lax
+import jax.numpy as jnp
 
 from moniqua_jax import native
 
@@ -34,6 +36,18 @@ def chosen(default: Callable, *how, **forms: Callable | None) -> Callable:
   if not there:
     return default
   return functools.partial(lax.platform_dependent, default=default, **there)
+
+
+def in_pieces(do: Callable, payload: jax.Array, cuts) -> jax.Array:
+  """Returns do(payload): on GPUs of each of its pieces, which stay apart.
+
+  One vector of them would be a copy. XLA sends pieces that go one way as one.
+  """
+
+  def apart(payload):
+    return jnp.concatenate([do(piece) for piece in jnp.split(payload, cuts)])
+
+  return chosen(do, cuda=apart if cuts else None)(payload)
 
 
 @functools.cache

@@ -94,7 +94,11 @@ def _quantizer(grid, theta, shared, inspect_all):
     lambda payload, reference: inspect_all([payload], reference)[0],
     shared,
     base.Codes(grid.bits, grid.levels, None, _CODED_TOGETHER),
-    fast=base.Fast(inspect_all=inspect_all, mix=functools.partial(_mix, grid)),
+    fast=base.Fast(
+      inspect_all=inspect_all,
+      mix=functools.partial(_mix, grid),
+      cuts=lambda size: wire.cuts(size, grid.bits),
+    ),
     near=True,
   )
 
