@@ -44,7 +44,7 @@ def encode(grid, about, x):
   ]
   codes, words = zip(*written, strict=True)
   # XLA makes codes and checks in one launch if the codes are wanted alone.
-  packed = wire.pack_parts(codes, grid.bits, x.size)
+  packed = wire.merged([wire.pack_parts(codes, grid.bits, x.size)])
   whole = len(wire.cuts(x.size, grid.bits))
   packed[:whole] = lax.optimization_barrier(packed[:whole])
   most, turned = _joined([words], _join)
@@ -115,8 +115,8 @@ def _read_headers(grid, payloads, size):
   at = wire.packed_size(size, grid.bits)
   for payload in payloads:
     wire.require(payload, at + (12 if grid.digest else 8), size)
-  words = [_from_bytes(payload[None, at:]) for payload in payloads]
-  words = jnp.concatenate(words)
+  ends = [_from_bytes(payload[None, at:]) for payload in payloads]
+  words = jnp.concatenate(ends)
   about = circle.checked(grid, wire.floats(words[:, 0]), words[:, 1])
   return about, words[:, -1]
 
@@ -131,8 +131,8 @@ def _headers(about, parts):
   *numbers, seeds = about
   columns = [wire.words(number)[:, None] for number in numbers]
   columns.append(dither.part(seeds[:, None], starts[None]))
-  rows = jnp.split(jnp.concatenate(columns, axis=1), len(seeds))
-  rows = jnp.concatenate([lax.optimization_barrier(row) for row in rows])
+  apart = jnp.split(jnp.concatenate(columns, axis=1), len(seeds))
+  rows = jnp.concatenate([lax.optimization_barrier(row) for row in apart])
   n = len(numbers)
   header = lambda at, k: circle.Header(
     *[*(wire.floats(rows[at, j]) for j in range(n)), rows[at, n + k]]
@@ -156,8 +156,10 @@ def _joined(words, op):
   twice; of the largest only the upper 24 bits count if `op` is `_join`.
   """
   # Not stacked before: XLA would lay all rows out anew to join them.
-  join = lambda rows: lax.reduce(rows, jnp.uint32(0), op, (0,))
-  most = jnp.stack([join(_all_rows(op, each)) for each in words])
+  rows = tuple(_all_rows(op, each) for each in words)
+  join = lambda a, b: tuple(map(op, a, b))
+  zeros = (jnp.uint32(0),) * len(rows)
+  most = jnp.stack(lax.reduce(rows, zeros, join, (0,)))
   turned = _turned(most)
   # In halves: XLA would make a launch of a reduction.
   for k in (16, 8, 4, 2, 1):
