@@ -24,7 +24,7 @@ def get_config(method: str = 'allreduce') -> ml_collections.ConfigDict:
   config.optimizer.update(name='adamw', b2=0.99)
   config.momentum = 0.0
   config.clip = 1.0
-  config.learning_rate.update(name='cosine', peak=3e-3, warmup_epochs=1.0)
+  config.learning_rate.update(name='cosine', peak=0.012, warmup_epochs=1.0)
   config.weight_decay = 0.1
   config.eval_every = 5.0
   config.checkpoint_every = 5.0
@@ -32,7 +32,7 @@ def get_config(method: str = 'allreduce') -> ml_collections.ConfigDict:
   return digits.choose(config, METHODS, method, 'configs/text.py')
 
 
-def _moved(steps, fragments=1, outer=(0.7, 0.9, True), **quantizer):
+def _moved(steps, fragments=1, outer=(0.7, 0.5, True), **quantizer):
   """A mean of what workers moved in so many steps of their own: DiLoCo."""
   rate, momentum, nesterov = outer
   return dict(
@@ -65,8 +65,9 @@ METHODS = {
   'allreduce': dict(reduce=dict(name='allreduce'), gossip=dict(name='none')),
   'diloco10': _moved(10),
   'diloco30': _moved(30),
-  'diloco10_eden1': _moved(10, name='eden', bits=1),
+  'diloco10_eden1': _moved(10, fragments=2, name='eden', bits=1),
   'gossip10': _gossip(10, bits=32),
+  'gossip6_4bits': _gossip(6, bits=4),
   'gossip10_4bits': _gossip(10, bits=4),
   'gossip10_2bits': _gossip(10, bits=2, gamma=0.5),
   'demo': dict(model=dict(width=64, layers=2), **_gossip(10, bits=4)),

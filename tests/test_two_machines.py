@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from benchmarks.network import namespaces
+from moniqua_jax.launch import __main__ as launch
 from moniqua_jax.launch import multihost, watch, witness
 from moniqua_jax.training import checkpoint, parts
 from moniqua_jax.training.step import TrainState
@@ -191,6 +192,29 @@ def test_a_witness_says_how_a_process_ended(beats, words):
     _, err = seen.communicate(beats)
     still.kill()
   assert words in err.decode() and bool(words) == bool(err)
+
+
+JOINED = """
+import sys
+from moniqua_jax.launch import initialize, watch
+watch.BEAT = 0.0005  # so that its thread is in JAX nearly always
+initialize.join(sys.argv[1], 2, int(sys.argv[2]))
+"""
+
+
+def test_a_process_that_is_done_is_not_aborted():
+  """As Python ends a thread that comes back from C++ to an end of Python."""
+  for _ in range(2):
+    address = f'127.0.0.1:{launch.free_port()}'
+    pair = [
+      subprocess.Popen(
+        [sys.executable, '-c', JOINED, address, str(i)],
+        env=os.environ | programs.ENVIRONMENT,
+        cwd=programs.ROOT,
+      )
+      for i in range(2)
+    ]
+    assert [process.wait(60) for process in pair] == [0, 0]
 
 
 # ------------------------------------------------------------- two namespaces

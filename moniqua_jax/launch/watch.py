@@ -18,6 +18,7 @@ import threading
 import time
 from typing import Any
 
+import jax
 from jax._src import distributed  # nothing public has its keys
 from jax.errors import JaxRuntimeError
 
@@ -39,6 +40,8 @@ class Watch:
     self._client, self._me = client, me
     self._heard = dict.fromkeys(range(n), time.monotonic())
     self._words, self._going = {}, False
+    self._over = threading.Event()
+    self._talking = threading.Thread(target=self._exchange, daemon=True)
     self._signals: int | None = None
     self._witness = -1  # no file yet
     # The step of the loop, and the one after which all end.
@@ -50,12 +53,12 @@ class Watch:
     """Starts the threads and the witness, and listens for SIGTERM."""
     address = distributed.global_state.coordinator_address
     self._witness = _witness(self._me, address if self._me else None)
-    atexit.register(self.leave)
+    atexit.register(self._last)
     main = threading.current_thread() is threading.main_thread()
     if main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
       self._signals = _terminations()
-    for work in (self._exchange, self._judge):
-      threading.Thread(target=work, daemon=True).start()
+    self._talking.start()
+    threading.Thread(target=self._judge, daemon=True).start()
 
   def tell(self, words: str) -> None:
     """Leaves last words for the others, if there are any and a keeper."""
@@ -97,13 +100,25 @@ class Watch:
     """Tells the witness that an end will be no surprise."""
     self._beat(b'.')
 
+  def _last(self):
+    """Waits for the others, and lets no thread of ours be in JAX at the end.
+
+    Python ends a thread where it comes back from C++, and with it the process.
+    """
+    self.leave()
+    try:
+      jax.distributed.shutdown()  # until then we give signs of life
+    finally:
+      self._over.set()
+      self._talking.join(SILENCE)
+
   def _beat(self, byte):
     with contextlib.suppress(OSError):
       os.write(self._witness, byte)
 
   def _exchange(self):
     last, count, leave, agreed = {}, 0, 0, False
-    while True:
+    while not self._over.wait(BEAT if count else 0):
       count += 1
       self._set(f'{_KEYS}alive/{self._me}', str(count))
       with contextlib.suppress(JaxRuntimeError):
@@ -119,7 +134,6 @@ class Watch:
       if leave and not agreed:
         agreed = True
         self._agree(leave)
-      time.sleep(BEAT)
 
   def _judge(self):
     looked = time.monotonic()
