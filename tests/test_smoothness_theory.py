@@ -297,7 +297,7 @@ def minimax(weights, sizes, beta):
       {'type': 'ineq', 'fun': lambda z: z[-1] - z[:-1] - np.log(weights)},
     ],
     method='SLSQP',
-    options={'ftol': 1e-13, 'maxiter': 1000},
+    options={'ftol': 1e-11, 'maxiter': 1000},
   )
   assert result.success, result.message
   return np.exp(result.fun)

@@ -193,7 +193,12 @@ REFUSED = {
     'take muon, one that goes by numbers',
   ),
   'a part of a layer': (
-    dict(optimizer=dict(name='muon'), pod=dict(data=2), runner='sharded'),
+    dict(
+      optimizer=dict(name='muon'),
+      pod=dict(data=2),
+      runner='sharded',
+      workers=4,
+    ),
     "config.optimizer.name='muon' goes by layers, of which a device of a pod",
   ),
   'quasi-global': (
