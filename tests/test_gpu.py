@@ -67,8 +67,10 @@ def check(program, bits, header, moved, temporary, launches):
   """Only u8 travels; few launches; no more bytes than that."""
   for kind, dtype, _ in program['collectives']:
     assert (kind, dtype) == ('collective-permute', 'u8')
-  # In pieces; what a message is sent from and comes into, for two neighbours.
+  # In two pieces at most, to two neighbours; each counts twice: what it is sent
+  # from, and what it comes into.
   travels = sum(nbytes for *_, nbytes in program['collectives'])
+  assert len(program['collectives']) <= 2 * 4
   assert travels == 4 * (wire.packed_size(program['d'], bits) + header)
   assert program['launches'] <= launches
   assert program['bytes'] <= moved

@@ -101,9 +101,10 @@ class Watch:
     self._beat(b'.')
 
   def _last(self):
-    """Waits for the others, and lets no thread of ours be in JAX at the end.
+    """Waits for the others, and then for our own thread.
 
-    Python ends a thread where it comes back from C++, and with it the process.
+    A thread that comes back from JAX's C++ when Python has ended already would
+    abort the process.
     """
     self.leave()
     try:

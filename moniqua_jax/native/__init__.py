@@ -129,7 +129,8 @@ def _call(name, result):
   """Returns the function of this name; what it returns varies as arrays do."""
 
   def call(*arrays, **how):
-    # By zeros, for what a type calls the axes of a mesh differs between JAXes.
+    # A shard_map may check over which axes of a mesh results vary: as zeros do
+    # that are made of the arrays. Types name these axes otherwise in each JAX.
     zero = lambda *arrays: sum(jnp.sum(0 * jnp.float32(x)) for x in arrays)
     like = lambda x: jax.eval_shape(
       lambda *arrays: jnp.full(x.shape, zero(*arrays), x.dtype), *arrays

@@ -4,7 +4,7 @@ The jnp forms are the reference, and run everywhere. Compiled for these
 platforms, other forms take their places, and give the same bits:
 
   CPUs   `native`, in C++, where it was built: Moniqua, rotations and EDEN,
-         the buckets of QSGD and NUQSGD
+         the buckets of QSGD and NUQSGD, codewords of coded messages
   GPUs   `at_once`: what is sent, inspected and mixed of Moniqua's, in few
          launches
   TPUs   of `at_once` the mix, where an update is changed and not x in place
@@ -39,9 +39,15 @@ def chosen(default: Callable, *how, **forms: Callable | None) -> Callable:
 
 
 def in_pieces(do: Callable, payload: jax.Array, cuts) -> jax.Array:
-  """Returns do(payload): on GPUs of each of its pieces, which stay apart.
+  """Returns do(payload), on GPUs made of what it does to pieces of the payload.
 
-  One vector of them would be a copy. XLA sends pieces that go one way as one.
+  So that XLA need not copy them into one vector first. It can send pieces that
+  go the same way as one message.
+
+  Args:
+    do: u8[P] -> u8[P], which treats each byte alike.
+    payload: u8[P].
+    cuts: where a piece ends and the next one begins; () if it is whole.
   """
 
   def apart(payload):

@@ -1,16 +1,8 @@
 """An optimizer that goes by layers, where parameters are one vector."""
 
-from collections.abc import Callable
-import functools
-
 import optax
 
 from moniqua_jax import pods
-
-
-def of(held: pods.Held) -> Callable:
-  """Returns what makes an optimizer of leaves one of vectors."""
-  return functools.partial(by_leaf, held)
 
 
 def by_leaf(

@@ -13,7 +13,8 @@ from moniqua_jax.algorithms import large_leaves, transformation
 from moniqua_jax.algorithms.dadam import DadamState
 from moniqua_jax.algorithms.delayed import delayed
 from moniqua_jax.quantizers import base
-from moniqua_jax.training import by_leaf, registry, talk
+from moniqua_jax.training import registry, talk
+from moniqua_jax.training.by_leaf import by_leaf
 
 # Of a config, not of its `optimizer`: each optimizer takes those it knows.
 ENTRIES = ('momentum', 'nesterov', 'weight_decay')
@@ -114,7 +115,7 @@ def local(
     'optimizer',
     config.optimizer,
     learning_rate=learning_rate,
-    by_leaf=by_leaf.of(held),
+    by_leaf=functools.partial(by_leaf, held),
     topology=schedule,
     axis_name=workers.AXIS,
     # Not that of the gossip, whose dither is of the same places.
