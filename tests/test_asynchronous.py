@@ -455,6 +455,7 @@ def steps_in(workdir):
 def interrupted(rank, number, workdir, environment, *arguments):
   """Sends a signal to one of three workers in training.
 
+  For half a second mpiexec has no time to read what the others say of it.
   Returns the exit status, what stderr said, and the seconds until then.
   """
   out, err = workdir.with_suffix('.out'), workdir.with_suffix('.err')
@@ -479,8 +480,11 @@ def interrupted(rank, number, workdir, environment, *arguments):
         assert time.monotonic() < deadline
         time.sleep(0.1)
       pids = re.findall(r'process (\d+) on', out.read_text())
-      os.kill(int(pids[rank]), number)
       began = time.monotonic()
+      process.send_signal(signal.SIGSTOP)
+      os.kill(int(pids[rank]), number)
+      time.sleep(0.5)
+      process.send_signal(signal.SIGCONT)
       status = process.wait(timeout=60)
     finally:
       process.kill()

@@ -6,6 +6,7 @@ mpiexec --with-ft ulfm --oversubscribe -n 8 \\
 """
 
 import contextlib
+import fcntl
 import functools
 import io
 import os
@@ -13,9 +14,12 @@ import pathlib
 import shlex
 import signal
 import sys
+import termios
+import time
 import traceback
 
 import jax
+import numpy as np
 
 from moniqua_jax import command_line, extras, plots, wire
 from moniqua_jax.asynchronous import report, training
@@ -160,6 +164,7 @@ def stop(network, error):
       )
     if network.speaks:
       print(f'stopped: {reason} {hint}', file=sys.stderr)
+    _read(sys.stderr)
     network.halt(reason)
   except Exception:
     traceback.print_exc()
@@ -167,6 +172,20 @@ def stop(network, error):
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)  # MPI cannot be finalised without the worker that is lost
+
+
+def _read(stream):
+  """Waits until mpiexec has read what we said, two seconds at most.
+
+  The first worker that ends with a failure ends mpiexec, too, and with it what
+  was still in the pipes.
+  """
+  stream.flush()
+  unread, deadline = np.ones((), np.int32), time.monotonic() + 2
+  with contextlib.suppress(OSError):  # no pipe
+    while unread and time.monotonic() < deadline:
+      fcntl.ioctl(stream.fileno(), termios.FIONREAD, unread)
+      time.sleep(0.05)
 
 
 def _saved(network) -> bool:
