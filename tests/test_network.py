@@ -371,7 +371,8 @@ def test_a_run_has_the_name_of_its_link_and_seed():
 
 def test_the_command_of_a_training_process(tmp_path):
   network = namespaces.Network(('a', 'b'), ('10.0.0.1', '10.0.0.2'), 'eth0')
-  command = training.command('dpsgd', 1, network, tmp_path, {'workers': 2})
+  command = training.command('c.py:dpsgd', 1, network, tmp_path, {'workers': 2})
+  assert '--config=c.py:dpsgd' in command
   assert '--process_id=1' in command and '--num_processes=2' in command
   assert '--config.workers=2' in command
 

@@ -1,40 +1,43 @@
 """Which method reaches a loss first, by the clock, on slow links?
 
   python -m benchmarks.network.training --data_dir=DATA --out=results/network
+  python -m benchmarks.network.training --config=configs/text.py --out=DIR
 
 On Linux as root. Runs `train.py` as n processes in n network namespaces, for
-each method of configs/network_cifar10_cpu.py, each link and each seed, each in
-a work directory RUNS/RATE-DELAY-METHOD-seedS, keeps them in DIR and writes
-DIR/training.md and a figure. No delay and seed 0 are not in the name. A run
-that trains more than so many seconds is stopped where it is; one that is there
-is not run again. With JAX_COMPILATION_CACHE_DIR set, a method compiles once for
-all links and seeds.
+each method of a config file, each link and each seed, each in a work directory
+RUNS/RATE-DELAY-METHOD-seedS, keeps them in DIR and writes DIR/training.md and a
+figure. No delay and seed 0 are not in the name. A run that trains more than so
+many seconds is stopped where it is; one that is there is not run again. With
+JAX_COMPILATION_CACHE_DIR set, a method compiles once for all links and seeds.
 """
 
 import argparse
 import os
 import pathlib
+import runpy
 import shutil
 import sys
 
 from benchmarks import seeds
 from benchmarks.network import curves, figures, namespaces, running
-from configs import network_cifar10_cpu
 from moniqua_jax import command_line
 from moniqua_jax.plots import kept
 from moniqua_jax.training import metrics, workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-METHODS = tuple(network_cifar10_cpu.METHODS)
 PORT = 7000  # nobody else lives in the namespace
 
 
 def main(argv=None) -> int:
   args = parsed(argv)
   try:
-    for method in args.methods.split(','):
-      if method not in METHODS:
-        raise ValueError(f'method {method!r}; choose from {METHODS}.')
+    methods = tuple(runpy.run_path(str(args.config)).get('METHODS', ()))
+    if not methods:
+      raise ValueError(f'{args.config} has no METHODS.')
+    args.methods = args.methods.split(',') if args.methods else methods
+    for method in args.methods:
+      if method not in methods:
+        raise ValueError(f'method {method!r}; choose from {methods}.')
     links = {
       (rate, delay): namespaces.Link(
         namespaces.parse_rate(rate), namespaces.parse_delay(delay)
@@ -47,7 +50,7 @@ def main(argv=None) -> int:
       for (rate, delay), link in links.items():
         train_all(dict(rate=rate, delay=delay, seed=seed), link, args)
     if (args.out / 'runs.jsonl').exists():
-      write(curves.loaded(args.out, METHODS), args.target, args.out)
+      write(curves.loaded(args.out, methods), args.target, args.out)
   except (ValueError, OSError) as error:
     return command_line.told(error)
   except KeyboardInterrupt:
@@ -63,10 +66,12 @@ def parsed(argv):
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
+  default = os.path.relpath(ROOT / 'configs/network_cifar10_cpu.py')
+  add('--config', type=pathlib.Path, default=default, help='has METHODS')
   add('--data_dir', help='a TFDS directory with cifar10/3.0.2')
   add('--rates', default='100mbit,10mbit', help='a comma list')
   add('--delays', default='0ms', help="a comma list, as '0ms,20ms'")
-  add('--methods', default=','.join(METHODS), help='a comma list')
+  add('--methods', help='a comma list; all if not given')
   add('--seeds', type=int, default=1, help='of each method on each link')
   add('--n', type=int, default=8, help='workers')
   add('--seconds', type=float, default=300.0, help='of training, for a run')
@@ -87,7 +92,7 @@ def parsed(argv):
 def train_all(about, link, args) -> None:
   """The runs of one link and one seed that are not there."""
   there = seeds.found(args.out)
-  names = {method: name(method, **about) for method in args.methods.split(',')}
+  names = {method: name(method, **about) for method in args.methods}
   missing = {method: run for method, run in names.items() if run not in there}
   if not missing:
     return
@@ -122,7 +127,8 @@ def train(method, seed, network, folder, args) -> str:
   if args.data_dir:
     entries['data.data_dir'] = args.data_dir
   commands = [
-    command(method, i, network, folder, entries) for i in range(args.n)
+    command(f'{args.config}:{method}', i, network, folder, entries)
+    for i in range(args.n)
   ]
   logs = folder.with_name(folder.name + '.logs')
   enough = lambda: trained(folder) > args.seconds
@@ -145,12 +151,12 @@ def trained(folder) -> float:
   return rows[-1]['seconds'] - rows[0]['seconds'] if rows else 0.0
 
 
-def command(method, i, network, folder, entries) -> list[str]:
+def command(config, i, network, folder, entries) -> list[str]:
   """The command of one process."""
   return [
     sys.executable,
     str(ROOT / 'train.py'),
-    f'--config={ROOT / network_cifar10_cpu.FILE}:{method}',
+    f'--config={config}',
     *(f'--config.{name}={value}' for name, value in entries.items()),
     f'--workdir={pathlib.Path(folder).resolve()}',
     f'--coordinator_address={network.addresses[0]}:{PORT}',
