@@ -21,6 +21,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from moniqua_jax import native
+
 TILE = 1024  # values of a vector that a TPU moves together
 
 
@@ -40,9 +42,10 @@ def pack(codes: jax.Array, bits: int) -> jax.Array:
   >>> pack(jnp.arange(4, dtype=jnp.uint8), 4)
   Array([32, 49], dtype=uint8)
   """
-  cut = [codes[start:stop] for start, stop in parts(codes.size, bits)]
-  packed = merged([pack_parts(cut, bits, codes.size)])
-  return jnp.concatenate(packed) if packed else codes
+  size = packed_size(codes.size, bits)
+  native_form = functools.partial(native.pack, size=size, bits=bits)
+  form = functools.partial(_pack, bits=bits)
+  return _where_long(codes.size, native_form, form)(codes)
 
 
 def unpack(packed: jax.Array, bits: int, size: int) -> jax.Array:
@@ -59,8 +62,9 @@ def unpack(packed: jax.Array, bits: int, size: int) -> jax.Array:
   >>> unpack(pack(jnp.arange(5, dtype=jnp.uint8), 3), 3, 5)
   Array([0, 1, 2, 3, 4], dtype=uint8)
   """
-  codes = [unpack_part(packed, bits, size, *part) for part in parts(size, bits)]
-  return jnp.concatenate(codes) if codes else packed
+  native_form = functools.partial(native.unpack, size=size, bits=bits)
+  form = functools.partial(_unpack, bits=bits, size=size)
+  return _where_long(size, native_form, form)(packed)
 
 
 def nbytes(payload) -> int:
@@ -308,6 +312,29 @@ def unpack_part(
     codes.append((plane >> stripe * width & (2**width - 1)) << low)
     low, first = low + width, first + whole * width // 8
   return functools.reduce(jnp.bitwise_or, codes)
+
+
+def _where_long(size: int, native_form, form):
+  """Returns the form in C++ for CPUs, where there are stripes for it.
+
+  XLA would rather compute each code anew, one at a time, in what uses it.
+  """
+  if size < 8 * TILE or not native.ready():
+    return form
+  return functools.partial(
+    lax.platform_dependent, default=form, cpu=native_form
+  )
+
+
+def _pack(codes, bits):
+  cut = [codes[start:stop] for start, stop in parts(codes.size, bits)]
+  packed = merged([pack_parts(cut, bits, codes.size)])
+  return jnp.concatenate(packed) if packed else codes
+
+
+def _unpack(packed, bits, size):
+  codes = [unpack_part(packed, bits, size, *part) for part in parts(size, bits)]
+  return jnp.concatenate(codes) if codes else packed
 
 
 def _stripes(size: int, bits: int) -> tuple[int, int]:

@@ -33,6 +33,7 @@ OTHERS = {
   **{f'qsgd {b}': mj.qsgd(b) for b in (2, 4, 8)},
   'qsgd 4, linf': mj.qsgd(4, 77, 'linf'),
   'terngrad': mj.terngrad(clip=np.inf),
+  'uniform 5': mj.uniform(5),  # XLA's codes, packed in C++
   'nuqsgd 4': mj.nuqsgd(4),
   **{f'nuqsgd {b}, linf': mj.nuqsgd(b, 600, 'linf') for b in (2, 3, 8)},
 }
@@ -40,6 +41,7 @@ OTHERS = {
 MESSAGES = [
   ('simulated', 'eden 3', 5_000),
   ('sharded', 'nuqsgd 4', 20_001),
+  ('simulated', 'uniform 5', 9_001),
   *(('simulated', name, 90_001) for name in OTHERS),
   *(('sharded', name, d) for name in OTHERS for d in (1, 50, 1_013, 300_000)),
 ]
@@ -122,7 +124,7 @@ def test_a_round_has_the_bits_of_the_jnp_form(
 
 @built
 @pytest.mark.parametrize(
-  ('run', 'name', 'd'), helpers.tiered(MESSAGES, MESSAGES[:2])
+  ('run', 'name', 'd'), helpers.tiered(MESSAGES, MESSAGES[:3])
 )
 def test_a_message_has_the_bits_of_the_jnp_form(monkeypatch, run, name, d):
   q = OTHERS[name]

@@ -1,4 +1,4 @@
-"""Codecs in C++, for CPUs: Moniqua's, rotations with EDEN, buckets, codewords.
+"""Codecs in C++, for CPUs: packing, Moniqua's, rotations, buckets, codewords.
 
 `quantizers.forms` says where these take the places of the jnp forms, whose bits
 they give. `python -m moniqua_jax.native` builds them, with any C++ compiler;
@@ -25,7 +25,7 @@ SOURCES = sorted([*FOLDER.glob('*.cc'), *FOLDER.glob('*.h')])
 FUNCTIONS = tuple(
   f'moniqua_{name}'
   for name in (
-    *('encode', 'decode', 'look', 'mix'),
+    *('pack', 'unpack', 'join', 'encode', 'decode', 'look', 'mix'),
     *('hadamard', 'eden_encode', 'eden_decode', 'uniform', 'halving'),
     *('words_encode', 'words_decode'),
   )
@@ -56,6 +56,25 @@ def _loaded() -> bool:
     handler = ffi.pycapsule(getattr(library, name))
     ffi.register_ffi_target(name, handler, platform='cpu')
   return True
+
+
+def pack(codes: Array, size: int, bits: int) -> Array:
+  """Returns u8[size] of codes u8[d]."""
+  packed = jax.ShapeDtypeStruct((size,), jnp.uint8)
+  return _call('moniqua_pack', packed)(codes, bits=bits)
+
+
+def unpack(packed: Array, size: int, bits: int) -> Array:
+  """Returns codes u8[size] of what `pack` wrote, and perhaps more."""
+  codes = jax.ShapeDtypeStruct((size,), jnp.uint8)
+  return _call('moniqua_unpack', codes)(packed, bits=bits)
+
+
+def join(*pieces: Array) -> Array:
+  """Returns u8[d], pieces u8[k] one after the other."""
+  size = sum(piece.size for piece in pieces)
+  joined = jax.ShapeDtypeStruct((size,), jnp.uint8)
+  return _call('moniqua_join', joined)(*pieces)
 
 
 def encode(x: Array, header: Array, nbytes: int, **how) -> Array:

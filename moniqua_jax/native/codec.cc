@@ -1,12 +1,11 @@
 // The codec of quantizers/moniqua.py in one pass over memory: in tiles of 1024
 // values, which stay in the first cache.
 
-#include "native.h"
+#include "planes.h"
 
 namespace {
 
-constexpr int64_t kTile = 1024, kLanes = 128, kMost = 8 * kTile;
-constexpr int64_t kChunk = 1 << 16;  // values that a thread takes at a time
+constexpr int64_t kLanes = 128, kMost = 8 * kTile;
 constexpr float kReach = 1 << 22;
 constexpr uint32_t kNaN = 0x7FC00000;
 
@@ -56,84 +55,6 @@ struct Dither {
   }
 };
 
-// wire.py: where the codes of a stripe, and of the rest, lie in planes.
-struct Planes {
-  int bits, count;
-  int64_t size, length, whole, bytes;
-
-  Planes(int64_t size, int bits) : bits(bits), size(size) {
-    count = 8 / (bits & -bits);
-    length = size / (count * kTile) * kTile;
-    whole = count * length;
-    bytes = whole * bits / 8;
-    Each(size - whole, [&](int, int, int64_t, int64_t more) { bytes += more; });
-  }
-
-  // visit(width, low, first byte, bytes) of the planes of so many codes.
-  template <typename Visit>
-  INLINE void Each(int64_t codes, Visit visit) const {
-    int64_t first = 0;
-    for (int width = 8, low = 0; width; width /= 2) {
-      if (!(bits & width)) continue;
-      int64_t bytes = (codes * width + 7) / 8;
-      visit(width, low, first, bytes);
-      low += width, first += bytes;
-    }
-  }
-};
-
-template <typename Bytes>
-INLINE void MoveSome(const uint8_t* from, int right, Bytes mask, int left,
-                     bool more, uint8_t* to) {
-  Bytes word, old = 0;
-  std::memcpy(&word, from, sizeof(Bytes));
-  if (more) std::memcpy(&old, to, sizeof(Bytes));
-  word = Bytes(old | Bytes(word >> right & mask) << left);
-  std::memcpy(to, &word, sizeof(Bytes));
-}
-
-// to = (from >> right & (2^width - 1)) << left of n bytes; to |= if more.
-INLINE void Move(const uint8_t* from, int right, int width, int left, bool more,
-                 int64_t n, uint8_t* to) {
-  const uint64_t mask = 0x0101010101010101u * ((1u << width) - 1);
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8)
-    MoveSome<uint64_t>(from + i, right, mask, left, more, to + i);
-  for (; i < n; ++i)
-    MoveSome<uint8_t>(from + i, right, uint8_t(mask), left, more, to + i);
-}
-
-// Packs a tile of stripe s, at `place` within the stripe, or unpacks it.
-template <bool kPack>
-INLINE void Tile(const Planes& at, int64_t s, int64_t place, uint8_t* codes,
-                 uint8_t* packed) {
-  at.Each(at.whole, [&](int width, int low, int64_t first,
-                        int64_t bytes) ALWAYS {
-    int64_t beside = bytes / at.length, shift = s / beside * width;
-    uint8_t* here = packed + first + s % beside * at.length + place;
-    if (kPack)
-      Move(codes, low, width, shift, shift, kTile, here);
-    else
-      Move(here, shift, width, low, low, kTile, codes);
-  });
-}
-
-// The same of all the codes that the stripes leave over.
-template <bool kPack>
-INLINE void Rest(const Planes& at, uint8_t* codes, uint8_t* packed) {
-  int64_t left = at.size - at.whole;
-  packed += at.whole * at.bits / 8;
-  at.Each(left, [&](int width, int low, int64_t first, int64_t bytes) ALWAYS {
-    for (int64_t shift = 0, i = 0; i < left; shift += width, i += bytes) {
-      int64_t n = std::min(bytes, left - i);
-      if (kPack)
-        Move(codes + i, low, width, shift, shift, n, packed + first);
-      else
-        Move(packed + first, shift, width, low, low, n, codes + i);
-    }
-  });
-}
-
 // y / s - u, from which both ends count.
 INLINE float Place(const Header& about, float y, float u) {
   return y * about.inverse - u;
@@ -162,8 +83,6 @@ INLINE void Write(const Header& about, int bits, const float* x, const float* u,
   checks.largest = most;
 }
 
-// A chunk: tiles at the places [from, to) of all stripes, or behind them the
-// rest.
 FOR_ALL_CPUS void EncodeChunk(const Header& about, const Planes& at,
                               const float* x, int64_t from, int64_t to,
                               uint8_t* out, Checks& checks) {
@@ -288,28 +207,17 @@ FOR_ALL_CPUS void MixChunk(const Header& mine, const Planes& at,
   });
 }
 
-// Vectors, each in chunks; the leading axes of all arrays are those of `vmap`.
-struct Rows {
-  int64_t size, count;
-  Planes at;
-  int64_t places, tiled, chunks;
+// What is done with all chunks.
+struct Rows : Chunks {
+  using Chunks::Chunks, Chunks::Of;
 
-  Rows(const F32& x, int64_t bits)
-      : size(x.dimensions().back()),
-        count(x.element_count() / size),
-        at(size, int(bits)),
-        places(kChunk / at.count),
-        tiled((at.length + places - 1) / places),
-        chunks(tiled + (at.whole < at.size)) {}
-
-  // work(row, from, to, checks) for all chunks; returns the checks of all rows.
+  // work(row, from, to, checks); returns the checks of all rows.
   template <typename Work>
-  std::vector<Checks> Each(ffi::ThreadPool& pool, int64_t edges,
-                           Work work) const {
+  std::vector<Checks> Checked(ffi::ThreadPool& pool, int64_t edges,
+                              Work work) const {
     std::vector<Checks> checks(count * chunks * edges);
-    ForAll(pool, count * chunks, [&](int64_t i) {
-      int64_t k = i % chunks, from = k < tiled ? k * places : at.length;
-      work(i / chunks, from, from + places, &checks[i * edges]);
+    Each(pool, [&](int64_t i, int64_t row, int64_t from, int64_t to) {
+      work(row, from, to, &checks[i * edges]);
     });
     std::vector<Checks> joined(count * edges);
     for (size_t i = 0; i < checks.size(); ++i)
@@ -317,11 +225,6 @@ struct Rows {
     return joined;
   }
 
-  // What belongs to a row.
-  template <typename Array>
-  auto Of(Array& array, int64_t row) const {
-    return array.typed_data() + row * (array.element_count() / count);
-  }
   const Header* HeadersOf(const U32& abouts, int64_t row) const {
     return reinterpret_cast<const Header*>(Of(abouts, row));
   }
@@ -343,7 +246,7 @@ ffi::Error Encode(ffi::ThreadPool pool, F32 x, U32 abouts,
     EncodeChunk(*rows.HeadersOf(abouts, row), rows.at, rows.Of(x, row), from,
                 to, rows.Of(*payloads, row), *checks);
   };
-  std::vector<Checks> found = rows.Each(pool, 1, write);
+  std::vector<Checks> found = rows.Checked(pool, 1, write);
   for (int64_t row = 0; row < rows.count; ++row) {
     const Header& about = *rows.HeadersOf(abouts, row);
     uint32_t limit = Word(std::fabs(kReach * about.step));
@@ -362,7 +265,7 @@ ffi::Error LookAtAll(ffi::ThreadPool pool, F32 y, U32 abouts,
     auto messages = rows.Of(payloads, rows.HeadersOf(abouts, row), row);
     LookChunk(digest, rows.at, messages, rows.Of(y, row), from, to, checks);
   };
-  std::vector<Checks> found = rows.Each(pool, payloads.size(), look);
+  std::vector<Checks> found = rows.Checked(pool, payloads.size(), look);
   for (size_t i = 0; i < found.size(); ++i) {
     largest->typed_data()[i] = found[i].largest << 8 * digest;
     std::copy_n(found[i].turns, kLanes, turns->typed_data() + i * kLanes);
@@ -374,7 +277,7 @@ ffi::Error Decode(ffi::ThreadPool pool, F32 y, U32 abouts,
                   ffi::RemainingArgs payloads, ffi::Result<F32> x_hat,
                   int64_t bits) {
   Rows rows(y, bits);
-  rows.Each(pool, 1, [&](int64_t row, int64_t from, int64_t to, Checks*) {
+  rows.Each(pool, [&](int64_t, int64_t row, int64_t from, int64_t to) {
     auto message = rows.Of(payloads, rows.HeadersOf(abouts, row), row);
     DecodeChunk(rows.at, message, rows.Of(y, row), from, to,
                 rows.Of(*x_hat, row));
@@ -386,7 +289,7 @@ ffi::Error Mix(ffi::ThreadPool pool, F32 x, F32 onto, U32 abouts, F32 weights,
                ffi::RemainingArgs payloads, ffi::Result<F32> mixed,
                int64_t bits) {
   Rows rows(x, bits);
-  rows.Each(pool, 1, [&](int64_t row, int64_t from, int64_t to, Checks*) {
+  rows.Each(pool, [&](int64_t, int64_t row, int64_t from, int64_t to) {
     const Header* headers = rows.HeadersOf(abouts, row);  // the own one first
     MixChunk(*headers, rows.at, rows.Of(payloads, headers + 1, row),
              rows.Of(weights, row), rows.Of(x, row), rows.Of(onto, row), from,

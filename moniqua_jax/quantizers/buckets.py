@@ -38,15 +38,15 @@ class Grid(NamedTuple):
 
 
 def bucketed(
-  grid: Grid, norm: str, before: Callable | None = None
+  grid: Grid, norm: str, before: Callable = lambda real, rows: rows
 ) -> base.Quantizer:
   """Builds the quantizer of a grid, unbiased, with a private key.
 
     x_hat = norm(bucket) level(round(x / norm(bucket)))
 
-  `before` may change the buckets f32[k, size] first; it is told which values
-  are real, the others fill the last one up. A bucket whose norm is below 2^-126
-  decodes to zeros, one that is not finite (or whose norm is not) to NaN.
+  `before` may change the rows of `by_bucket` first. A bucket whose norm is
+  below 2^-126 decodes to zeros, one that is not finite (or whose norm is not)
+  to NaN.
   """
   if norm not in NORMS:
     raise ValueError(f'norm={norm!r}; choose from {sorted(NORMS)}.')
@@ -58,7 +58,7 @@ def bucketed(
   def encode(x, key):
     x, seed = base.vector(x), dither.seed(key)
     cpu = None
-    if grid.native and not before:
+    if grid.native:
       cpu = functools.partial(_code_native, *grid.native, bucket_size, norm)
     default = functools.partial(_code, grid, norm, before)
     code = forms.chosen(default, cpu=cpu)
@@ -76,11 +76,10 @@ def bucketed(
   def decode(payload, reference):
     size = reference.size
     codes, norms = split(payload, size)
-    norms = norms[:, None]
+    norms = spread(norms, bucket_size, size)
     zero = jnp.minimum(norms, 0)  # a norm is not negative, or NaN
-    levels = base.rounded(grid.level(rows_of(codes, bucket_size)), zero)
-    x_hat = base.rounded(norms * levels, zero)
-    return x_hat.reshape(-1)[:size].astype(reference.dtype)
+    levels = base.rounded(grid.level(codes), zero)
+    return base.rounded(norms * levels, zero).astype(reference.dtype)
 
   def inspect(payload, reference):
     seen = base.watched(decode)(payload, reference)
@@ -92,16 +91,16 @@ def bucketed(
 
 def _code(grid, norm, before, x, seed):
   """Returns codes u8[d] and the norms of the buckets."""
-  rows = rows_of(x, grid.codes.bucket_size)
-  if before:
-    real = rows_of(jnp.ones(x.shape, jnp.bool), grid.codes.bucket_size)
-    rows = before(rows, real)
-  norms = NORMS[norm](rows)
-  # A quotient may exceed 1 by its rounding.
-  r = jnp.clip(ratio(rows, norms[:, None]), -1, 1)
-  words = dither.bits(seed, rows.size).reshape(rows.shape)
-  codes = grid.round(r, words).astype(jnp.uint8).reshape(-1)[: x.size]
-  return codes, norms
+
+  def code(real, rows, words):
+    rows = before(real, rows)
+    norms = NORMS[norm](rows)
+    # A quotient may exceed 1 by its rounding.
+    r = jnp.clip(ratio(rows, norms[:, None]), -1, 1)
+    return grid.round(r, words).astype(jnp.uint8), norms
+
+  words = dither.bits(seed, x.size)
+  return by_bucket(code, grid.codes.bucket_size, x, words)
 
 
 def _code_native(name, s, bucket_size, norm, x, seed):
@@ -120,9 +119,47 @@ def sendable(norms: Array) -> Array:
   return jnp.where((norms >= 0) & (norms < jnp.inf), norms, jnp.nan)
 
 
-def rows_of(x: Array, bucket_size: int) -> Array:
-  """Cuts [d] into rows of `bucket_size`; the last is filled with zeros."""
-  return jnp.pad(x, (0, -x.size % bucket_size)).reshape(-1, bucket_size)
+def by_bucket(
+  do: Callable, bucket_size: int, *vectors: Array
+) -> tuple[Array, Array]:
+  """Returns what `do` gives of whole buckets, and of a last one that is short.
+
+  Only that one is filled up, with zeros: in each loop of a CPU XLA would ask of
+  each value whether it is there; and were the codes joined by XLA, of each code
+  from which of the two it comes.
+
+  Args:
+    do: (real, rows [k, size] of each vector) -> codes u8[k, size], numbers
+      [..., k]. The values that are `real` are not filled in: all if it is True,
+      else it is bool[1, size].
+    bucket_size: values of a bucket.
+    vectors: of d values each.
+
+  Returns:
+    The codes, u8[d], and the numbers.
+  """
+  d, done = vectors[0].size, []
+  whole = d // bucket_size * bucket_size
+
+  def flat(size, *rows):
+    codes, numbers = do(*rows)
+    done.append((codes.reshape(-1)[:size], numbers))
+
+  if whole or not d:
+    flat(whole, True, *(x[:whole].reshape(-1, bucket_size) for x in vectors))
+  if left := d - whole:
+    fill = lambda x: jnp.pad(x[whole:], (0, bucket_size - left))[None]
+    real = jnp.arange(bucket_size)[None] < left
+    flat(left, real, *map(fill, vectors))
+  codes, numbers = zip(*done, strict=True)
+  join = lambda *pieces: jnp.concatenate(pieces, -1)
+  join_codes = forms.chosen(join, cpu=native.join) if len(codes) > 1 else join
+  return join_codes(*codes), join(*numbers)
+
+
+def spread(numbers: Array, bucket_size: int, d: int) -> Array:
+  """Gives each of d values the number of its bucket."""
+  return jnp.repeat(numbers, bucket_size)[:d]
 
 
 def ratio(rows: Array, sizes: Array) -> Array:

@@ -4,7 +4,8 @@ The jnp forms are the reference, and run everywhere. Compiled for these
 platforms, other forms take their places, and give the same bits:
 
   CPUs   `native`, in C++, where it was built: Moniqua, rotations and EDEN,
-         the buckets of QSGD and NUQSGD, codewords of coded messages
+         the buckets of QSGD and NUQSGD, codewords of coded messages; and in
+         `wire` the packing of all codes
   GPUs   `at_once`: what is sent, inspected and mixed of Moniqua's, in few
          launches
   TPUs   of `at_once` the mix, where an update is changed and not x in place

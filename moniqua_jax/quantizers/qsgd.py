@@ -87,9 +87,10 @@ def terngrad(bucket_size: int = 512, clip: float = 2.5) -> base.Quantizer:
   if not clip > 0:
     raise ValueError(f'clip={clip!r}; it counts standard deviations, above 0.')
 
-  def clipped(rows, real):
+  def clipped(real, rows):
     most = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
-    zero, share = jnp.minimum(most, 0), 1 / jnp.sum(real, axis=1, keepdims=True)
+    count = jnp.sum(jnp.broadcast_to(real, rows.shape), axis=1, keepdims=True)
+    zero, share = jnp.minimum(most, 0), 1 / count
     mean_of = lambda x: base.rounded(base.sum_rows(x)[:, None] * share, zero)
     # Of x / max|x|, whose squares neither overflow nor vanish.
     unit = base.rounded(buckets.ratio(rows, most), zero)
@@ -99,5 +100,7 @@ def terngrad(bucket_size: int = 512, clip: float = 2.5) -> base.Quantizer:
     # Values that are equal but for rounding have no sigma to speak of.
     return jnp.where(sigma > 1e-5, jnp.clip(rows, -bound, bound), rows)
 
-  before = None if clip == math.inf else clipped
-  return buckets.bucketed(uniform_grid(1, bucket_size), 'linf', before)
+  grid = uniform_grid(1, bucket_size)
+  if clip == math.inf:
+    return buckets.bucketed(grid, 'linf')
+  return buckets.bucketed(grid._replace(native=None), 'linf', clipped)

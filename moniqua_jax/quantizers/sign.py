@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from moniqua_jax import wire
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import base, buckets
 
 Array = jax.Array
 
@@ -21,8 +21,8 @@ Array = jax.Array
 class Scale(NamedTuple):
   """What the two codes of a bucket stand for."""
 
-  # (rows f32[n, size], real bool[n, size]) -> f32[k, n], what is sent
-  measure: Callable[[Array, Array], Array]
+  # (rows f32[n, size], real bool[1, size] or True) -> f32[k, n], what is sent
+  measure: Callable[[Array, Array | bool], Array]
   # f32[k, n] -> the values of code 0 and of code 1, each f32[n]
   ends: Callable[[Array], tuple[Array, Array]]
   # f32[k, n] -> f32[n], from which on a value gets code 1
@@ -37,7 +37,7 @@ def _mean(rows, where):
 
 
 def _mean_abs(rows, real):
-  return _mean(jnp.abs(rows), real)[None]
+  return _mean(jnp.abs(rows), jnp.broadcast_to(real, rows.shape))[None]
 
 
 def _two_means(rows, real):
@@ -98,17 +98,15 @@ def sign(bucket_size: int = 512, scale: str = 'mean_abs') -> base.Quantizer:
     raise ValueError(f'scale={scale!r}; choose from {sorted(SCALES)}.')
   rule = SCALES[scale]
 
-  def rows_of(x):
-    return jnp.pad(x, (0, -x.size % bucket_size)).reshape(-1, bucket_size)
-
-  def encode(x, key):
-    del key
-    x = base.vector(x)
-    rows, real = rows_of(x), rows_of(jnp.ones(x.shape, jnp.bool))
+  def code(real, rows):
     # A sum keeps the NaN that a comparison or a maximum loses.
     scales = rule.measure(rows, real) + jnp.sum(0 * rows, axis=1)[None]
     codes = rows >= rule.threshold(scales)[:, None]
-    codes = codes.reshape(-1)[: x.size].astype(jnp.uint8)
+    return codes.astype(jnp.uint8), scales
+
+  def encode(x, key):
+    del key
+    codes, scales = buckets.by_bucket(code, bucket_size, base.vector(x))
     return wire.join(codes, 1, scales)
 
   def read(payload, size):
@@ -121,9 +119,9 @@ def sign(bucket_size: int = 512, scale: str = 'mean_abs') -> base.Quantizer:
 
   def decode(payload, reference):
     size = reference.size
-    codes, low, high = read(payload, size)
-    rows = jnp.where(rows_of(codes) > 0, high[:, None], low[:, None])
-    return rows.reshape(-1)[:size].astype(reference.dtype)
+    codes, *ends = read(payload, size)
+    low, high = (buckets.spread(end, bucket_size, size) for end in ends)
+    return jnp.where(codes > 0, high, low).astype(reference.dtype)
 
   def inspect(payload, reference):
     _, low, _ = read(payload, reference.size)

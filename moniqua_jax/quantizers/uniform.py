@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from moniqua_jax import dither, wire
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import base, buckets
 
 Array = jax.Array
 
@@ -55,8 +55,8 @@ def uniform(
     raise ValueError(f'bucket_size={bucket_size!r}; it must be at least 1.')
   noise, top = ROUNDINGS[rounding], 2**bits - 1
 
-  def encode(x, key):
-    rows = _buckets(base.vector(x), bucket_size)
+  def code(real, rows, u):
+    rows = jnp.where(real, rows, rows[:, :1])
     # XLA on CPUs may lose a NaN in a maximum of rows, not in a sum.
     nothing = jnp.sum(0 * rows, axis=1, keepdims=True)
     low = jnp.min(rows, axis=1, keepdims=True) + nothing
@@ -66,27 +66,23 @@ def uniform(
     # XLA multiplies by 1 / step, which above 2^126 would be taken for 0.
     shrink = jnp.where(step > 2.0**64, 2.0**-64, 1)
     shares = (rows - low) * shrink / (step * shrink)
-    u = jnp.broadcast_to(noise(dither.seed(key), rows.size), (rows.size,))
-    codes = jnp.floor(shares + u.reshape(rows.shape))
-    codes = jnp.clip(codes, 0, top).astype(jnp.uint8).reshape(-1)[: x.size]
-    return wire.join(codes, bits, low, high)
+    codes = jnp.clip(jnp.floor(shares + u), 0, top).astype(jnp.uint8)
+    return codes, jnp.stack([low[:, 0], high[:, 0]])
 
-  def split(payload, size):
-    shape = 2, -(-size // bucket_size), 1
-    codes, ends = wire.split(payload, bits, size, 8 * shape[1])
-    return codes, wire.from_bytes(ends, jnp.float32, shape)
+  def encode(x, key):
+    x = base.vector(x)
+    u = jnp.broadcast_to(noise(dither.seed(key), x.size), x.shape)
+    codes, ends = buckets.by_bucket(code, bucket_size, x, u)
+    return wire.join(codes, bits, ends)
 
   def decode(payload, reference):
     size = reference.size
-    codes, (low, high) = split(payload, size)
-    rows = _buckets(codes, bucket_size).astype(jnp.float32)
-    above = rows * ((high - low) / top)
-    x_hat = low + base.rounded(above, jnp.minimum(high - low, 0))
-    return x_hat.reshape(-1)[:size].astype(reference.dtype)
+    shape = 2, -(-size // bucket_size)
+    codes, ends = wire.split(payload, bits, size, 8 * shape[1])
+    low, high = wire.from_bytes(ends, jnp.float32, shape)
+    each = lambda number: buckets.spread(number, bucket_size, size)
+    above = codes.astype(jnp.float32) * each((high - low) / top)
+    above = base.rounded(above, each(jnp.minimum(high - low, 0)))
+    return (each(low) + above).astype(reference.dtype)
 
   return base.Quantizer(encode, decode, base.watched(decode))
-
-
-def _buckets(x: Array, bucket_size: int) -> Array:
-  """Rows of `bucket_size`; the last repeats its last value to be full."""
-  return jnp.pad(x, (0, -x.size % bucket_size), 'edge').reshape(-1, bucket_size)
