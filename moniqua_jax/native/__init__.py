@@ -71,9 +71,9 @@ def unpack(packed: Array, size: int, bits: int) -> Array:
 
 
 def join(*pieces: Array) -> Array:
-  """Returns u8[d], pieces u8[k] one after the other."""
+  """Returns vectors of one kind, one after the other."""
   size = sum(piece.size for piece in pieces)
-  joined = jax.ShapeDtypeStruct((size,), jnp.uint8)
+  joined = jax.ShapeDtypeStruct((size,), pieces[0].dtype)
   return _call('moniqua_join', joined)(*pieces)
 
 

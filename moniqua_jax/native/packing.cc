@@ -1,4 +1,4 @@
-// wire.pack and wire.unpack, and codes that come in pieces.
+// wire.pack and wire.unpack, and vectors that come in pieces.
 
 #include "planes.h"
 
@@ -41,15 +41,14 @@ ffi::Error Unpack(ffi::ThreadPool pool, U8 packed, ffi::Result<U8> codes,
   return ffi::Error::Success();
 }
 
-ffi::Error Join(ffi::RemainingArgs pieces, ffi::Result<U8> joined) {
-  auto shape = joined->dimensions();
-  int64_t size = shape.back(), count = joined->element_count() / size;
-  uint8_t* to = joined->typed_data();
+ffi::Error Join(ffi::RemainingArgs pieces, ffi::Result<ffi::AnyBuffer> joined) {
+  int64_t count = joined->element_count() / joined->dimensions().back();
+  char* to = static_cast<char*>(joined->untyped_data());
   for (int64_t row = 0; row < count; ++row)
     for (size_t i = 0; i < pieces.size(); ++i) {
-      U8 piece = *pieces.get<U8>(i);
-      int64_t n = piece.dimensions().back();
-      std::memcpy(to, piece.typed_data() + row * n, n);
+      auto piece = *pieces.get<ffi::AnyBuffer>(i);
+      int64_t n = piece.size_bytes() / count;
+      std::memcpy(to, static_cast<char*>(piece.untyped_data()) + row * n, n);
       to += n;
     }
   return ffi::Error::Success();
@@ -62,4 +61,5 @@ auto Bind() { return Bound().Arg<U8>().Ret<U8>().Attr<int64_t>("bits"); }
 XLA_FFI_DEFINE_HANDLER_SYMBOL(moniqua_pack, Pack, Bind());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(moniqua_unpack, Unpack, Bind());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    moniqua_join, Join, ffi::Ffi::Bind().RemainingArgs().Ret<U8>());
+    moniqua_join, Join,
+    ffi::Ffi::Bind().RemainingArgs().Ret<ffi::AnyBuffer>());

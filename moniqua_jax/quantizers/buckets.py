@@ -73,13 +73,13 @@ def bucketed(
     norms = lax.optimization_barrier(sendable(norms))
     return known(codes, grid.codes), norms
 
-  def decode(payload, reference):
-    size = reference.size
-    codes, norms = split(payload, size)
-    norms = spread(norms, bucket_size, size)
+  def value(codes, norms):
     zero = jnp.minimum(norms, 0)  # a norm is not negative, or NaN
-    levels = base.rounded(grid.level(codes), zero)
-    return base.rounded(norms * levels, zero).astype(reference.dtype)
+    return base.rounded(norms * base.rounded(grid.level(codes), zero), zero)
+
+  def decode(payload, reference):
+    x_hat = values(value, bucket_size, *split(payload, reference.size))
+    return x_hat.astype(reference.dtype)
 
   def inspect(payload, reference):
     seen = base.watched(decode)(payload, reference)
@@ -152,14 +152,32 @@ def by_bucket(
     real = jnp.arange(bucket_size)[None] < left
     flat(left, real, *map(fill, vectors))
   codes, numbers = zip(*done, strict=True)
-  join = lambda *pieces: jnp.concatenate(pieces, -1)
-  join_codes = forms.chosen(join, cpu=native.join) if len(codes) > 1 else join
-  return join_codes(*codes), join(*numbers)
+  return _joined(codes), jnp.concatenate(numbers, -1)
 
 
-def spread(numbers: Array, bucket_size: int, d: int) -> Array:
-  """Gives each of d values the number of its bucket."""
-  return jnp.repeat(numbers, bucket_size)[:d]
+def values(do: Callable, bucket_size: int, codes: Array, *numbers: Array):
+  """Returns f32[d], what `do` makes of codes and of the numbers of buckets.
+
+  Args:
+    do: (codes u8[k, size], numbers [k, 1] of each) -> f32[k, size].
+    bucket_size: values of a bucket; the last may be short.
+    codes: u8[d].
+    numbers: [ceil(d / bucket_size)] each.
+  """
+  whole = codes.size // bucket_size
+  cut = whole * bucket_size
+  parts = [(codes[:cut].reshape(-1, bucket_size), slice(whole))]
+  parts += [(codes[cut:][None], slice(whole, None))] * (cut < codes.size)
+  return _joined(
+    [do(c, *(n[at, None] for n in numbers)).reshape(-1) for c, at in parts]
+  )
+
+
+def _joined(parts):
+  if len(parts) == 1:
+    return parts[0]
+  join = lambda *parts: jnp.concatenate(parts)
+  return forms.chosen(join, cpu=native.join)(*parts)
 
 
 def ratio(rows: Array, sizes: Array) -> Array:

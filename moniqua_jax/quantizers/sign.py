@@ -118,10 +118,9 @@ def sign(bucket_size: int = 512, scale: str = 'mean_abs') -> base.Quantizer:
     return codes, *(jnp.where(sent, end, jnp.nan) for end in (low, high))
 
   def decode(payload, reference):
-    size = reference.size
-    codes, *ends = read(payload, size)
-    low, high = (buckets.spread(end, bucket_size, size) for end in ends)
-    return jnp.where(codes > 0, high, low).astype(reference.dtype)
+    value = lambda codes, low, high: jnp.where(codes > 0, high, low)
+    x_hat = buckets.values(value, bucket_size, *read(payload, reference.size))
+    return x_hat.astype(reference.dtype)
 
   def inspect(payload, reference):
     _, low, _ = read(payload, reference.size)

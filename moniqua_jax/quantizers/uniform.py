@@ -75,14 +75,16 @@ def uniform(
     codes, ends = buckets.by_bucket(code, bucket_size, x, u)
     return wire.join(codes, bits, ends)
 
+  def value(codes, low, high):
+    above = codes.astype(jnp.float32) * ((high - low) / top)
+    return low + base.rounded(above, jnp.minimum(high - low, 0))
+
   def decode(payload, reference):
     size = reference.size
     shape = 2, -(-size // bucket_size)
     codes, ends = wire.split(payload, bits, size, 8 * shape[1])
-    low, high = wire.from_bytes(ends, jnp.float32, shape)
-    each = lambda number: buckets.spread(number, bucket_size, size)
-    above = codes.astype(jnp.float32) * each((high - low) / top)
-    above = base.rounded(above, each(jnp.minimum(high - low, 0)))
-    return (each(low) + above).astype(reference.dtype)
+    ends = wire.from_bytes(ends, jnp.float32, shape)
+    x_hat = buckets.values(value, bucket_size, codes, *ends)
+    return x_hat.astype(reference.dtype)
 
   return base.Quantizer(encode, decode, base.watched(decode))
