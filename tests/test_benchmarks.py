@@ -138,6 +138,7 @@ WRITERS = {
   **dict.fromkeys(('table1', 'theta', 'tune', 'faults.__main__'), []),
   **dict.fromkeys(('nuqsgd_training', 'nuqsgd_variance'), ['--data_dir=none']),
   **dict.fromkeys(('network.__main__', 'network.training'), []),
+  'network.parts': [],
   'laboratory': ['--data=none'],
 }
 
