@@ -6,7 +6,9 @@ On Linux as root. For each number of workers and each rate, processes in as many
 network namespaces take turns with the parts of all METHODS (see worker.py), on
 noise in the form of CIFAR-10 and the net that training.py trains. Each cell is
 a line of DIR/cells.jsonl, and one that is there is not run again; the table is
-the last section of DIR/training.md.
+the last section of DIR/training.md. With JAX_COMPILATION_CACHE_DIR set, and
+JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0, a method compiles once for all
+rates.
 """
 
 import argparse
