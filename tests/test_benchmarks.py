@@ -16,6 +16,7 @@ from benchmarks import (
   coding,
   nuqsgd_training,
   nuqsgd_variance,
+  peers,
   seeds,
   smoothness,
   smoothness_cost,
@@ -41,6 +42,16 @@ SCRIPTS = [
 
 def test_the_codec_is_the_one_of_the_reference():
   codec.check()
+
+
+def test_a_peer_is_compared_with_x_before_it_is_timed():
+  x = np.arange(1.0, 9.0, dtype=np.float32)
+  halves = peers.Codec(lambda: x.astype(np.float16), lambda m: m, most=1e-3)
+  assert peers.checked('halves', halves, x) == (16.0, 0.0)
+  for bound in ({'most': 0.1}, {'rms': 0.1}):
+    other = peers.Codec(lambda: x, lambda m: 1.25 * m, **bound)
+    with pytest.raises(ValueError, match='other decodes to something else'):
+      peers.checked('other', other, x)
 
 
 @pytest.fixture
@@ -138,6 +149,7 @@ WRITERS = {
   **dict.fromkeys(('table1', 'theta', 'tune', 'faults.__main__'), []),
   **dict.fromkeys(('nuqsgd_training', 'nuqsgd_variance'), ['--data_dir=none']),
   **dict.fromkeys(('network.__main__', 'network.training'), []),
+  'network.parts': [],
   'laboratory': ['--data=none'],
 }
 

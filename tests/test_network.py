@@ -21,6 +21,7 @@ from benchmarks.network import (
   collectives,
   curves,
   namespaces,
+  parts,
   report,
   running,
   steps,
@@ -135,6 +136,28 @@ def test_a_table_compares_with_full_precision_at_the_same_rate():
   assert loopback['times less'] == '–'  # nothing to compare with
 
 
+def test_a_step_in_parts_adds_up_and_its_rows_are_by_workers(tmp_path):
+  seconds = dict(full=9.0, compute=2.0, codec=4.0, encode=1.0, messages=2.5)
+  cells = [
+    _cell('10mbit', 'qsgd4', 9.0)
+    | {'model': parts.MODEL, 'n': n, 'two_passes': True, 'local_steps': 4}
+    | {'parts': {k: {'seconds': v, 'tx_bytes': 0} for k, v in seconds.items()}}
+    for n in (4, 2)
+  ]
+  took = parts.split(cells[0])
+  assert took['encode'] == 1.25 and took['decode'] == 2.75  # one chunk of four
+  assert sum(took.values()) == 2 * took['step']
+  assert parts.section(tmp_path) == ''
+  kept.write_lines(tmp_path / 'cells.jsonl', cells)
+  (tmp_path / 'training.md').write_text('loss and seconds\n')
+  parts.write(tmp_path)
+  parts.write(tmp_path)  # in the place of what was there
+  head, text = (tmp_path / 'training.md').read_text().split(parts.HEADING)
+  assert head == 'loss and seconds\n'
+  rows = [line.split('|')[3].strip() for line in text.splitlines()[2:4]]
+  assert rows == ['2', '4']
+
+
 def test_steps_in_turns_are_compared_block_against_block():
   cell = _cell('loopback', 'moniqua4', 2.0) | {'beside': 'dpsgd'}
   cell['parts']['full']['seconds_of_blocks'] = [1.1, 4.8, 2.0]
@@ -172,7 +195,7 @@ def test_a_bucket_holds_a_frame_and_no_more_than_a_few(rate):
 def test_the_command_of_a_worker(tmp_path):
   network = namespaces.Network(('a', 'b'), ('10.0.0.1', '10.0.0.2'), 'eth0')
   args = laboratory.parsed([f'--out={tmp_path}', '--n=2'])
-  command = laboratory.worker('dpsgd', 1, network, tmp_path, args)
+  command = laboratory.worker(['dpsgd'], 1, network, tmp_path, args)
   assert '--process_id=1' in command
   assert '--coordinator_address=10.0.0.1:7000' in command
   inside = network.inside(1, command)
@@ -182,8 +205,9 @@ def test_the_command_of_a_worker(tmp_path):
 def test_mistakes_are_one_line(tmp_path, capsys):
   assert laboratory.main([f'--out={tmp_path}', '--methods=fast']) == 2
   assert laboratory.main([f'--out={tmp_path}', '--rates=fast']) == 2
+  assert parts.main([f'--out={tmp_path}', '--methods=fast']) == 2
   lines = capsys.readouterr().err.splitlines()
-  assert len(lines) == 2 and all(line.startswith('error: ') for line in lines)
+  assert len(lines) == 3 and all(line.startswith('error: ') for line in lines)
 
 
 CHURN = """
@@ -242,6 +266,22 @@ def test_collectives_are_found_and_replaced_by_copies():
   assert not list(hlo.collectives(text))
 
 
+def test_what_is_sent_first_is_found_without_sending_it():
+  def gossip(x):
+    y = 2 * x + jax.lax.pmax(x, workers.AXIS)
+    return _ring(y) + 5
+
+  zeros = jnp.zeros(4, jnp.int32)
+  run = workers.sharded(collectives.until_messages(gossip, zeros), (0,))
+  rows = jnp.ones((N, 3)) * jnp.arange(N)[:, None]
+  (sent,) = run(rows)
+  np.testing.assert_allclose(sent, 3 * rows)
+  assert not list(hlo.collectives(run.lower(rows).compile().as_text()))
+  mean = lambda x: jax.lax.pmean(x, workers.AXIS)
+  run = workers.sharded(collectives.until_messages(mean, zeros), (0,))
+  assert jax.eval_shape(run, rows) == []
+
+
 def test_collectives_in_branches_are_copied_where_they_stand():
   shift = lambda hop: tuple((i, (i + hop) % N) for i in range(N))
   send = lambda hop: (
@@ -250,7 +290,7 @@ def test_collectives_in_branches_are_copied_where_they_stand():
   turns = lambda x, k: jax.lax.switch(k, [send(1), send(2), send(4)], x)
   x = jnp.arange(3.0)
   (used,) = collectives.found(turns, workers.AXIS, N, x, 0)
-  assert used.params['perm'] == shift(1)
+  assert used.params['perm'] == shift(4)
   copied = collectives.with_copies(turns, jnp.zeros(1, jnp.int32))
   run = workers.sharded(copied, (0, None))
   rows = jnp.stack([x + i for i in range(N)])
@@ -276,14 +316,15 @@ SLOW = pytest.mark.slow
     pytest.param('d2', marks=SLOW),
   ],
 )
-def test_empty_sends_the_collectives_of_the_step_with_one_value(method):
+def test_alone_the_collectives_of_the_step_are_as_many(method):
   config = steps.configured(method, 'mlp270k', N, batch_size=1)
   parts = steps.make(config)
   sent = {name: _sent(part) for name, part in parts.of_step.items()}
   kinds = lambda name: [kind for kind, _, _ in sent[name]]
   assert sorted(kinds('empty')) == sorted(kinds('full')) != []
   assert max(size for _, _, size in sent['empty']) <= 4 * 2 * N
-  assert sent['compute'] == sent['codec'] == []
+  assert sorted(sent['messages']) == sorted(sent['full'])
+  assert sent['compute'] == sent['codec'] == sent['encode'] == []
 
 
 def _sent(part):
@@ -500,7 +541,7 @@ def test_a_cell_is_measured(tmp_path):
   assert laboratory.main([*flags.split(), *more.split()]) == 0
   (cell,) = kept.read_lines(tmp_path / 'cells.jsonl')
   assert cell['method'] == 'nuqsgd4' and set(cell['parts']) == {
-    *('full', 'compute', 'codec', 'empty')
+    *('full', 'compute', 'codec', 'encode', 'messages', 'empty')
   }
 
 

@@ -8,6 +8,7 @@ steps.py        one step of a method, whole and in parts
 worker.py       what one process measures
 __main__.py     time per step of all methods at all rates
 report.py       its table
+parts.py        gradient, encode, send and decode of 2, 4 and 8 workers
 training.py     loss against seconds, by train.py
 curves.py       its table
 figures.py      figures of both

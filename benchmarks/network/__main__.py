@@ -55,6 +55,7 @@ def parsed(argv):
   add('--n', type=int, default=8, help='workers')
   add('--batch_size', type=int, default=16, help='images per worker')
   add('--steps', type=int, default=3, help='in a block')
+  add('--local_steps', type=int, help='in a block that sends nothing')
   add('--rounds', type=int, default=5, help='blocks of each part')
   add('--mtu', type=int, default=namespaces.MTU, help='bytes of an IP packet')
   add('--delay_ms', type=float, default=0.0, help='from worker to worker')
@@ -86,7 +87,7 @@ def measure(rate, link, args) -> list[str]:
     with namespaces.network(args.n, link) as network:
       for method in missing:
         try:
-          cell = {'rate': rate, **run(method, network, link, args)}
+          (cell,) = run([method], rate, network, link, args)
         except running.Failed as failed:
           print(f'{rate}, {method}: {failed}', flush=True)
           failures.append(method)
@@ -106,40 +107,54 @@ def in_series(file, args) -> list[dict]:
   return [c for c in kept.read_lines(file) if (c['model'], c['n']) == own]
 
 
-def run(method, network, link, args) -> dict:
-  """One cell: what all processes measured, and under which settings."""
-  config = steps.configured(method, args.model, args.n, args.batch_size)
-  config.variant = ''
+def run(methods, rate, network, link, args) -> list[dict]:
+  """Cells: what all processes measured, and under which settings."""
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
-    commands = [worker(method, i, network, folder, args) for i in range(args.n)]
+    commands = [
+      worker(methods, i, network, folder, args) for i in range(args.n)
+    ]
     running.run(network, commands, folder / 'logs', args.limit)
     reports = [
       json.loads((folder / f'{i}.json').read_text()) for i in range(args.n)
     ]
-  settings = ('model', 'n', 'batch_size', 'steps', 'rounds')
+  return [
+    {
+      'rate': rate,
+      **_about(method, link, args),
+      **report.merged([r[method] for r in reports], network.interface == 'lo'),
+      **workdir.provenance(),
+      'load': os.getloadavg(),
+    }
+    for method in methods
+  ]
+
+
+def _about(method, link, args) -> dict:
+  config = steps.configured(method, args.model, args.n, args.batch_size)
+  config.variant = ''
+  settings = ('model', 'n', 'batch_size', 'steps', 'local_steps', 'rounds')
   return {
     'method': method,
     'title': tables.method(json.loads(config.to_json())),
     'beside': args.beside,
+    'two_passes': config.reduce.get('strategy') == 'scatter_reduce',
     **{name: getattr(args, name) for name in settings},
     'link': {**link._asdict(), 'bucket': namespaces.bucket(link)},
-    **report.merged(reports, shared=network.interface == 'lo'),
-    **workdir.provenance(),
-    'load': os.getloadavg(),
   }
 
 
-def worker(method, i, network, folder, args) -> list[str]:
+def worker(methods, i, network, folder, args) -> list[str]:
   """The command of one process."""
   flags = {
-    'method': method,
+    'methods': ','.join(methods),
     'model': args.model,
     'n': args.n,
     'process_id': i,
     'coordinator_address': f'{network.addresses[0]}:{PORT}',
     'interface': network.interface,
     'steps': args.steps,
+    'local_steps': args.local_steps or args.steps,
     'rounds': args.rounds,
     'batch_size': args.batch_size,
     'out': folder,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 Array = jax.Array
+MESSAGES = ('all_gather', 'all_to_all', 'ppermute')
 
 
 def _everywhere(x, zero, params):
@@ -44,8 +45,8 @@ def found(fn: Callable, axis_name: str, n: int, *args) -> list:
     *args: of fn; shapes will do.
 
   Returns:
-    Equations of its jaxpr under `shard_map`; of branches those of the first, or
-    those of this platform.
+    Equations of its jaxpr under `shard_map`; of branches those of the last, of
+    a condition where it holds, or those of this platform.
 
   Raises:
     ValueError: one of them is inside a loop, or branches have different ones.
@@ -85,29 +86,58 @@ def with_copies(fn: Callable, zeros: Array) -> Callable:
   return copied
 
 
-def alone(equations: list, token: Array, n: int) -> Array:
-  """Runs collectives one after the other, each with as little as it takes.
+def until_messages(fn: Callable, zeros: Array) -> Callable:
+  """The same function up to its first messages, whose operands it returns.
 
-  One value for each message that its payload would need: Gloo's all-reduce goes
-  round in 2 n pieces, and with fewer values in fewer.
+  Means and maxima before them are copies, as in `with_copies`; nothing is
+  returned if none follow.
+  """
+
+  def encoded(*args):
+    traced = jax.make_jaxpr(fn)(*args)
+    if not any(map(_sends, traced.jaxpr.eqns)):
+      return []
+    return _evaluate(
+      traced.jaxpr, traced.consts, jax.tree.leaves(args), iter(zeros), _sends
+    )
+
+  return encoded
+
+
+def alone(equations: list, token: Array, shape: Callable) -> Array:
+  """Runs collectives one after the other, with operands of other shapes.
 
   Args:
     equations: as `found` gave them.
     token: i32[], what the first one waits for.
-    n: workers.
+    shape: equation -> shape of its operand.
 
   Returns:
     i32[], which waits for the last.
   """
-  shapes = {'all_to_all': (n, 1), 'psum': (2 * n,), 'pmax': (2 * n,)}
   for equation in equations:
-    shape = shapes.get(_name(equation), (1,))
     value = token.astype(equation.invars[0].aval.dtype)
     out = equation.primitive.bind(
-      jnp.broadcast_to(value, shape), **equation.params
+      jnp.broadcast_to(value, shape(equation)), **equation.params
     )
     token = jax.tree.leaves(out)[0].reshape(-1)[0].astype(jnp.int32)
   return token
+
+
+def whole(equation) -> tuple[int, ...]:
+  """The shape of what a collective carries."""
+  (operand,) = equation.invars
+  return operand.aval.shape
+
+
+def least(n: int) -> Callable:
+  """As little as a collective of n workers takes.
+
+  One value for each message that its payload would need: Gloo's all-reduce goes
+  round in 2 n pieces, and with fewer values in fewer.
+  """
+  shapes = {'all_to_all': (n, 1), 'psum': (2 * n,), 'pmax': (2 * n,)}
+  return lambda equation: shapes.get(_name(equation), (1,))
 
 
 def _of(jaxpr) -> Iterator:
@@ -124,19 +154,31 @@ def _of(jaxpr) -> Iterator:
       raise ValueError(
         'branches with different collectives; one must stand for all.'
       )
-    yield from each[0] if each else ()
+    yield from each[-1] if each else ()
     if _name(equation) in COPIES:
       yield equation
 
 
-def _evaluate(jaxpr, consts, args, zeros):
-  """Computes the jaxpr; a collective takes the next zero."""
+def _sends(equation) -> bool:
+  """Whether messages are sent in it, not only means and maxima taken."""
+  inside = [found for sub in _inside(equation) for found in _of(sub)]
+  names = {_name(found) for found in (equation, *inside)}
+  return not names.isdisjoint(MESSAGES)
+
+
+def _evaluate(jaxpr, consts, args, zeros, ends=lambda equation: False):
+  """Computes the jaxpr; a collective takes the next zero.
+
+  The result is that of the jaxpr, or what goes into the equation that `ends`.
+  """
   values = dict(
     zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True)
   )
   read = lambda v: v.val if isinstance(v, core.Literal) else values[v]
   for equation in jaxpr.eqns:
     inputs = [read(v) for v in equation.invars]
+    if ends(equation):
+      return inputs
     if _name(equation) in COPIES:
       copy = COPIES[_name(equation)]
       outputs = [

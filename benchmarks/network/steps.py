@@ -3,7 +3,9 @@
   full      the step that train.py takes
   compute   the same without gossip and without the reduction of gradients
   codec     what is left of both without a network: every collective is a copy
-  empty     every collective alone, with next to nothing for a payload
+  encode    the same up to the first messages
+  messages  every collective alone, with what it carries for a payload
+  empty     the same with next to nothing
 
 Which collectives there are is read from the traced step, not from a list.
 """
@@ -30,6 +32,7 @@ MODELS = {
   'resnet20': dict(name='resnet20', norm='batch', hidden=None),
   # As large as ResNet-20, and quick to compile and to compute.
   'mlp270k': dict(name='mlp', norm=None, hidden=(88,)),
+  'mlp395k': dict(name='mlp', norm=None, hidden=(128,)),  # as is trained
   'mlp5m': dict(name='mlp', norm=None, hidden=(1280, 830)),
 }
 # A theta per leaf is measured on one model, and takes the time of one theta.
@@ -137,7 +140,9 @@ def make(config) -> Parts:
     'full': _stepping(experiment, train, index, batch),
     'compute': _stepping(alone, train_alone, index, batch),
     'codec': _codec(experiment, talk, used, index, x),
-    'empty': _empty(experiment, used, index),
+    'encode': _encode(experiment, talk, used, index, x),
+    'messages': _alone(experiment, used, index, collectives.whole),
+    'empty': _alone(experiment, used, index, collectives.least(n)),
   }
   everybody = collectives.found(
     lambda x: mean(x, workers.AXIS),
@@ -146,7 +151,8 @@ def make(config) -> Parts:
     jnp.float32(0),
   )
   claimed = bytes_sent.total(experiment.sent.by_worker, steps=1, rounds=1)
-  return Parts(parts, _empty(experiment, everybody, index), claimed, x.shape[1])
+  meeting = _alone(experiment, everybody, index, collectives.least(n))
+  return Parts(parts, meeting, claimed, x.shape[1])
 
 
 def _used(talk, x, n):
@@ -179,29 +185,47 @@ def _stepping(experiment, train, index, batch):
 def _codec(experiment, talk, used, index, x):
   """Encode, decode and mix: the slots that talk, and nobody to talk to."""
 
+  def offline(update, zeros, updates, state, x):
+    updates, state = collectives.with_copies(update, zeros)(updates, state, x)
+    return state, updates.sum()
+
+  return _offline(offline, experiment, talk, used, index, x)
+
+
+def _encode(experiment, talk, used, index, x):
+  """What they compute before anything is sent, in each step from the start."""
+
+  def offline(update, zeros, updates, state, x):
+    sent = collectives.until_messages(update, zeros)(updates, state, x)
+    return state, sent
+
+  return _offline(offline, experiment, talk, used, index, x)
+
+
+def _offline(offline, experiment, talk, used, index, x):
+  """A part of the slots that talk, on an update as large as a step's."""
+
   def init(worker, x):
     return talk.init(x), 0 * worker + jnp.zeros(len(used), jnp.int32)
 
   def step_fn(held, x, step):
     state, zeros = held
     update = lambda u, state, x: talk.update(u, state, x, step=step)
-    offline = collectives.with_copies(update, zeros)
     # Made here, as in a training step: changed in place, an argument is added
     # to at half the speed.
     updates = lax.optimization_barrier(1e-3 * x)
-    updates, state = offline(updates, state, x)
-    return (state, zeros), updates.sum()
+    state, out = offline(update, zeros, updates, state, x)
+    return (state, zeros), out
 
   run = experiment.run(step_fn, (0, 0, None), donate_argnums=0)
   return Part(run, experiment.run(init, (0, 0))(index, x), (x,))
 
 
-def _empty(experiment, used, index):
-  """The collectives one after the other, each with as little as it takes."""
+def _alone(experiment, used, index, shape):
+  """The collectives one after the other, with operands of given shapes."""
 
   def step_fn(token, step):
-    return collectives.alone(used, token + step, n), ()
+    return collectives.alone(used, token + step, shape), ()
 
-  n = index.shape[0]
   run = experiment.run(step_fn, (0, None), donate_argnums=0)
   return Part(run, experiment.run(jnp.copy, (0,))(index), ())

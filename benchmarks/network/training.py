@@ -19,7 +19,7 @@ import shutil
 import sys
 
 from benchmarks import seeds
-from benchmarks.network import curves, figures, namespaces, running
+from benchmarks.network import curves, figures, namespaces, parts, running
 from moniqua_jax import command_line
 from moniqua_jax.plots import kept
 from moniqua_jax.training import metrics, workdir
@@ -170,7 +170,7 @@ def write(runs, target, out) -> None:
   if not runs:
     return
   target = target or curves.reached_by_all(runs)
-  text = curves.table(runs, target)
+  text = curves.table(runs, target) + parts.section(out)
   (out / 'training.md').write_text(text)
   figures.first(runs, target, out / 'training')
   print(text)

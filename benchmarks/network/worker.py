@@ -1,15 +1,16 @@
 """What one process measures: the parts of a step, in turns, and its bytes.
 
-  python -m benchmarks.network.worker --method=moniqua4 --model=resnet20 \\
+  python -m benchmarks.network.worker --methods=moniqua4 --model=resnet20 \\
     --process_id=0 --coordinator_address=10.77.0.1:7000 --interface=eth0 \\
-    --n=8 --steps=3 --rounds=5 --batch_size=16 --out=DIR
+    --n=8 --steps=3 --local_steps=3 --rounds=5 --batch_size=16 --out=DIR
 
 is what benchmarks.network starts in each namespace; it writes
 DIR/process_id.json. A block is so many steps of one part, from one meeting of
-all processes to the next, so that the slowest counts; blocks of all parts take
-turns, so that a load on the machine falls on all of them alike, and the whole
-step of another method, if --beside names one, takes turns with them. A process
-stays on one core: eight with threads for two would only be in each other's way.
+all processes to the next, or to its own end if nothing is sent, so that the
+slowest counts; blocks of all parts of all methods take turns, so that a load on
+the machine falls on all of them alike, and the whole step of another method, if
+--beside names one, takes turns with them. A process stays on one core: eight
+with threads for two would only be in each other's way.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import time
 from benchmarks.network import steps
 from moniqua_jax.launch import initialize, multihost
 
+LOCAL = ('compute', 'codec', 'encode')  # nothing is sent in them
 COUNTERS = pathlib.Path('/sys/class/net')
 
 
@@ -32,32 +34,36 @@ def main():
   )
   with initialize.ended_together():
     stay_on(args.process_id % os.cpu_count())
-    config = steps.configured(args.method, args.model, args.n, args.batch_size)
     # Gloo connects in the first collective and waits 30 s for the others, which
     # is too short where some still compile; this one has next to nothing.
     multihost.table([args.process_id], 1)
-    parts = steps.make(config)
+    made = {method: _made(method, args) for method in args.methods.split(',')}
     if args.beside:
-      config = steps.configured(
-        args.beside, args.model, args.n, args.batch_size
-      )
-      parts.of_step['beside'] = steps.make(config).of_step['full']
-    report = measured(parts, args.interface, args.steps, args.rounds)
+      beside = _made(args.beside, args).of_step['full']
+      for parts in made.values():
+        parts.of_step['beside'] = beside
+    report = measured(made, args)
     path = pathlib.Path(args.out) / f'{args.process_id}.json'
     path.write_text(json.dumps(report))
+
+
+def _made(method, args) -> steps.Parts:
+  config = steps.configured(method, args.model, args.n, args.batch_size)
+  return steps.make(config)
 
 
 def parsed():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--method', choices=steps.METHODS, required=True)
+  parser.add_argument('--methods', required=True, help='a comma list')
   parser.add_argument('--model', choices=steps.MODELS, required=True)
   parser.add_argument('--beside', choices=steps.METHODS)
   parser.add_argument('--coordinator_address', required=True)
   parser.add_argument('--interface', required=True)
   parser.add_argument('--out', required=True)
-  for name in ('n', 'process_id', 'steps', 'rounds', 'batch_size'):
+  counts = 'n', 'process_id', 'steps', 'local_steps', 'rounds', 'batch_size'
+  for name in counts:
     parser.add_argument(f'--{name}', type=int, required=True)
   return parser.parse_args()
 
@@ -73,44 +79,58 @@ def stay_on(core: int) -> None:
       os.sched_setaffinity(int(task.name), {core})
 
 
-def measured(parts: steps.Parts, interface, count, rounds) -> dict:
-  """Times and counts `rounds` blocks of each part.
+def measured(made: dict[str, steps.Parts], args) -> dict[str, dict]:
+  """Times and counts `rounds` blocks of each part of each method.
 
   Args:
-    parts: of a step.
-    interface: whose counters to read.
-    count: steps in a block.
-    rounds: blocks of each part.
+    made: the parts of each method's step.
+    args: interface, whose counters to read; steps and local_steps, in a block
+      of a part that sends and of one that does not; rounds, blocks of each.
 
   Returns:
-    Of each part the seconds, tx and rx bytes of each block, per step; what
-    `parts` claims, and the load.
+    Of each method, and of each part the seconds, tx and rx bytes of each block,
+    per step; what its `parts` claim, and the load.
   """
-  blocks = {name: [] for name in parts.of_step}
-  programs = {name: part.stepper() for name, part in parts.of_step.items()}
-  meet = parts.meeting.stepper()
+  programs = {
+    (method, name): part.stepper()
+    for method, parts in made.items()
+    for name, part in parts.of_step.items()
+  }
+  meet = next(iter(made.values())).meeting.stepper()
   for program in (*programs.values(), meet):
     program()  # compiles, and connects
-  for _ in range(rounds):
-    for name, program in programs.items():
-      blocks[name].append(_block(program, meet, interface, count))
+  blocks = {
+    method: {name: [] for name in parts.of_step}
+    for method, parts in made.items()
+  }
+  for _ in range(args.rounds):
+    for (method, name), program in programs.items():
+      local = name in LOCAL
+      count = args.local_steps if local else args.steps
+      block = _block(program, meet, args.interface, count, local)
+      blocks[method][name].append(block)
   return {
-    'parts': blocks,
-    'claimed': parts.claimed,
-    'size': parts.size,
-    'load': os.getloadavg()[0],
+    method: {
+      'parts': blocks[method],
+      'claimed': parts.claimed,
+      'size': parts.size,
+      'load': os.getloadavg()[0],
+    }
+    for method, parts in made.items()
   }
 
 
-def _block(program, meet, interface, count) -> dict:
+def _block(program, meet, interface, count, local) -> dict:
   # Read before the meeting: after it the others may have begun to send.
   before = counters(interface)
   meet()
   began = time.perf_counter()
   for _ in range(count):
     program()
+  own = time.perf_counter() - began
   meet()
-  seconds, after = time.perf_counter() - began, counters(interface)
+  seconds = own if local else time.perf_counter() - began
+  after = counters(interface)
   each = {key: (after[key] - before[key]) / count for key in after}
   return {'seconds': seconds / count, **each}
 
