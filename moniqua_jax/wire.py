@@ -67,6 +67,27 @@ def unpack(packed: jax.Array, bits: int, size: int) -> jax.Array:
   return _where_long(size, native_form, form)(packed)
 
 
+def unpack_in_place(packed: jax.Array, bits: int, size: int) -> jax.Array:
+  """As `unpack`, but bytes are first put where their codes go, then shifted.
+
+  So XLA for TPUs reads a message in the pass that wants its codes. Codes that
+  are shifted first it lays down before that pass, a byte each.
+  """
+  count, length = _stripes(size, bits)
+  whole, first, low = count * length, 0, 0
+  codes = [_put(unpack_part(packed, bits, size, whole, size), whole, size)]
+  for width in planes(bits) if whole else ():
+    stripes = []
+    for start in range(0, whole, length):
+      turn, offset = divmod(start, whole * width // 8)
+      piece = packed[first + offset : first + offset + length]
+      stripes.append(_put(piece, start, size) >> turn * width)
+    mask = 2**width - 1
+    codes.append((functools.reduce(jnp.bitwise_or, stripes) & mask) << low)
+    low, first = low + width, first + whole * width // 8
+  return functools.reduce(jnp.bitwise_or, codes)
+
+
 def nbytes(payload) -> int:
   """Bytes of a payload, of arrays or of the shapes `jax.eval_shape` gives.
 
@@ -341,6 +362,12 @@ def _stripes(size: int, bits: int) -> tuple[int, int]:
   """Returns how many there are, and how long: whole tiles, perhaps none."""
   count = 8 // planes(bits)[-1]
   return count, size // (count * TILE) * TILE
+
+
+def _put(values: jax.Array, start: int, size: int) -> jax.Array:
+  """Returns zeros [size], with some values from `start` on."""
+  behind = size - start - values.size
+  return lax.pad(values, values.dtype.type(0), [(start, behind, 0)])
 
 
 def _pack_rest(codes: jax.Array, bits: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The passes that GPUs run, on this machine's CPU: the bits of the reference.
+"""The passes that GPUs and TPUs run, on this CPU: the bits of the reference.
 
 What compilers make of them: test_gpu.py, test_tpu.py.
 """
@@ -69,18 +69,19 @@ def results(size, bits, rounding, digest, runner):
   )
 
 
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
 @pytest.mark.parametrize(
   'size,bits,rounding,digest,runner', helpers.tiered(CASES, CASES[:2])
 )
-def test_the_form_for_gpus_gives_the_bits_of_the_other(
-  size, bits, rounding, digest, runner, monkeypatch
+def test_a_form_of_another_platform_gives_the_bits_of_the_reference(
+  size, bits, rounding, digest, runner, platform, monkeypatch
 ):
   case = size, bits, rounding, digest, runner
   expected = results(*case)
-  for_gpus = lambda default, *how, cuda=None, **_: functools.partial(
-    cuda or default, *how
+  other = lambda default, *how, **forms: functools.partial(
+    forms.get(platform) or default, *how
   )
-  monkeypatch.setattr(forms, 'chosen', for_gpus)
+  monkeypatch.setattr(forms, 'chosen', other)
   found = results(*case)
   jax.tree.map(np.testing.assert_array_equal, found, expected)
   readable = expected[2].readable

@@ -65,13 +65,15 @@ def _path():
 
 
 def check_messages(program, bits, header=12, operations=4):
-  """Two u8 payloads of the stated size, and nothing else of any length."""
-  bulk = [c for c in program['collectives'] if c[2] > 64]
+  """Only u8 travels, in two pieces at most, and no more bytes than stated."""
+  # An operation that starts has words for its own use beside its buffers.
+  bulk = [c for c in program['collectives'] if c[2] > 4]
   # Asynchronous: an operation that starts has its operand and its result.
-  assert len(bulk) == operations
-  for kind, dtype, nbytes in bulk:
+  assert len(bulk) <= 2 * operations
+  for kind, dtype, _ in bulk:
     assert (kind, dtype) == ('collective-permute', 'u8')
-    assert nbytes == wire.packed_size(program['d'], bits) + header
+  size = wire.packed_size(program['d'], bits) + header
+  assert sum(nbytes for *_, nbytes in bulk) == operations * size
 
 
 @pytest.mark.parametrize(
@@ -98,18 +100,18 @@ def test_the_gradient_is_computed_while_messages_travel(topology):
   assert in_all > 6 and there == in_all
 
 
+# Without a digest, too, all of a message is read before it counts.
 LIMITS = [
-  ('1 bits', 1, 4.0, 0.25),
-  ('4 bits', 4, 5.0, 0.25),
-  ('8 bits', 8, 6.5, 0.55),
-  ('1 bits, digest', 1, 6.25, 0.25),
-  ('4 bits, digest', 4, 6.5, 0.25),
-  ('8 bits, digest', 8, 8.0, 0.55),
+  (f'{bits} bits{end}', bits, *limits)
+  for end in ('', ', digest')
+  for bits, *limits in ((1, 4.75, 0.01), (4, 5.65, 0.14), (8, 7.27, 0.51))
 ]
 
 
-UPDATES = [('1 bits', 1, 8.5, 0.51), ('4 bits', 4, 8.2, 0.4)]
-UPDATES += [('8 bits', 8, 9.8, 1.01)]
+# Of three passes, and two messages that are sent and read twice, the compiler
+# counts 5 + 13 bits / 32; and of 1 bit, which takes several, .3 more.
+UPDATES = [('1 bits', 1, 5.75, 0.01), ('4 bits', 4, 6.65, 0.14)]
+UPDATES += [('8 bits', 8, 8.27, 0.51)]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ UPDATES += [('8 bits', 8, 9.8, 1.01)]
 def test_an_update_is_one_pass_behind_the_messages(
   name, bits, moved, temporary
 ):
-  """x - lr g + pull: (x, g) and the codes are read once, x is written once."""
+  """x - lr g + pull: x, g and messages are read once, x is written once."""
   program = programs('update', 'v5e:4x4', name)[name]
   check_messages(program, bits)
   assert program['bytes'] <= moved

@@ -10,8 +10,8 @@ the message, of all stripes at once:
   inspect  reads x and all messages, and joins what is checked; a second launch
            as above, and a third says what was seen
   mix      reads x and all messages, and changes x in place; or changes an
-           update, on TPUs, too: there one pass with the learning rate and
-           `apply_updates` around it
+           update, in one pass with the learning rate and `apply_updates`
+           around it; on TPUs, too
 
 One launch before encode makes its header, and one before inspect reads those of
 all messages, for mix, too.
@@ -95,8 +95,11 @@ def _look(grid, payload, y, part, about):
   return jnp.pad(words, (0, -words.size % wire.TILE))
 
 
-def mix(pull, grid, x, payloads, came, onto):
-  """Adds the pull to a vector in one pass; see `base.Fast.mix`."""
+def mix(pull, unpack, grid, x, payloads, came, onto):
+  """Adds the pull to a vector in one pass; see `base.Fast.mix`.
+
+  `unpack` is that of `wire`, in the order of operations that a platform wants.
+  """
   about, _ = _read_headers(grid, payloads, x.size)
   # The same rows as in `inspect_all`, which XLA makes once.
   _, headers_of = _headers(about, wire.parts(x.size, grid.bits))
@@ -104,7 +107,7 @@ def mix(pull, grid, x, payloads, came, onto):
   y = x.astype(jnp.float32)
   x_hats = [circle.value(grid, own, jnp.rint(circle.place(grid, own, y, 0)), 0)]
   for header, message in zip(theirs, payloads[1:], strict=True):
-    codes = wire.unpack(message, grid.bits, x.size)
+    codes = unpack(message, grid.bits, x.size)
     x_hats.append(circle.resolve(grid, header, codes, y)[1])
   pulls = pull([x_hat.astype(x.dtype) for x_hat in x_hats], came)
   return (x if onto is None else onto) + pulls

@@ -81,7 +81,7 @@ class Fast(NamedTuple):
   # onto (x if None) + pull(x_hats, came), with all payloads decoded next to x.
   # `pull` works value by value, so any part of the vectors will do.
   mix: Callable[..., Array] | None = None
-  # size d -> where a payload may be cut, so that GPUs need not copy it together
+  # size d -> where a payload may be cut, so that it need not be copied together
   cuts: Callable[[int], tuple[int, ...]] | None = None
 
 

@@ -8,7 +8,7 @@ platforms, other forms take their places, and give the same bits:
          `wire` the packing of all codes
   GPUs   `at_once`: what is sent, inspected and mixed of Moniqua's, in few
          launches
-  TPUs   of `at_once` the mix, where an update is changed and not x in place
+  TPUs   of `at_once` the mix
 """
 
 from collections.abc import Callable
@@ -40,10 +40,10 @@ def chosen(default: Callable, *how, **forms: Callable | None) -> Callable:
 
 
 def in_pieces(do: Callable, payload: jax.Array, cuts) -> jax.Array:
-  """Returns do(payload), on GPUs made of what it does to pieces of the payload.
+  """Returns do(payload), or concatenates what it does to pieces of the payload.
 
-  So that XLA need not copy them into one vector first. It can send pieces that
-  go the same way as one message.
+  So on GPUs and TPUs, where XLA need not copy them into one vector first. For
+  GPUs it can send pieces that go the same way as one message.
 
   Args:
     do: u8[P] -> u8[P], which treats each byte alike.
@@ -54,7 +54,8 @@ def in_pieces(do: Callable, payload: jax.Array, cuts) -> jax.Array:
   def apart(payload):
     return jnp.concatenate([do(piece) for piece in jnp.split(payload, cuts)])
 
-  return chosen(do, cuda=apart if cuts else None)(payload)
+  form = apart if cuts else None
+  return chosen(do, cuda=form, tpu=form)(payload)
 
 
 @functools.cache

@@ -28,6 +28,7 @@ from moniqua_jax.quantizers import at_once, base, circle, digest, forms
 Array = jax.Array
 
 _CODED_TOGETHER = 8192  # values, if the codes are to be entropy-coded
+_IN_A_PASS = 4  # parts, of all messages: XLA manages that many, and not eight
 
 
 def moniqua(
@@ -158,8 +159,8 @@ def _encode_native(grid, about, x):
 
 def _encode_in_parts(grid, about, x):
   shares, parts = [], wire.parts(x.size, grid.bits)
-  # One pass for all that is made of a part: XLA manages four, not eight.
-  for group in (parts[k : k + 4] for k in range(0, len(parts), 4)):
+  # One pass for all that is made of a part.
+  for group in _groups(parts, _IN_A_PASS):
     share = _write_group(grid, about, x, parts, group)
     x, share = lax.optimization_barrier((x, share))
     shares.append(share)
@@ -172,6 +173,10 @@ def _encode_in_parts(grid, about, x):
   if grid.digest:
     fields.append(digest.fold(functools.reduce(lax.bitwise_xor, turned)))
   return jnp.concatenate([*wire.merged(packed), *map(wire.to_bytes, fields)])
+
+
+def _groups(parts, most):
+  return [parts[k : k + most] for k in range(0, len(parts), most)]
 
 
 def _decode(grid, payload, reference):
@@ -191,15 +196,21 @@ def _decode_whole(grid, about, payload, y):
   return circle.resolve(grid, about, codes, y)[1]
 
 
-def _look(grid, about, codes, y, start):
+def _look(grid, about, parts):
   """Returns, in lanes, the largest distance over a spare byte, and turns."""
+  words = [_words_of(grid, about, *part) for part in parts]
+  ops = (lax.max, lax.bitwise_xor) if grid.digest else (lax.max,)
+  return [digest.reduce_rows(op, words) for op in ops]
+
+
+def _words_of(grid, about, codes, y, start):
+  """Returns in lanes a word of each value: its distance, above its turn."""
   k, x_hat = circle.resolve(grid, about, codes, y, start)
   gap = jnp.abs(x_hat - y)
   if not grid.digest:
-    return (digest.reduce_rows(lax.max, [digest.lanes(circle.magnitude(gap))]),)
+    return digest.lanes(circle.magnitude(gap))
   part = gap * about.inverse / grid.levels  # of the circle; half of it at most
-  words = digest.compute_once(digest.lanes(digest.pack(k, part)))
-  return [digest.reduce_rows(op, [words]) for op in (lax.max, lax.bitwise_xor)]
+  return digest.compute_once(digest.lanes(digest.pack(k, part)))
 
 
 def _join(seen):
@@ -279,20 +290,25 @@ def _square_scale(grid, size):
   return 2.0 ** (32 - 2 * grid.bits - rows.bit_length())
 
 
-def _squares(scale, grid, about, codes, y, start):
-  """Sums (x_hat_j - y)^2 - (x_hat - y)^2 in lanes, in units of a step.
+def _squares(scale, grid, about, parts):
+  """Sums `_units` of parts in lanes; integers have one sum in any order."""
+  units = [digest.lanes(_units(scale, grid, about, *part)) for part in parts]
+  return digest.reduce_rows(lax.add, units)
+
+
+def _units(scale, grid, about, codes, y, start):
+  """Returns (x_hat_j - y)^2 - (x_hat - y)^2 in units of a step.
 
   x_hat is y on the sender's grid, m steps away, with an error like that of
   x_hat_j: the difference has the mean (x_j - y)^2 whatever the values are, and
-  is 0 where y = x_j. Integers have the same sum in any order.
+  is 0 where y = x_j.
   """
   place = circle.place(grid, about, y, start)
   own, codes = jnp.rint(place), codes.astype(jnp.float32)
   turns = jnp.rint((place - codes) / grid.levels)
   m = codes + grid.levels * turns - own
   square = m * (m + 2 * (own - place))
-  units = jnp.rint(square * scale).astype(jnp.uint32)
-  return digest.reduce_rows(lax.add, [digest.lanes(units)])
+  return jnp.rint(square * scale).astype(jnp.uint32)
 
 
 def _headers(grid, payloads, y):
@@ -300,14 +316,16 @@ def _headers(grid, payloads, y):
 
 
 def _look_at_all(grid, look, payloads, reference):
-  """Returns of each message its header, itself, and a look at each part."""
+  """Returns of each message its header, itself, and looks at all its parts."""
   size, y = reference.size, reference.astype(jnp.float32)
   headers, each = _headers(grid, payloads, reference), []
-  for start, stop in wire.parts(size, grid.bits):
+  most = max(_IN_A_PASS // len(payloads), 1)
+  for group in _groups(wire.parts(size, grid.bits), most):
     seen = []
     for about, payload in zip(headers, payloads, strict=True):
-      codes = wire.unpack_part(payload, grid.bits, size, start, stop)
-      seen.append(look(grid, about, codes, y[start:stop], start))
+      codes = functools.partial(wire.unpack_part, payload, grid.bits, size)
+      parts = [(codes(*part), y[slice(*part)], part[0]) for part in group]
+      seen.append(look(grid, about, parts))
     y, seen = lax.optimization_barrier((y, seen))
     each.append(seen)
   return zip(headers, payloads, zip(*each, strict=True), strict=True)
@@ -315,18 +333,17 @@ def _look_at_all(grid, look, payloads, reference):
 
 def _mix(grid, x, payloads, came, pull, onto=None):
   """Adds the pull to a vector; see `base.Fast.mix`."""
-  in_parts, whole = (
-    functools.partial(mix, pull) for mix in (_mix_in_parts, at_once.mix)
-  )
+  in_parts = functools.partial(_mix_in_parts, pull)
+  whole = functools.partial(at_once.mix, pull)
   weights = getattr(pull, 'weights', None)
   single = all(v is None or v.dtype == jnp.float32 for v in (x, onto))
   in_native = single and weights is not None
   cpu = functools.partial(_mix_native, weights) if in_native else None
-  # A TPU changes x in place part by part; what is added to an update is not in
-  # place, and XLA makes one pass of it with what comes before and after.
-  tpu = None if onto is None else whole
-  form = _form(grid, in_parts, cuda=whole, tpu=tpu, cpu=cpu)
-  return form(x, payloads, came, onto)
+  others = {
+    'cuda': functools.partial(whole, wire.unpack),
+    'tpu': functools.partial(whole, wire.unpack_in_place),
+  }
+  return _form(grid, in_parts, cpu=cpu, **others)(x, payloads, came, onto)
 
 
 def _mix_native(weights, grid, x, payloads, came, onto):
