@@ -130,4 +130,4 @@ lint: .venv/installed
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf .venv .versions .libtpu .cuda .*_cache .coverage runs site
+	rm -rf .venv .versions .libtpu .cuda .*_cache .coverage* runs site

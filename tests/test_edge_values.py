@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import moniqua_jax as mj
+from moniqua_jax import wire
 from tests.helpers import tiered
 
 BUCKET, D = 8, 20  # two buckets, and one of 4 values
@@ -244,6 +245,27 @@ def test_a_single_value_is_its_own_norm(name):
     at = np.argmax(CASES[case])
     np.testing.assert_allclose(x_hat[at], CASES[case][at], **CLOSE)
     assert not np.delete(x_hat, np.arange(D)[bucket_of(at)]).any(), case
+
+
+def test_a_bucket_of_one_value_is_its_norm():
+  q, x = mj.qsgd(4, bucket_size=1), normal()
+  x_hat = jax.jit(lambda x: q.decode(q.encode(x, KEY), x))(x)
+  np.testing.assert_allclose(x_hat, x, **CLOSE)
+
+
+@pytest.mark.parametrize('name', ['qsgd 4 l2', 'nuqsgd 3', 'leveled signed'])
+def test_a_code_that_no_sender_writes_is_the_last_level(name):
+  q, bits = BUCKETED[name], BUCKETED[name].codes.bits
+
+  @jax.jit
+  def read(x, *each):
+    _, norms = wire.split(q.encode(x, KEY), bits, D, 4 * 3)
+    codes = (jnp.full(D, code, jnp.uint8) for code in each)
+    return [q.decode(wire.join(code, bits, norms), x) for code in codes]
+
+  assert q.codes.count < 2**bits
+  last, beyond = read(normal(), q.codes.count - 1, 2**bits - 1)
+  np.testing.assert_array_equal(beyond, last)
 
 
 @of(BUCKETED)

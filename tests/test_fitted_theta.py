@@ -63,6 +63,22 @@ def test_the_square_is_unbiased_at_any_theta(bits):
       assert square.std() < 2 * error * math.sqrt(DRAWS) + 2e-3 * true
 
 
+def test_the_square_is_rounded_to_its_units_and_not_cut():
+  """Half a unit less for each value would be 1 in 10^4 of it."""
+  rng, q = np.random.default_rng(3), measured(0.5, 8)
+  y = rng.uniform(-0.2, 0.2, SIZE).astype(np.float32)
+  x = y + np.float32(0.008) * rng.standard_normal(SIZE).astype(np.float32)
+
+  @jax.jit
+  def read(x, y):  # as it was sent, and y itself by the same code
+    sent, own = (q.encode(v, KEYS[0]) for v in (x, y))
+    return q.inspect(sent, y).square, q.decode(sent, y), q.decode(own, y)
+
+  square, *heard = read(x, y)
+  far, own = (np.mean((helpers.f64(v) - y) ** 2) for v in heard)
+  np.testing.assert_allclose(square, far - own, rtol=2e-5)
+
+
 def test_equals_are_at_no_distance_whatever_theta_is():
   x = np.random.default_rng(0).standard_normal(SIZE).astype(np.float32)
   for theta in (0.01, 100.0):

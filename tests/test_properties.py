@@ -297,8 +297,9 @@ def test_norms_are_read_once_for_a_bucket():
   assert shapes == [(3,)]
 
 
-def test_readable_is_what_a_message_is_and_not_who_reads_it():
-  q, x = mj.qsgd(4, 8), np.ones(8, np.float32)
+@pytest.mark.parametrize('name', ['qsgd 4', 'natural'])
+def test_readable_is_what_a_message_is_and_not_who_reads_it(name):
+  q, x = QUANTIZERS[name][0], np.ones(8, np.float32)
   see = jax.jit(lambda x, y: q.inspect(q.encode(x, KEY), y))
   for y in (np.full(8, np.inf, np.float32), np.full(8, np.nan, np.float32)):
     seen = see(x, y)

@@ -192,6 +192,21 @@ def test_who_could_not_say_what_it_holds_keeps_it():
   np.testing.assert_array_equal(mass[0], 1)
 
 
+def test_what_a_quantizer_learns_from_is_the_model_without_its_mass():
+  quantizer = base.Tuned(
+    init=lambda: jnp.zeros(D),
+    quantizer=lambda state, step: mj.full_precision(),
+    observe=lambda state, seen, x: x,
+  )
+  tx = mj.push_sum(ONE_WAY, quantizer, **SLOTS)
+
+  def one(u, x):
+    return tx.update(u, tx.init(x), x, step=0)[1].heard.tuned
+
+  learned = mj.simulated(one, (0, 0))(CENTRES, X0)
+  np.testing.assert_array_equal(learned, X0 + CENTRES)
+
+
 @pytest.mark.parametrize(
   'name', helpers.tiered(('full_precision', 'uniform'), ('full_precision',))
 )
