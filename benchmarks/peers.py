@@ -190,7 +190,7 @@ def checked(name, codec, x) -> tuple[float, float]:
   error = np.abs(decoded - x)
   rms = float(np.linalg.norm(error) / np.linalg.norm(x))
   most = codec.most[: x.size] if np.ndim(codec.most) else codec.most
-  if rms > codec.rms or (error > most).any():
+  if not (rms <= codec.rms and (error <= most).all()):  # or NaN
     raise ValueError(f'{name} decodes to something else: it is {rms:.3g} off.')
   parts = message if isinstance(message, tuple) else (message,)
   sent = sum(getattr(part, 'absmax', part).nbytes for part in parts)

@@ -52,7 +52,7 @@ def unpack(packed: jax.Array, bits: int, size: int) -> jax.Array:
   """The inverse of `pack`: `unpack(pack(codes, bits), bits, d) == codes`.
 
   Args:
-    packed: u8[packed_size(size, bits)], or more.
+    packed: u8[packed_size(size, bits)], or more; fewer are refused.
     bits: bits per code, 1 to 8.
     size: number of codes, d.
 
@@ -62,6 +62,8 @@ def unpack(packed: jax.Array, bits: int, size: int) -> jax.Array:
   >>> unpack(pack(jnp.arange(5, dtype=jnp.uint8), 3), 3, 5)
   Array([0, 1, 2, 3, 4], dtype=uint8)
   """
+  needed = packed_size(size, bits)
+  require(packed[:needed], needed, size)
   native_form = functools.partial(native.unpack, size=size, bits=bits)
   form = functools.partial(_unpack, bits=bits, size=size)
   return _where_long(size, native_form, form)(packed)

@@ -49,9 +49,10 @@ def test_a_peer_is_compared_with_x_before_it_is_timed():
   halves = peers.Codec(lambda: x.astype(np.float16), lambda m: m, most=1e-3)
   assert peers.checked('halves', halves, x) == (16.0, 0.0)
   for bound in ({'most': 0.1}, {'rms': 0.1}):
-    other = peers.Codec(lambda: x, lambda m: 1.25 * m, **bound)
-    with pytest.raises(ValueError, match='other decodes to something else'):
-      peers.checked('other', other, x)
+    for factor in (1.25, np.nan):
+      other = peers.Codec(lambda: x, lambda m, by=factor: by * m, **bound)
+      with pytest.raises(ValueError, match='other decodes to something else'):
+        peers.checked('other', other, x)
 
 
 @pytest.fixture

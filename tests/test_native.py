@@ -34,7 +34,9 @@ OTHERS = {
   'qsgd 4, linf': mj.qsgd(4, 77, 'linf'),
   'terngrad': mj.terngrad(clip=np.inf),
   'uniform 5': mj.uniform(5),  # XLA's codes, packed in C++
+  'sign': mj.sign(),
   'nuqsgd 4': mj.nuqsgd(4),
+  'qsgd 4, long': mj.qsgd(4, 8192),
   **{f'nuqsgd {b}, linf': mj.nuqsgd(b, 600, 'linf') for b in (2, 3, 8)},
 }
 # Runner, name, d: blocks of 1, of 4, columns of few and of many tiles.

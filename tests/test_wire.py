@@ -47,17 +47,19 @@ def packed_planes(codes, bits):
 def there_and_back(bits, size):
   """Codes -> packed, and unpacked again."""
   packed = lambda codes: jax.lax.optimization_barrier(wire.pack(codes, bits))
-  back = lambda packed: (packed, wire.unpack(packed, bits, size))
+  unpacked = (wire.unpack, wire.unpack_in_place)
+  back = lambda packed: (packed, *(u(packed, bits, size) for u in unpacked))
   return jax.jit(lambda codes: back(packed(codes)))
 
 
 def check_codes(codes, bits):
-  packed, again = there_and_back(bits, codes.size)(codes)
+  packed, again, in_place = there_and_back(bits, codes.size)(codes)
   np.testing.assert_array_equal(packed, packed_by_hand(codes, bits))
   assert packed.dtype == jnp.uint8
   assert packed.shape == (wire.packed_size(codes.size, bits),)
   np.testing.assert_array_equal(again, codes)
-  assert again.dtype == jnp.uint8
+  np.testing.assert_array_equal(in_place, codes)
+  assert again.dtype == in_place.dtype == jnp.uint8
 
 
 @pytest.mark.parametrize('size', tiered(SIZES, (0, 1, 9, 1000, 4097, 9001)))
@@ -98,6 +100,24 @@ def test_parts_are_stripes_of_whole_tiles_and_one_rest(bits):
     stripes = lengths[: 8 // narrowest] if size >= 1024 * 8 // narrowest else []
     assert len({*stripes}) <= 1 and not any(n % 1024 for n in stripes)
     assert sum(lengths[len(stripes) :]) < 1024 * 8 // narrowest
+
+
+@pytest.mark.parametrize('bits', [3, 6, 7])
+def test_long_vectors_are_packed_in_chunks_as_in_one(bits, monkeypatch):
+  size = 150_001
+  codes = np.random.default_rng(bits).integers(0, 2**bits, size, np.uint8)
+  packed, again, _ = there_and_back(bits, size)(codes)
+  np.testing.assert_array_equal(again, codes)
+  monkeypatch.setenv('MONIQUA_NATIVE', '0')
+  pack = jax.jit(lambda codes: wire.pack(codes, bits))
+  np.testing.assert_array_equal(packed, pack(codes))
+
+
+@pytest.mark.parametrize('size', [9, 9001])
+def test_too_few_bytes_are_refused(size):
+  packed = jnp.zeros(wire.packed_size(size, 3) - 1, jnp.uint8)
+  with pytest.raises(ValueError, match=f'a message of {size} values has'):
+    wire.unpack(packed, 3, size)
 
 
 @pytest.mark.parametrize('bits', BITS)

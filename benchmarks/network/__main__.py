@@ -61,7 +61,9 @@ def parsed(argv):
   add('--delay_ms', type=float, default=0.0, help='from worker to worker')
   add('--limit', type=float, default=900.0, help='seconds for a cell')
   add('--out', type=pathlib.Path, required=True)
-  return parser.parse_args(argv)
+  args = parser.parse_args(argv)
+  args.local_steps = args.local_steps or args.steps
+  return args
 
 
 def linked(rate, args) -> namespaces.Link:
@@ -154,7 +156,7 @@ def worker(methods, i, network, folder, args) -> list[str]:
     'coordinator_address': f'{network.addresses[0]}:{PORT}',
     'interface': network.interface,
     'steps': args.steps,
-    'local_steps': args.local_steps or args.steps,
+    'local_steps': args.local_steps,
     'rounds': args.rounds,
     'batch_size': args.batch_size,
     'out': folder,

@@ -126,6 +126,9 @@ def section(out) -> str:
     return ''
   loads = [cell['largest_load'] for cell in own]
   about = own[-1] | dict(least=min(loads), most=max(loads))
+  for name in ('rounds', 'steps', 'local_steps', 'batch_size'):
+    found = sorted({cell[name] for cell in own})
+    about[name] = ' or '.join(map(str, found))
   rows = [_row(cell) for cell in report.ordered(own, steps.METHODS)]
   text = tables.markdown(TITLES, rows, words=2)
   return HEADING + text + NOTES.format(**about)

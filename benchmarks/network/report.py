@@ -27,16 +27,17 @@ TITLES = (
 )
 NOTES = """
 {n} processes, a worker each, on a ring; {model}, {size:,} parameters, batches
-of {batches}; medians of {blocks} steps, a block from one
-meeting of all processes to the next. Step: as train.py takes it. Compute: the
-same without gossip and reduction, in the same run. Codec: encode, decode and
-mix with every collective a copy. Communication: the rest. Times less, times
-faster: D-PSGD in full precision at the same rate over this, in codec +
-communication and in the whole step. kB of each worker per step, 1 kB = 1000
-bytes: claimed by the software; counted by the kernel on the interface, sent;
-and counted for the same collectives with next to nothing in them. Without
-headers: the same when {header} bytes of each packet (Ethernet, IP, TCP) are
-taken off.
+of {batches}; medians of {blocks} steps. A block begins at a meeting of all
+processes and ends at the next, of compute and codec where a process is done
+with it (in cells of before 2026-11-30 at the next, too). Step: as train.py
+takes it. Compute: the same without gossip and reduction, in the same run.
+Codec: encode, decode and mix with every collective a copy. Communication: the
+rest. Times less, times faster: D-PSGD in full precision at the same rate over
+this, in codec + communication and in the whole step. kB of each worker per
+step, 1 kB = 1000 bytes: claimed by the software; counted by the kernel on the
+interface, sent; and counted for the same collectives with next to nothing in
+them. Without headers: the same when {header} bytes of each packet (Ethernet,
+IP, TCP) are taken off.
 """
 
 

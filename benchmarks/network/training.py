@@ -85,8 +85,10 @@ def parsed(argv):
     help='an entry of the config, for all methods',
   )
   add('--out', type=pathlib.Path, required=True)
-  add('--runs', type=pathlib.Path, default=pathlib.Path('runs/network'))
-  return parser.parse_args(argv)
+  add('--runs', type=pathlib.Path, help='runs/network, and in it by config')
+  args = parser.parse_args(argv)
+  args.runs = args.runs or pathlib.Path('runs/network', args.config.stem)
+  return args
 
 
 def train_all(about, link, args) -> None:

@@ -1,8 +1,8 @@
 """The passes of `moniqua` over all stripes at once, as GPUs want them.
 
-XLA for CPUs and TPUs goes from part to part, each in its own pass; a GPU would
-launch a kernel for each. Here a thread takes the values that share a byte of
-the message, of all stripes at once:
+XLA for CPUs goes from part to part, each in its own pass, and for TPUs with all
+but the mix; a GPU would launch a kernel for each. Here a thread takes the
+values that share a byte of the message, of all stripes at once:
 
   encode   reads x, writes the codes, and joins what is checked; a second launch
            joins that of all threads, a third writes what is behind the codes,

@@ -313,15 +313,11 @@ def update_part(
   """Applies `change` to vector[start:stop], so that XLA updates in place.
 
   XLA changes a vector in place if the slice that it reads is the one that it
-  writes, which it sees of slices that start where only the run can tell; on a
-  TPU, if they start at a tile, which it sees in a choice of two such starts. So
-  start must be a multiple of `wire.TILE`.
+  writes, which it sees of slices that start where only the run can tell.
   """
   if stop - start == vector.size:
     return change(vector)
-  here = lax.optimization_barrier(jnp.bool(True))
-  other = 0 if start else wire.TILE
-  at = (jnp.where(here, jnp.uint32(start), jnp.uint32(other)),)
+  at = (lax.optimization_barrier(jnp.uint32(start)),)
   part = change(lax.dynamic_slice(vector, at, (stop - start,)))
   return lax.dynamic_update_slice(vector, part, at)
 
@@ -386,9 +382,15 @@ def _mix_as_it_is(x, payloads, came, pull, onto=None) -> Array:
 
 def _see_as_it_is(payload: Array, reference: Array) -> Seen:
   apart = jnp.abs(_take_as_it_is(payload, reference) - reference)
-  # XLA on CPUs would write it down before `largest`; this it fuses with it.
-  size = apart.size // 8
-  eighths = [apart[k * size : (k + 1) * size] for k in range(8)]
-  most = functools.reduce(jnp.maximum, eighths)
-  distance = largest(jnp.concatenate([most, apart[8 * size :]]))
+  distance = lax.platform_dependent(
+    apart, cpu=_largest_in_eighths, default=largest
+  )
   return Seen(jnp.isfinite(distance), distance, jnp.float32(jnp.inf))
+
+
+def _largest_in_eighths(x):
+  # XLA on CPUs would write x down before `largest`; this it fuses with it.
+  size = x.size // 8
+  eighths = [x[k * size : (k + 1) * size] for k in range(8)]
+  most = functools.reduce(jnp.maximum, eighths)
+  return largest(jnp.concatenate([most, x[8 * size :]]))

@@ -44,9 +44,9 @@ def bucketed(
 
     x_hat = norm(bucket) level(round(x / norm(bucket)))
 
-  `before` may change the rows of `by_bucket` first. A bucket whose norm is
-  below 2^-126 decodes to zeros, one that is not finite (or whose norm is not)
-  to NaN.
+  `before(real, rows)` may change the rows first; `by_bucket` says what is real.
+  A bucket whose norm is below 2^-126 decodes to zeros, one that is not finite
+  (or whose norm is not) to NaN.
   """
   if norm not in NORMS:
     raise ValueError(f'norm={norm!r}; choose from {sorted(NORMS)}.')
@@ -124,9 +124,9 @@ def by_bucket(
 ) -> tuple[Array, Array]:
   """Returns what `do` gives of whole buckets, and of a last one that is short.
 
-  Only that one is filled up, with zeros: in each loop of a CPU XLA would ask of
-  each value whether it is there; and were the codes joined by XLA, of each code
-  from which of the two it comes.
+  Only the short one is filled up, with zeros. If the whole vector were, XLA for
+  CPUs would ask of each value, in each loop, whether it exists; and if XLA
+  joined the codes, of each code which of the two parts it comes from.
 
   Args:
     do: (real, rows [k, size] of each vector) -> codes u8[k, size], numbers
@@ -167,6 +167,7 @@ def values(do: Callable, bucket_size: int, codes: Array, *numbers: Array):
   whole = codes.size // bucket_size
   cut = whole * bucket_size
   parts = [(codes[:cut].reshape(-1, bucket_size), slice(whole))]
+  parts *= whole > 0 or not codes.size
   parts += [(codes[cut:][None], slice(whole, None))] * (cut < codes.size)
   return _joined(
     [do(c, *(n[at, None] for n in numbers)).reshape(-1) for c, at in parts]

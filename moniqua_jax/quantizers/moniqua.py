@@ -233,6 +233,9 @@ def _conclude(grid, about, payload, largest, *turned):
 def _inspect_all(grid, payloads, reference):
   """Inspects all messages in one pass over the reference."""
   how = {'cuda': at_once.inspect_all, 'cpu': _inspect_native}
+  # XLA for TPUs reads the vector once for all of these, for CPUs it need not.
+  most = max(_IN_A_PASS // len(payloads), 1)
+  how['tpu'] = functools.partial(_inspect_in_parts, together=most)
   return _form(grid, _inspect_in_parts, **how)(payloads, reference)
 
 
@@ -248,8 +251,8 @@ def _inspect_native(grid, payloads, reference):
   ]
 
 
-def _inspect_in_parts(grid, payloads, reference):
-  messages = _look_at_all(grid, _look, payloads, reference)
+def _inspect_in_parts(grid, payloads, reference, together=1):
+  messages = _look_at_all(grid, _look, payloads, reference, together)
   return [
     _conclude(grid, *message, *_join(seen)) for *message, seen in messages
   ]
@@ -315,12 +318,14 @@ def _headers(grid, payloads, y):
   return [circle.read_header(grid, payload, y.size) for payload in payloads]
 
 
-def _look_at_all(grid, look, payloads, reference):
-  """Returns of each message its header, itself, and looks at all its parts."""
+def _look_at_all(grid, look, payloads, reference, together=1):
+  """Returns of each message its header, itself, and looks at all its parts.
+
+  `look` takes so many parts `together`.
+  """
   size, y = reference.size, reference.astype(jnp.float32)
   headers, each = _headers(grid, payloads, reference), []
-  most = max(_IN_A_PASS // len(payloads), 1)
-  for group in _groups(wire.parts(size, grid.bits), most):
+  for group in _groups(wire.parts(size, grid.bits), together):
     seen = []
     for about, payload in zip(headers, payloads, strict=True):
       codes = functools.partial(wire.unpack_part, payload, grid.bits, size)

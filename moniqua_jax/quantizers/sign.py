@@ -21,8 +21,8 @@ Array = jax.Array
 class Scale(NamedTuple):
   """What the two codes of a bucket stand for."""
 
-  # (rows f32[n, size], real bool[1, size] or True) -> f32[k, n], what is sent
-  measure: Callable[[Array, Array | bool], Array]
+  # (real, rows f32[n, size]) -> f32[k, n], what is sent: see buckets.by_bucket
+  measure: Callable[[Array | bool, Array], Array]
   # f32[k, n] -> the values of code 0 and of code 1, each f32[n]
   ends: Callable[[Array], tuple[Array, Array]]
   # f32[k, n] -> f32[n], from which on a value gets code 1
@@ -36,17 +36,17 @@ def _mean(rows, where):
   return total * (1 / jnp.maximum(jnp.sum(where, axis=1), 1))
 
 
-def _mean_abs(rows, real):
+def _mean_abs(real, rows):
   return _mean(jnp.abs(rows), jnp.broadcast_to(real, rows.shape))[None]
 
 
-def _two_means(rows, real):
+def _two_means(real, rows):
   return jnp.stack(
     [_mean(rows, real & (rows < 0)), _mean(rows, real & (rows >= 0))]
   )
 
 
-def _extremes(rows, real):
+def _extremes(real, rows):
   low = jnp.min(jnp.where(real, rows, jnp.inf), axis=1)
   high = jnp.max(jnp.where(real, rows, -jnp.inf), axis=1)
   return jnp.stack([low, high])
@@ -100,7 +100,7 @@ def sign(bucket_size: int = 512, scale: str = 'mean_abs') -> base.Quantizer:
 
   def code(real, rows):
     # A sum keeps the NaN that a comparison or a maximum loses.
-    scales = rule.measure(rows, real) + jnp.sum(0 * rows, axis=1)[None]
+    scales = rule.measure(real, rows) + jnp.sum(0 * rows, axis=1)[None]
     codes = rows >= rule.threshold(scales)[:, None]
     return codes.astype(jnp.uint8), scales
 
