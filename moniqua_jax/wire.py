@@ -42,10 +42,7 @@ def pack(codes: jax.Array, bits: int) -> jax.Array:
   >>> pack(jnp.arange(4, dtype=jnp.uint8), 4)
   Array([32, 49], dtype=uint8)
   """
-  size = packed_size(codes.size, bits)
-  native_form = functools.partial(native.pack, size=size, bits=bits)
-  form = functools.partial(_pack, bits=bits)
-  return _where_long(codes.size, native_form, form)(codes)
+  return join(codes, bits)
 
 
 def unpack(packed: jax.Array, bits: int, size: int) -> jax.Array:
@@ -112,7 +109,10 @@ def join(codes: jax.Array, bits: int, *fields: jax.Array) -> jax.Array:
   A field is u8[k], taken as it is, or floats, u32 or i32 of any shape.
   """
   as_bytes = lambda x: x if x.dtype == jnp.uint8 else to_bytes(x)
-  return jnp.concatenate([pack(codes, bits), *map(as_bytes, fields)])
+  native_form = functools.partial(_join_native, bits)
+  form = functools.partial(_join, bits)
+  join_all = _where_long(codes.size, native_form, form)
+  return join_all(codes, *map(as_bytes, fields))
 
 
 def split(
@@ -349,10 +349,16 @@ def _where_long(size: int, native_form, form):
   )
 
 
-def _pack(codes, bits):
+def _join_native(bits, codes, *fields):
+  behind = jnp.concatenate([jnp.zeros(0, jnp.uint8), *fields])
+  size = packed_size(codes.size, bits) + behind.size
+  return native.pack(codes, behind, size, bits)
+
+
+def _join(bits, codes, *fields):
   cut = [codes[start:stop] for start, stop in parts(codes.size, bits)]
-  packed = merged([pack_parts(cut, bits, codes.size)])
-  return jnp.concatenate(packed) if packed else codes
+  packed = merged([pack_parts(cut, bits, codes.size)]) or [codes]
+  return jnp.concatenate([*packed, *fields])
 
 
 def _unpack(packed, bits, size):

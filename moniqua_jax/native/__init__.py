@@ -58,10 +58,10 @@ def _loaded() -> bool:
   return True
 
 
-def pack(codes: Array, size: int, bits: int) -> Array:
-  """Returns u8[size] of codes u8[d]."""
+def pack(codes: Array, behind: Array, size: int, bits: int) -> Array:
+  """Returns u8[size] of codes u8[d], with bytes behind them."""
   packed = jax.ShapeDtypeStruct((size,), jnp.uint8)
-  return _call('moniqua_pack', packed)(codes, bits=bits)
+  return _call('moniqua_pack', packed)(codes, behind, bits=bits)
 
 
 def unpack(packed: Array, size: int, bits: int) -> Array:

@@ -23,12 +23,15 @@ FOR_ALL_CPUS void UnpackChunk(const Planes& at, int64_t from, int64_t to,
   Chunk<false>(at, from, to, codes, packed);
 }
 
-ffi::Error Pack(ffi::ThreadPool pool, U8 codes, ffi::Result<U8> packed,
-                int64_t bits) {
+ffi::Error Pack(ffi::ThreadPool pool, U8 codes, U8 behind,
+                ffi::Result<U8> packed, int64_t bits) {
   Chunks all(codes, bits);
   all.Each(pool, [&](int64_t, int64_t row, int64_t from, int64_t to) {
     PackChunk(all.at, from, to, all.Of(codes, row), all.Of(*packed, row));
   });
+  for (int64_t row = 0; row < all.count; ++row)
+    std::copy_n(all.Of(behind, row), behind.element_count() / all.count,
+                all.Of(*packed, row) + all.at.bytes);
   return ffi::Error::Success();
 }
 
@@ -54,12 +57,14 @@ ffi::Error Join(ffi::RemainingArgs pieces, ffi::Result<ffi::AnyBuffer> joined) {
   return ffi::Error::Success();
 }
 
-auto Bind() { return Bound().Arg<U8>().Ret<U8>().Attr<int64_t>("bits"); }
-
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(moniqua_pack, Pack, Bind());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(moniqua_unpack, Unpack, Bind());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    moniqua_pack, Pack,
+    Bound().Arg<U8>().Arg<U8>().Ret<U8>().Attr<int64_t>("bits"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    moniqua_unpack, Unpack,
+    Bound().Arg<U8>().Ret<U8>().Attr<int64_t>("bits"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     moniqua_join, Join,
     ffi::Ffi::Bind().RemainingArgs().Ret<ffi::AnyBuffer>());
