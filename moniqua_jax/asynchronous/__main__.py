@@ -19,7 +19,6 @@ import time
 import traceback
 
 import jax
-import numpy as np
 
 from moniqua_jax import command_line, extras, plots, wire
 from moniqua_jax.asynchronous import report, training
@@ -181,10 +180,10 @@ def _read(stream):
   was still in the pipes.
   """
   stream.flush()
-  unread, deadline = np.ones((), np.int32), time.monotonic() + 2
+  unread, deadline = True, time.monotonic() + 2
   with contextlib.suppress(OSError):  # no pipe
     while unread and time.monotonic() < deadline:
-      fcntl.ioctl(stream.fileno(), termios.FIONREAD, unread)
+      unread = any(fcntl.ioctl(stream, termios.FIONREAD, bytes(4)))
       time.sleep(0.05)
 
 
