@@ -211,11 +211,15 @@ def _labels(groups):
 
 
 def _apart(config, namesakes) -> list[str]:
-  """Says the entries, two at most, that configs of one method differ in."""
+  """Says the entries, two at most, that configs of one method differ in.
+
+  Not those that only later versions write.
+  """
   _, others = kept.shared([each | {'seed': None} for each in namesakes])
   own = others[namesakes.index(config)]
   words = lambda key: key.removesuffix('.peak').replace('_', ' ')
-  said = [f'{words(key)} {_plain(own[key])}' for key in sorted(own)[:2]]
+  known = [key for key in sorted(own) if all(key in each for each in others)]
+  said = [f'{words(key)} {_plain(own[key])}' for key in known[:2]]
   return [text.replace(' ', '\N{NO-BREAK SPACE}') for text in said]
 
 
