@@ -68,7 +68,7 @@ MODULES = {
   ),
   'quantizers/leveled.py': Module(8, _BATTERIES, 'level'),
   'gossip.py': Module(15, 'gossip check'),
-  'quantized_mean.py': Module(11, 'reduce'),
+  'quantized_mean.py': Module(11, 'reduce sparse smooth_algorithms'),
   'topologies/base.py': Module(6, 'topologies'),
   'topologies/named.py': Module(6, 'topologies'),
   'topologies/given.py': Module(4, 'topologies'),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import moniqua_jax as mj
-from moniqua_jax import wire
+from moniqua_jax import quantized_mean, wire
 from moniqua_jax.quantizers import places
 from moniqua_jax.workers import AXIS
 from tests import helpers, hlo
@@ -203,6 +203,17 @@ def sparse_mean(x_hats):
   shares = np.minimum(1, np.median(norms) / np.maximum(norms, 1e-30))
   count = (x_hats != 0).sum(axis=0)
   return (shares[:, None] * x_hats).sum(axis=0) / np.maximum(count, 1)
+
+
+def test_of_senders_the_loud_are_turned_down_and_the_quiet_stay():
+  rng = np.random.default_rng(2)
+  x = np.arange(1, N + 1)[:, None] * rng.normal(size=(N, 40))
+  x = np.float32(np.where(rng.uniform(size=x.shape) < 0.5, x, 0))
+  mean = lambda x: (
+    quantized_mean.of_senders(mj.full_precision(), x, KEY, AXIS).mean
+  )
+  found = jax.jit(jax.vmap(mean, axis_name=AXIS))(x)
+  np.testing.assert_allclose(found[0], sparse_mean(x), rtol=1e-5, atol=1e-6)
 
 
 @functools.cache

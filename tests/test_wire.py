@@ -113,6 +113,23 @@ def test_long_vectors_are_packed_in_chunks_as_in_one(bits, monkeypatch):
   np.testing.assert_array_equal(packed, pack(codes))
 
 
+@pytest.mark.parametrize('bits', BITS)
+def test_cuts_are_the_ends_of_whole_stripes(bits):
+  for size in (1000, 8192, 100_000):
+    codes = np.zeros(size, np.uint8)
+    first, *_ = wire.parts(size, bits)
+    *stripes, behind = np.split(wire.pack(codes, bits), wire.cuts(size, bits))
+    assert {piece.size for piece in stripes} <= {first[1] - first[0]}
+    assert behind.size < wire.TILE * bits  # no whole stripe is left
+
+
+@pytest.mark.parametrize('value', [0, 1.5, float('nan')])
+def test_a_share_is_above_0_and_at_most_1(value):
+  assert wire.share(1, '{}') == 1.0
+  with pytest.raises(ValueError, match=f'gamma={value!r}'):
+    wire.share(value, 'gamma={}')
+
+
 @pytest.mark.parametrize('size', [9, 9001])
 def test_too_few_bytes_are_refused(size):
   packed = jnp.zeros(wire.packed_size(size, 3) - 1, jnp.uint8)
