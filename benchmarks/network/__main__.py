@@ -17,7 +17,6 @@ import sys
 import tempfile
 
 from benchmarks.network import figures, namespaces, report, running, steps
-from moniqua_jax import command_line
 from moniqua_jax.plots import kept, tables
 from moniqua_jax.training import workdir
 
@@ -25,19 +24,14 @@ PORT = 7000  # nobody else lives in the namespace
 RATES = 'loopback,1gbit,100mbit,10mbit'
 
 
+@running.command
 def main(argv=None) -> int:
   args = parsed(argv)
-  try:
-    for method in (*args.methods.split(','), args.beside or 'dpsgd'):
-      if method not in steps.METHODS:
-        raise ValueError(f'method {method!r}; choose from {steps.METHODS}.')
-    links = {rate: linked(rate, args) for rate in args.rates.split(',')}
-    failed = [measure(rate, link, args) for rate, link in links.items()]
-  except (ValueError, OSError) as error:
-    return command_line.told(error)
-  except KeyboardInterrupt:
-    print('interrupted; the namespaces are gone.', file=sys.stderr)
-    return 130
+  for method in (*args.methods.split(','), args.beside or 'dpsgd'):
+    if method not in steps.METHODS:
+      raise ValueError(f'method {method!r}; choose from {steps.METHODS}.')
+  links = {rate: linked(rate, args) for rate in args.rates.split(',')}
+  failed = [measure(rate, link, args) for rate, link in links.items()]
   return 1 if any(failed) else 0
 
 

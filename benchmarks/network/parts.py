@@ -17,7 +17,6 @@ import sys
 
 from benchmarks.network import __main__ as laboratory
 from benchmarks.network import namespaces, report, running, steps
-from moniqua_jax import command_line
 from moniqua_jax.plots import kept, tables
 
 MODEL = 'mlp395k'
@@ -52,24 +51,19 @@ are up to {n}; {machine}.
 """
 
 
+@running.command
 def main(argv=None) -> int:
   args = parsed(argv)
   methods = args.methods.split(',')
-  try:
-    if unknown := [name for name in methods if name not in steps.METHODS]:
-      raise ValueError(f'{unknown} unknown; choose from {steps.METHODS}.')
-    rates = args.rates.split(',')
-    links = {rate: laboratory.linked(rate, args) for rate in rates}
-    args.out.mkdir(parents=True, exist_ok=True)
-    for n in map(int, args.workers.split(',')):
-      for rate, link in links.items():
-        measure(methods, rate, link, argparse.Namespace(**vars(args), n=n))
-    write(args.out)
-  except (ValueError, OSError, running.Failed) as error:
-    return command_line.told(error)
-  except KeyboardInterrupt:
-    print('interrupted; the namespaces are gone.', file=sys.stderr)
-    return 130
+  if unknown := [name for name in methods if name not in steps.METHODS]:
+    raise ValueError(f'{unknown} unknown; choose from {steps.METHODS}.')
+  rates = args.rates.split(',')
+  links = {rate: laboratory.linked(rate, args) for rate in rates}
+  args.out.mkdir(parents=True, exist_ok=True)
+  for n in map(int, args.workers.split(',')):
+    for rate, link in links.items():
+      measure(methods, rate, link, argparse.Namespace(**vars(args), n=n))
+  write(args.out)
   return 0
 
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 import contextlib
+import functools
 import os
 import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 from benchmarks.network import namespaces
+from moniqua_jax import command_line
 
 LOOK_EVERY = 0.2  # seconds
 # What a CPU worker should run with, whatever its method. A temporary that goes
@@ -31,6 +34,22 @@ class Failed(RuntimeError):
 
 class TimeUp(Failed):
   """There was no end in time."""
+
+
+def command(main: Callable[..., int]) -> Callable[..., int]:
+  """Makes one line and a status of mistakes, failures and Ctrl-C."""
+
+  @functools.wraps(main)
+  def told(argv=None):
+    try:
+      return main(argv)
+    except (ValueError, OSError, Failed) as error:
+      return command_line.told(error)
+    except KeyboardInterrupt:
+      print('interrupted; the namespaces are gone.', file=sys.stderr)
+      return 130
+
+  return told
 
 
 def run(

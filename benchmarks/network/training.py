@@ -20,7 +20,6 @@ import sys
 
 from benchmarks import seeds
 from benchmarks.network import curves, figures, namespaces, parts, running
-from moniqua_jax import command_line
 from moniqua_jax.plots import kept
 from moniqua_jax.training import metrics, workdir
 
@@ -28,34 +27,29 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PORT = 7000  # nobody else lives in the namespace
 
 
+@running.command
 def main(argv=None) -> int:
   args = parsed(argv)
-  try:
-    methods = tuple(runpy.run_path(str(args.config)).get('METHODS', ()))
-    if not methods:
-      raise ValueError(f'{args.config} has no METHODS.')
-    args.methods = args.methods.split(',') if args.methods else methods
-    for method in args.methods:
-      if method not in methods:
-        raise ValueError(f'method {method!r}; choose from {methods}.')
-    links = {
-      (rate, delay): namespaces.Link(
-        namespaces.parse_rate(rate), namespaces.parse_delay(delay)
-      )
-      for rate in args.rates.split(',')
-      for delay in args.delays.split(',')
-    }
-    args.out.mkdir(parents=True, exist_ok=True)
-    for seed in range(args.seeds):  # if time is up, some of all
-      for (rate, delay), link in links.items():
-        train_all(dict(rate=rate, delay=delay, seed=seed), link, args)
-    if (args.out / 'runs.jsonl').exists():
-      write(curves.loaded(args.out, methods), args.target, args.out)
-  except (ValueError, OSError) as error:
-    return command_line.told(error)
-  except KeyboardInterrupt:
-    print('interrupted; the namespaces are gone.', file=sys.stderr)
-    return 130
+  methods = tuple(runpy.run_path(str(args.config)).get('METHODS', ()))
+  if not methods:
+    raise ValueError(f'{args.config} has no METHODS.')
+  args.methods = args.methods.split(',') if args.methods else methods
+  for method in args.methods:
+    if method not in methods:
+      raise ValueError(f'method {method!r}; choose from {methods}.')
+  links = {
+    (rate, delay): namespaces.Link(
+      namespaces.parse_rate(rate), namespaces.parse_delay(delay)
+    )
+    for rate in args.rates.split(',')
+    for delay in args.delays.split(',')
+  }
+  args.out.mkdir(parents=True, exist_ok=True)
+  for seed in range(args.seeds):  # if time is up, some of all
+    for (rate, delay), link in links.items():
+      train_all(dict(rate=rate, delay=delay, seed=seed), link, args)
+  if (args.out / 'runs.jsonl').exists():
+    write(curves.loaded(args.out, methods), args.target, args.out)
   return 0
 
 

@@ -163,7 +163,7 @@ def stop(network, error):
       )
     if network.speaks:
       print(f'stopped: {reason} {hint}', file=sys.stderr)
-    _read(sys.stderr)
+    _wait_until_read(sys.stderr)
     network.halt(reason)
   except Exception:
     traceback.print_exc()
@@ -173,7 +173,7 @@ def stop(network, error):
     os._exit(1)  # MPI cannot be finalised without the worker that is lost
 
 
-def _read(stream):
+def _wait_until_read(stream):
   """Waits until mpiexec has read what we said, two seconds at most.
 
   The first worker that ends with a failure ends mpiexec, too, and with it what

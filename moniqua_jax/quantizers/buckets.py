@@ -38,7 +38,7 @@ class Grid(NamedTuple):
 
 
 def bucketed(
-  grid: Grid, norm: str, before: Callable = lambda real, rows: rows
+  grid: Grid, norm: str, before: Callable | None = None
 ) -> base.Quantizer:
   """Builds the quantizer of a grid, unbiased, with a private key.
 
@@ -58,7 +58,7 @@ def bucketed(
   def encode(x, key):
     x, seed = base.vector(x), dither.seed(key)
     cpu = None
-    if grid.native:
+    if grid.native and not before:
       cpu = functools.partial(_code_native, *grid.native, bucket_size, norm)
     default = functools.partial(_code, grid, norm, before)
     code = forms.chosen(default, cpu=cpu)
@@ -93,7 +93,7 @@ def _code(grid, norm, before, x, seed):
   """Returns codes u8[d] and the norms of the buckets."""
 
   def code(real, rows, words):
-    rows = before(real, rows)
+    rows = before(real, rows) if before else rows
     norms = NORMS[norm](rows)
     # A quotient may exceed 1 by its rounding.
     r = jnp.clip(ratio(rows, norms[:, None]), -1, 1)

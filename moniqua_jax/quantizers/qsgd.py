@@ -100,7 +100,5 @@ def terngrad(bucket_size: int = 512, clip: float = 2.5) -> base.Quantizer:
     # Values that are equal but for rounding have no sigma to speak of.
     return jnp.where(sigma > 1e-5, jnp.clip(rows, -bound, bound), rows)
 
-  grid = uniform_grid(1, bucket_size)
-  if clip == math.inf:
-    return buckets.bucketed(grid, 'linf')
-  return buckets.bucketed(grid._replace(native=None), 'linf', clipped)
+  before = None if clip == math.inf else clipped
+  return buckets.bucketed(uniform_grid(1, bucket_size), 'linf', before)

@@ -56,7 +56,7 @@ def uniform(
   noise, top = ROUNDINGS[rounding], 2**bits - 1
 
   def code(real, rows, u):
-    rows = jnp.where(real, rows, rows[:, :1])
+    rows = jnp.where(real, rows, rows[:, :1])  # which moves neither end
     # XLA on CPUs may lose a NaN in a maximum of rows, not in a sum.
     nothing = jnp.sum(0 * rows, axis=1, keepdims=True)
     low = jnp.min(rows, axis=1, keepdims=True) + nothing
