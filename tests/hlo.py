@@ -100,23 +100,33 @@ def launches(text):
 
 def _moved(body):
   """Bytes that a fusion reads and writes."""
-  lines, needed, moved = _LINE.findall(body), {}, 0
-  count = {name: _count(shape) for _, name, shape, *_ in lines}
+  lines = _LINE.findall(body)
   width = {name: sum(_nbytes(shape)) for _, name, shape, *_ in lines}
+  read = sum(width[name] * share for name, _, share in _parameters(lines))
+  return int(read) + _all_written(lines)
+
+
+def _parameters(lines):
+  """(name, number, share that is needed) of each parameter of a fusion."""
+  needed = {}
+  count = {name: _count(shape) for _, name, shape, *_ in lines}
   for root, name, _, op, operands, _ in reversed(lines):
     args = re.findall(r'%[\w.-]+', operands)
     most = count[name] if root else min(needed.get(name, 0), count[name])
-    if root:
-      moved += _written(name, lines, width)
     if op == 'parameter':
-      moved += width[name] * most // max(count[name], 1)
+      yield name, int(operands), most / max(count[name], 1)
     for place, arg in enumerate(args):
       if op == 'dynamic-update-slice' and place == 0:
         continue  # stays where it is
       whole = op in ('reduce', 'tuple', 'concatenate', 'dynamic-update-slice')
       need = count[arg] if whole else min(most, count[arg])
       needed[arg] = needed.get(arg, 0) + need
-  return moved
+
+
+def _all_written(lines):
+  width = {name: sum(_nbytes(shape)) for _, name, shape, *_ in lines}
+  root = next(name for is_root, name, *_ in lines if is_root)
+  return _written(root, lines, width)
 
 
 def _written(name, lines, width):
@@ -127,6 +137,39 @@ def _written(name, lines, width):
   if op == 'bitcast':
     return _written(args[0], lines, width)
   return width[args[1] if op == 'dynamic-update-slice' else name]
+
+
+_IN_MAIN = re.compile(r'\w+\[[\d,]*\](?!\{[^}]*S\()')
+
+
+def through_memory(text):
+  """Bytes that a TPU's program reads from its main memory, and writes there.
+
+  A layout with S(1) is in the vector memory, which a copy into it and all that
+  reads it there do not leave. Each loop is taken to turn once.
+  """
+  bodies, entry = _bodies(text)
+  return _through(entry, bodies)
+
+
+def _through(called, bodies):
+  main, total = {}, 0  # bytes in main memory of all that was computed
+  for _, name, shape, op, operands, rest in _LINE.findall(bodies[called]):
+    main[name] = sum(_nbytes(' '.join(_IN_MAIN.findall(shape))))
+    args = re.findall(r'%[\w.-]+', operands)
+    if op == 'while':
+      total += _through(re.search(r'body=(%[\w.-]+)', rest)[1], bodies)
+    elif op == 'fusion':
+      lines = _LINE.findall(bodies[re.search(r'calls=(%[\w.-]+)', rest)[1]])
+      total += sum(main[args[k]] * share for _, k, share in _parameters(lines))
+      total += min(main[name], _all_written(lines))
+    elif op in ('slice', 'dynamic-slice'):
+      total += main[name] + min(sum(_nbytes(shape)), main[args[0]])
+    elif op.endswith('-start'):  # its result names its operand, too
+      total += main[name]
+    elif op not in (*_FREE, 'custom-call') and not op.endswith('-done'):
+      total += sum(main[arg] for arg in args) + main[name]
+  return total
 
 
 def _count(shape):

@@ -148,10 +148,13 @@ def test_full_precision_is_mixed_in_one_pass():
 
 
 @SLOW
-@pytest.mark.parametrize('bits', [1, 4, 8])
-def test_gossip_of_resnet50_is_leaner_than_in_full_precision(bits):
+@pytest.mark.parametrize('bits,memory', [(1, 4.01), (4, 4.76), (8, 6.26)])
+def test_gossip_of_resnet50_is_leaner_than_in_full_precision(bits, memory):
+  # Its 102 MB lie in the vector memory of a v5e, between the first reading and
+  # the last writing; the compiler counts what happens there, too.
   found = programs('resnet50')
   program, full = found[f'{bits} bits'], found['full_precision']
   check_messages(program, bits)
+  assert program['memory'] <= memory and full['memory'] >= 8.0
   assert program['bytes'] < full['bytes']
   assert program['temporary'] < full['temporary']

@@ -49,6 +49,7 @@ def main(what, topology, *wanted):
       'collectives': list(hlo.collectives(compiled.as_text())),
       'between': hlo.between_messages(compiled.as_text()),
       'bytes': compiled.cost_analysis()['bytes accessed'] / (4 * d),
+      'memory': hlo.through_memory(compiled.as_text()) / (4 * d),
       'temporary': compiled.memory_analysis().temp_size_in_bytes / (4 * d),
     }
     print(json.dumps(program), flush=True)
