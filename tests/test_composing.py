@@ -64,7 +64,12 @@ ALL = {
   'push_sum full': mj.push_sum(PAIRS, FULL, **SLOTS),
   'push_sum moniqua': mj.push_sum(PAIRS, MONIQUA, **SLOTS),
   'quantize': mj.quantize(mj.nuqsgd(4, bucket_size=11), KEY),
+  'outer mean': mj.outer(MEANS['all_gather'], steps=2),
+  'outer gossip': mj.outer(nearest['dpsgd'], steps=2),
+  'outer late': mj.outer(nearest['dpsgd'], steps=2, delay=2),
+  'dadam': mj.dadam(0.1, topology=RING, **SLOTS),
 }
+ASK_FOR_THE_AXIS = 'double_squeeze', 'outer mean'
 
 
 def parameters(dtype=np.float32):
@@ -139,7 +144,7 @@ def test_nothing_is_kept_of_what_is_donated(name, made):
   _, init = compiled(ALL[name], 2)
   x = jnp.asarray(parameters()['w'])  # one vector: nothing makes copies of it
   init = jax.jit(init) if made == 'jit' else init
-  if made == 'eager' and name != 'double_squeeze':  # which asks for the axis
+  if made == 'eager' and name not in ASK_FOR_THE_AXIS:
     init, x = ALL[name].init, x[0]
   states = [init(x) for _ in range(1 + (made == 'eager'))]
   arrays = [v for v in jax.tree.leaves((x, states))]

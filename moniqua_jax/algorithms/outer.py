@@ -162,7 +162,9 @@ def _of_gossip(algorithm: Gossip, optimizer) -> Gossip:
   def init(params):
     x, _ = gossip.flatten(params)
     own = mixing.init(x)
-    return OuterState(own.heard, x, optimizer.init(x), own)
+    # Copies: whoever donates the parameters and the state donates each once.
+    heard, anchor = jax.tree.map(jnp.copy, (own.heard, x))
+    return OuterState(heard, anchor, optimizer.init(x), own)
 
   def update(updates, state, params=None, *, step, **extra_args):
     x, unravel = gossip.flatten(params)
