@@ -171,7 +171,7 @@ def _of_gossip(algorithm: Gossip, optimizer) -> Gossip:
     u = vectors.flatten_like(updates, params)
     moved, mean = mixing.update(u, state.mean, x, step=step, **extra_args)
     delta = state.anchor - (x + moved)
-    change, own = optimizer.update(delta, state.own, state.anchor)
+    change, own = optimizer.update(delta, state.own, state.anchor, **extra_args)
     # 0 with `optax.sgd(1.0)`, so that nothing is rounded.
     moved, own, took = base.select(
       base.finite((change, own)),
