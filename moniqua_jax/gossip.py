@@ -112,12 +112,16 @@ def neighbours(
       result, seen, short = branches[0](payload, reference, *args)
     else:
       result, seen, short = lax.switch(at, branches, payload, reference, *args)
+    me = lax.axis_index(axis_name)
+    # What was told is of this worker, though it may be alike on all: a mesh
+    # that is checked wants to know, and a program has nothing to do for it.
+    seen = jax.tree.map(lambda v: jnp.where(me >= 0, v, v), seen)
     tuned = quantizer.observe(heard.tuned, seen, x)
     short = heard.short.at[at].add(short.astype(jnp.int32))
     account, fails = unreadable.booked(
       heard.account,
       seen,
-      unreadable.Place(at, senders, lax.axis_index(axis_name)),
+      unreadable.Place(at, senders, me),
       step if counted is None else counted,
       unreadable.PATIENCE if answered else 0,
       payload.nbytes + bool(answered),

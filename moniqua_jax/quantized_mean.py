@@ -81,7 +81,7 @@ def of_senders(quantizer, x: Array, key, axis_name: str) -> Mean:
     part = base.rounded(share * x_hat, jnp.minimum(share, 0))
     return (total + part, count + (x_hat != 0)), None
 
-  start = jnp.zeros_like(x), jnp.zeros(x.size, jnp.int32)
+  start = jnp.zeros_like(x), jnp.zeros_like(x, jnp.int32)
   (total, count), _ = lax.scan(add, start, (payloads, shares))
   mean = total / jnp.maximum(count, 1).astype(x.dtype)
   return Mean(mean, read(quantizer, payload, x), short[None], payload)

@@ -104,7 +104,14 @@ def sharded(
   mapped = jax.shard_map(
     local, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False
   )
-  return jax.jit(mapped, **jit_options)
+
+  def laid_out(*args):
+    # What has explicit axes, as meshes have them now, moves nothing by itself.
+    put = lambda arg, spec: jax.sharding.reshard(arg, NamedSharding(mesh, spec))
+    return mapped(*map(put, args, specs))
+
+  explicit = jax.sharding.AxisType.Explicit in mesh.axis_types
+  return jax.jit(laid_out if explicit else mapped, **jit_options)
 
 
 def pmapped(fn: Callable, in_axes: tuple, **jit_options) -> Callable:

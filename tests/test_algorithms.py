@@ -283,4 +283,6 @@ def test_quantize_alone():
   for u, v in zip(jax.tree.leaves(out), jax.tree.leaves(updates), strict=True):
     np.testing.assert_allclose(u, v, atol=1 / 255)
   assert state.count == 1
+  with pytest.raises(TypeError, match='quantizer is a Tuned; .*moniqua'):
+    mj.quantize(mj.auto_theta(4, 1.0), KEY)
   assert gossip.max_edges((mj.ring(N),)) == 2

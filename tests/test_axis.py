@@ -1,5 +1,7 @@
 """What is of n workers meets an axis of n, or is refused when it is traced."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,6 +143,20 @@ def test_sharded_drops_no_rows(rows):
   x = jax.ShapeDtypeStruct((rows, D), jnp.float32)
   with pytest.raises(ValueError, match=f'8 devices.* has {rows} rows'):
     jax.eval_shape(mj.sharded(lambda x: x + 1, (0,)), x)
+
+
+@pytest.mark.parametrize('within', [False, True])
+def test_a_mesh_with_explicit_axes_is_one_as_well(within):
+  """As `jax.make_mesh` makes it; and within `jax.set_mesh` of it."""
+  mesh = jax.make_mesh((N,), (AXIS,), (jax.sharding.AxisType.Explicit,))
+  add = lambda x, key, k: (x + k + jax.random.bits(key, dtype='uint8'), key)
+  x, keys = np.zeros((N, D), np.float32), jax.random.split(KEY, N)
+  expected, _ = mj.simulated(add, (0, 0, None))(x, keys, 2)
+  run = mj.sharded(add, (0, 0, None), mesh)
+  with jax.set_mesh(mesh) if within else contextlib.nullcontext():
+    first = run(x, keys, np.int32(1))
+    again, _ = run(first[0] * 0, first[1], np.int32(2))
+  np.testing.assert_array_equal(again, expected)
 
 
 def test_an_edge_one_way_is_named_where_both_ways_are_asked_for():

@@ -64,7 +64,16 @@ ALL = {
   'push_sum full': mj.push_sum(PAIRS, FULL, **SLOTS),
   'push_sum moniqua': mj.push_sum(PAIRS, MONIQUA, **SLOTS),
   'quantize': mj.quantize(mj.nuqsgd(4, bucket_size=11), KEY),
+  'outer mean': mj.outer(MEANS['all_gather'], steps=2),
+  'outer gossip': mj.outer(nearest['dpsgd'], steps=2),
+  'outer late': mj.outer(nearest['dpsgd'], steps=2, delay=2),
+  'dadam': mj.dadam(0.1, topology=RING, **SLOTS),
+  'of_senders': mj.error_feedback(
+    mj.chunked_top_k(4, 1, 1), 'of_senders', **WHOLE
+  ),
+  'all_gather alq': mj.allreduce(ALQ, 'all_gather', **WHOLE),
 }
+ASK_FOR_THE_AXIS = 'double_squeeze', 'outer mean'
 
 
 def parameters(dtype=np.float32):
@@ -132,6 +141,28 @@ def test_it_stands_in_a_scan(name, dtype):
     assert dtype == 'float64' or 'float64' not in kinds
 
 
+@pytest.mark.parametrize(
+  'name',
+  helpers.tiered(ALL, ['every', 'rounds', 'of_senders', 'all_gather alq']),
+)
+def test_it_stands_in_a_shard_map_that_checks(name):
+  """What is of one worker varies over the mesh; that is the default."""
+  mesh = jax.make_mesh((N,), (AXIS,), (jax.sharding.AxisType.Auto,))
+  rows = jax.sharding.PartitionSpec(AXIS)
+  over = functools.partial(
+    jax.shard_map, mesh=mesh, in_specs=rows, out_specs=rows
+  )
+  one = lambda fn: over(
+    lambda *own: jax.tree.map(
+      lambda v: v[None], fn(*jax.tree.map(lambda v: v[0], own))
+    )
+  )
+  x = parameters()['w']
+  state = jax.eval_shape(one(ALL[name].init), x)
+  steps = one(functools.partial(steps_of, ALL[name], 2, 0))
+  assert types(jax.eval_shape(steps, x, state)) == types((x, state))
+
+
 @pytest.mark.parametrize('made', ['eager', 'jit'])
 @pytest.mark.parametrize('name', ALL)
 def test_nothing_is_kept_of_what_is_donated(name, made):
@@ -139,7 +170,7 @@ def test_nothing_is_kept_of_what_is_donated(name, made):
   _, init = compiled(ALL[name], 2)
   x = jnp.asarray(parameters()['w'])  # one vector: nothing makes copies of it
   init = jax.jit(init) if made == 'jit' else init
-  if made == 'eager' and name != 'double_squeeze':  # which asks for the axis
+  if made == 'eager' and name not in ASK_FOR_THE_AXIS:
     init, x = ALL[name].init, x[0]
   states = [init(x) for _ in range(1 + (made == 'eager'))]
   arrays = [v for v in jax.tree.leaves((x, states))]

@@ -40,7 +40,7 @@ def test_a_value_comes_as_one_of_its_two_neighbours(sent):
   q, v, v_hat = sent
   rows = np.pad(v, (0, -v.size % 64)).reshape(-1, 64)
   most = np.repeat(rows.max(axis=1), 64)[: v.size].astype(float)
-  bound = v / 8 * (1 + 1e-6) + 2.0**-31 * 1.2 * most
+  bound = v / 8 * (1 + 1e-6) + 2.0**-31 * 9 / 8 * most
   assert (np.abs(v_hat - v) <= bound).all()
   assert max(len({*column}) for column in v_hat.T) == 2
   assert (v_hat[:, v == 0] == 0).all() and (v_hat >= 0).all()

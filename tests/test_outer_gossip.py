@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 import moniqua_jax as mj
@@ -252,3 +253,20 @@ def test_a_message_of_codes_is_all_that_travels():
 def test_only_dpsgd_is_without_its_own_way(algorithm):
   with pytest.raises(ValueError, match=r'adapt_then_combine|outer'):
     mj.outer(algorithm(mj.sign()), NESTEROV)
+
+
+# name -> (behind the outer step, what it asks of a step)
+OF_OPTAX = {
+  'a loss': (optax.contrib.reduce_on_plateau(), {'value': 1.0}),
+  'a key': (optax.add_noise(0.1, 0.5, jax.random.key(0)), {}),
+}
+
+
+@pytest.mark.parametrize('name', OF_OPTAX)
+def test_the_outer_optimizer_is_any_of_optax(name):
+  behind, asked = OF_OPTAX[name]
+  tx = mj.outer(gossip('8 bits'), optax.chain(NESTEROV, behind))
+  state = jax.eval_shape(jax.vmap(tx.init, axis_name=AXIS), X)
+  update = lambda u, state, x: tx.update(u, state, x, step=0, **asked)
+  _, after = jax.eval_shape(jax.vmap(update, axis_name=AXIS), X, state, X)
+  assert jax.tree.structure(after) == jax.tree.structure(state)

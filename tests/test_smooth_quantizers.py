@@ -460,7 +460,11 @@ def test_the_upload_is_the_bytes_of_the_tables():
     (lambda: mj.smooth(mj.dithering(1), -np.eye(2)), 'L has the eigenvalue -1'),
     (
       lambda: mj.smooth(mj.dithering(1), np.array([[1.0, 1], [0, 1]])),
-      'L is not symmetric',
+      'L is not symmetric: .* differ by 1,',
+    ),
+    (
+      lambda: roots.root(1e-9 * np.array([[2.0, 1], [0.5, 2]])),
+      'L is not symmetric: .* differ by 5e-10,',
     ),
     (
       lambda: mj.smooth(mj.dithering(1), np.array([1.0, np.nan])),
@@ -478,6 +482,13 @@ def test_the_upload_is_the_bytes_of_the_tables():
 def test_one_clear_line_for_each_mistake(make, words):
   with pytest.raises(ValueError, match=words):
     make()
+
+
+@pytest.mark.parametrize('unit', [1e-9, 1.0, 1e9])
+def test_a_matrix_of_float32_is_symmetric_but_for_its_rounding(unit):
+  rounded = unit * np.array([[8.0, 1e-3], [1e-3 + 2e-6, 4.0]])
+  half = f64(roots.root(rounded).half)
+  np.testing.assert_allclose(half @ half, rounded, atol=3e-6 * unit)
 
 
 def test_levels_needed():

@@ -108,8 +108,8 @@ def dadam(
 
   def init(params):
     x, _ = gossip.flatten(params)
-    nothing = jnp.zeros_like(x)
-    return DadamState(neighbours.init(), jnp.int32(0), nothing, nothing)
+    m, v = jnp.zeros_like(x), jnp.zeros_like(x)  # each is donated by itself
+    return DadamState(neighbours.init(), jnp.int32(0), m, v)
 
   def update(updates, state, params=None, *, step, **extra_args):
     del extra_args

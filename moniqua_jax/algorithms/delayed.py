@@ -52,7 +52,9 @@ def delayed(algorithm: Gossip, steps, delay: int) -> Gossip:
 
   def init(params):
     x, _ = gossip.flatten(params)
-    return DelayedState(algorithm.init(params), x if delay > 1 else None)
+    # A copy: whoever donates the parameters keeps what is sent.
+    sent = jnp.copy(x) if delay > 1 else None
+    return DelayedState(algorithm.init(params), sent)
 
   def taken(updates, state):
     updates, own = algorithm.taken(updates, state.own)

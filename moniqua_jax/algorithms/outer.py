@@ -162,14 +162,16 @@ def _of_gossip(algorithm: Gossip, optimizer) -> Gossip:
   def init(params):
     x, _ = gossip.flatten(params)
     own = mixing.init(x)
-    return OuterState(own.heard, x, optimizer.init(x), own)
+    # Copies: whoever donates the parameters and the state donates each once.
+    heard, anchor = jax.tree.map(jnp.copy, (own.heard, x))
+    return OuterState(heard, anchor, optimizer.init(x), own)
 
   def update(updates, state, params=None, *, step, **extra_args):
     x, unravel = gossip.flatten(params)
     u = vectors.flatten_like(updates, params)
     moved, mean = mixing.update(u, state.mean, x, step=step, **extra_args)
     delta = state.anchor - (x + moved)
-    change, own = optimizer.update(delta, state.own, state.anchor)
+    change, own = optimizer.update(delta, state.own, state.anchor, **extra_args)
     # 0 with `optax.sgd(1.0)`, so that nothing is rounded.
     moved, own, took = base.select(
       base.finite((change, own)),

@@ -24,6 +24,9 @@ def quantize(
   Returns:
     A transformation; its state counts the steps.
 
+  Raises:
+    TypeError: not a `Quantizer`, such as the `Tuned` of `auto_theta` or `alq`.
+
   >>> import jax.numpy as jnp
   >>> from moniqua_jax import uniform
   >>> tx = quantize(uniform(bits=8, rounding='nearest'), jax.random.key(0))
@@ -33,6 +36,12 @@ def quantize(
 
   Source: ours.
   """
+  if not isinstance(quantizer, base.Quantizer):
+    raise TypeError(
+      f'quantizer is a {type(quantizer).__name__}; quantize takes a Quantizer, '
+      'as there are no messages from which one could learn: moniqua(theta, '
+      'bits) in place of auto_theta, leveled(levels) in place of alq.'
+    )
 
   def init(params):
     del params

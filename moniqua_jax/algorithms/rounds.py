@@ -85,7 +85,10 @@ def rounds(
     updates, own = algorithm.taken(updates, state.own)
     updates = vectors.complete(updates, params)
     moved, first, seen = None, clock.before(step), []
-    nothing = gossip.no_news(state.seen.readable.size // most)
+    # As `gossip.no_news`, of this worker.
+    of_one = [field[: field.size // most] for field in state.seen]
+    quiet = map(jnp.full_like, of_one, (True, 0, jnp.inf, 0))
+    nothing = base.Seen(*quiet)
     extra_args = {'counted': step} | extra_args
 
     def talk(r, moved, own):

@@ -240,8 +240,10 @@ def power_below(size: Array) -> Array:
 
 
 def finite(tree: Any) -> Array:
-  """Tells whether all values of a tree are finite, in one pass over them."""
-  return jnp.isfinite(sum(jnp.sum(0 * leaf) for leaf in jax.tree.leaves(tree)))
+  """Tells whether all floats of a tree are finite, in one pass over them."""
+  is_float = lambda leaf: jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+  floats = filter(is_float, jax.tree.leaves(tree))  # among counts and keys
+  return jnp.isfinite(sum(jnp.sum(0 * leaf) for leaf in floats))
 
 
 def select(first: Array, tree: Any, other: Any) -> Any:

@@ -141,7 +141,8 @@ def _rounded(sizes, count):
   zero = jnp.minimum(mean[0], 0)
   u = buckets.ratio(sizes, jnp.where(live, mean, 0)[:, None])
   u = base.rounded(u, zero)
-  start = (2 * jnp.arange(count, dtype=jnp.float32) + 1) * (1 / count)
+  odd = 2 * jnp.arange(count, dtype=jnp.float32) + 1
+  start = base.rounded(odd * (1 / count), zero)  # as different as the sizes are
   number = jnp.arange(count, dtype=jnp.uint8)[:, None, None]
 
   def sweep(_, levels):

@@ -2,7 +2,7 @@
 
 As a share of the largest in its bucket each has 5 bits of exponent and 3 of
 mantissa, rounded at random to one of its two neighbours: unbiased, and within
-an eighth of itself. What is below 2^-31 of the largest is that or 0.
+an eighth of itself. What is below 9/8 2^-31 of the largest is that or 0.
 """
 
 import jax
@@ -27,8 +27,8 @@ def float8(bucket_size: int = 256) -> base.Quantizer:
       shorter.
 
   Returns:
-    A `Quantizer`; unbiased, |v_hat - v| <= v / 8 + 2^-31 most. Values below 0
-    are taken as 0; a bucket that is not finite decodes to NaN.
+    A `Quantizer`; unbiased, |v_hat - v| <= v / 8 + 9/8 2^-31 most. Values below
+    0 are taken as 0; a bucket that is not finite decodes to NaN.
 
   Raises:
     ValueError: bucket_size < 1.

@@ -17,6 +17,8 @@ Array = jax.Array
 
 # Eigenvalues below this share of the largest count as zero.
 _ZERO = 1e-12
+# What a float32 computation may leave between L_ij and L_ji, of the largest.
+_ROUNDED = 1e-6
 
 
 class Root(NamedTuple):
@@ -69,9 +71,7 @@ def root(matrix, pseudo_inverse: bool = False) -> Root:
   if matrix.ndim == 1:
     values = _checked(matrix, pseudo_inverse)
     return Root(*(jnp.asarray(v, jnp.float32) for v in values))
-  if not np.allclose(matrix, np.swapaxes(matrix, -1, -2), rtol=1e-8):
-    raise ValueError('L is not symmetric; a smoothness matrix is.')
-  values, vectors = np.linalg.eigh(matrix)
+  values, vectors = np.linalg.eigh(_symmetric(matrix))
   halves = _checked(values, pseudo_inverse)
   back = np.swapaxes(vectors, -1, -2)
   return Root(
@@ -100,6 +100,19 @@ def _size(factor) -> int:
 def _dot(a, b):
   # A TPU would multiply in bfloat16.
   return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+
+def _symmetric(matrix):
+  """Takes off what rounding parted, in whichever units L is; refuses more."""
+  other = np.swapaxes(matrix, -1, -2)
+  apart, most = abs(matrix - other).max((-2, -1)), abs(matrix).max((-2, -1))
+  if (apart > _ROUNDED * most).any():
+    raise ValueError(
+      f'L is not symmetric: L and L.T differ by {apart.max():.3g}, where a '
+      f'smoothness matrix may by {_ROUNDED:g} of its largest entry. If that is '
+      'its rounding, take (L + L.T) / 2.'
+    )
+  return (matrix + other) / 2
 
 
 def _checked(values, pseudo_inverse):

@@ -83,7 +83,8 @@ def quantile(mixture: Mixture, q: Array) -> Array:
   below, above = _mixed(mixture, ends)  # what truncation cut off
   side = jnp.where(q < 0.5, -1, 1)
   tail = jnp.where(q < 0.5, q + below, 1 - q + above)
-  x = _where_tail_is(mixture, side, tail, -jnp.ones_like(q), jnp.ones_like(q))
+  one = jnp.ones_like(tail)
+  x = _where_tail_is(mixture, side, tail, -one, one)
   return jnp.where(q <= 0, -1, jnp.where(q >= 1, 1, x))
 
 

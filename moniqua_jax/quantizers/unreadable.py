@@ -112,7 +112,7 @@ def booked(
   unreadable = jnp.sum(~seen.readable, dtype=jnp.int32)
   account = Account(
     account.messages + went,
-    jnp.int32(size),
+    jnp.full_like(account.size, size),
     account.unreadable + unreadable,
     account.in_a_row.at[at].set(row),
     *first,
