@@ -127,7 +127,7 @@ def parser(
     argv = [_with_path(_at_home(argument)) for argument in argv]
     try:
       left = parse(flags.FLAGS, argv)
-    except Exception as error:  # of a file of the user's, too
+    except (Exception, SystemExit) as error:  # of a file of the user's, too
       raise ValueError(_why(argv, error, says)) from error
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # checkpoints are talkative
@@ -193,7 +193,7 @@ def _one_line(file: str):
     yield
   except SyntaxError as error:
     raise ValueError(f'{file}, line {error.lineno}: {error.msg}.') from error
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     stack = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in stack if frame.filename == file]
     ours = pathlib.Path(stack[-1].filename).parent in map(
@@ -202,7 +202,9 @@ def _one_line(file: str):
     if isinstance(error, ValueError) and ours:
       raise  # it names what it does not know
     at = f', line {lines[-1]}' if lines else ''
-    said = f'{type(error).__name__}: {" ".join(str(error).split())}'
+    said = f'{type(error).__name__}: {" ".join(str(error).split())}'.rstrip(
+      ': '
+    )
     raise ValueError(
       f'{file}{at}: {textwrap.shorten(said, 160, placeholder=" ...")}'
     ) from error

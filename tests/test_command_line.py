@@ -258,6 +258,24 @@ def test_a_file_that_is_broken_is_named_with_its_line(what, tmp_path):
   assert message in said and '\n' not in said and len(said) < 400
 
 
+# Of a file; what is wrong is found in the program alone.
+WHEN_READ = {
+  'raise SystemExit': 'mine.py, line 1: SystemExit',
+  f'import jax\njax.devices()\n{BEGINNING}  return digits.get_config(method)': (
+    'JAX was used before it could have 8 devices, as by a config that'
+  ),
+}
+
+
+@pytest.mark.parametrize('text', WHEN_READ, ids=['it ends', 'it runs JAX'])
+def test_what_a_file_does_when_it_is_read_is_a_mistake(text, tmp_path):
+  (tmp_path / 'mine.py').write_text(text)
+  flags = f'--config={tmp_path}/mine.py', '--runner=sharded', '--dry_run'
+  run = programs.run('train.py', *flags, folder=tmp_path)
+  assert run.status == 2 and run.err.count('\n') == 1, run.err
+  assert WHEN_READ[text] in run.err
+
+
 def test_home_is_found_in_a_flag(tmp_path, monkeypatch, capsys):
   monkeypatch.setenv('HOME', str(tmp_path))
   _, text = parsed(capsys, '--config=~/nope.py:dpsgd')

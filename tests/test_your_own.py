@@ -36,6 +36,7 @@ def mine(tmp_path_factory):
   folder = tmp_path_factory.mktemp('own')
   more = 'nothing = 3\nscores = lambda num_classes: Net(num_classes + 1)\n'
   (folder / 'mine.py').write_text(f'{MINE}\n{more}')
+  (folder / 'program.py').write_text('raise SystemExit')
   yield folder
   sys.modules.pop('mine', None)
 
@@ -170,6 +171,14 @@ REFUSED = {
   'a number': (
     dict(model=dict(name='mine:nothing')),
     "config.model.name='mine:nothing' is 3; it must be a function",
+  ),
+  'a program': (
+    dict(model=dict(name='program:net')),
+    "config.model.name='program:net': importing program fails with SystemExit",
+  ),
+  'no signature': (
+    dict(model=dict(name='builtins:min')),
+    "config.model.name='builtins:min' is <built-in function min>; it must be a",
   ),
   'an argument': (
     dict(model=dict(name='mine:Net', hidden=(3,))),
