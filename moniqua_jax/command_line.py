@@ -269,8 +269,8 @@ def _config_of(argv) -> str:
 
 def _listed(name) -> str:
   """A config in --list: what it is, and its methods."""
-  what = runpy.run_path(path(name))['__doc__'].splitlines()[0]
-  return f'{name}: {what}\n{_indented(methods(name))}\n'
+  doc = runpy.run_path(path(name))['__doc__'] or ''  # none with -OO
+  return f'{name}: {doc.partition(chr(10))[0]}\n{_indented(methods(name))}\n'
 
 
 def _help(argv, says) -> str:

@@ -320,6 +320,12 @@ def test_what_is_listed_is_there(capsys):
       assert command_line.config(f'{name}:{method}').is_locked
 
 
+def test_what_has_no_docstring_is_listed(monkeypatch):
+  bare = {'__doc__': None, 'METHODS': ('a', 'b')}  # as with python -OO
+  monkeypatch.setattr(command_line.runpy, 'run_path', lambda path: bare)
+  assert command_line._listed('digits') == 'digits: \n  a  b\n'
+
+
 # A program that parses flags has no use for what it runs on.
 LIGHT = f"""
 import sys
