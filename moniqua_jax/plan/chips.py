@@ -161,16 +161,23 @@ def dataset(config) -> data.Dataset:
   return data.Dataset(**nothing, num_classes=classes, shape=shape)
 
 
+def require_net(config) -> None:
+  """Refuses a config that is none, and one of a laboratory."""
+  from moniqua_jax.training import validation
+
+  validation.validate(config)
+  if 'laboratory' in config:
+    raise ValueError('this config is of a laboratory; a plan is for a net.')
+
+
 def gradient(config):
   """Builds a worker's gradient, and the shapes of what it takes.
 
   Returns a function of (params, state, batch), and these.
   """
-  from moniqua_jax.training import registry, tasks, validation
+  from moniqua_jax.training import registry, tasks
 
-  validation.validate(config)
-  if 'laboratory' in config:
-    raise ValueError('this config is of a laboratory; a plan is for a net.')
+  require_net(config)
   of = dataset(config)
   task = tasks.of(of)
   model = registry.build(
@@ -251,6 +258,7 @@ def text(config, where: Pod, utilisation: float = UTILISATION) -> str:
     raise ValueError(
       f'--utilisation={utilisation}; it must be above 0 and at most 1.'
     )
+  require_net(config)
   rounds, (d, flops) = schedule(config, where.workers), work(config)
   chip, each = CHIPS[where.chip], max(1, where.chips // where.workers)
   compute = flops / each / (utilisation * chip.flops)
