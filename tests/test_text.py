@@ -295,6 +295,10 @@ def test_a_run_on_text_is_measured_and_goes_on_by_itself(folder, tmp_path):
   came = summary.came(tmp_path)
   assert f'{bits:.3f} bits a character held out, zlib needs ' in came
   assert '[...]' in came and (tmp_path / 'sample.txt').read_text() in came
+  # One that ends between two tests, by fewer epochs than it began with.
+  with (tmp_path / 'metrics.jsonl').open('a') as file:
+    file.write('{"step": 99}\n')
+  assert summary.came(tmp_path) == came
   # Of the same length, so that windows and shards are the same.
   (texts / 'c.txt').write_text('y' * 95)
   with pytest.raises(
