@@ -1,5 +1,7 @@
 """Every mistake gets one line that names it, and exit status 2."""
 
+import contextlib
+import io
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import pytest
 from configs import digits
 from moniqua_jax import command_line
 from moniqua_jax.launch import __main__ as launch
-from moniqua_jax.training import resolve
+from moniqua_jax.training import progress, resolve
 from tests import helpers, programs
 from tests.fresh import python
 from tests.trained import built
@@ -294,9 +296,23 @@ def test_an_entry_is_unset_and_a_quantizer_switched(monkeypatch):
   flags = f'--config={config}', name, away, '--config.reduce_quantizer.bits=4'
   found = programs.parsed(monkeypatch, *flags)
   assert found.quantizer.theta is None and found.reduce_quantizer.bits == 4
+  apart = [*flags[:2], *away.split('='), flags[-1]]
+  assert command_line.joined(['train.py', *apart]) == ['train.py', *flags]
   with pytest.raises(ValueError, match='reduce_quantizer.bits is not an arg'):
     resolve.resolve(found)
   resolve.resolve(programs.parsed(monkeypatch, *flags[:-1]))
+
+
+def test_a_letter_that_a_terminal_has_not_is_a_question_mark(monkeypatch):
+  stream = io.TextIOWrapper(io.BytesIO(), encoding='ascii')
+  monkeypatch.setattr(sys, 'stdout', stream)
+  monkeypatch.setattr(sys, 'stderr', None)  # as after 2>&-
+  with pytest.raises(SystemExit):
+    command_line.parser(['train.py', '--list'])
+  print('2.5 ± 0.1', flush=True)
+  with contextlib.closing(sys.stderr):
+    progress.make(2, 0).close()
+  assert stream.buffer.getvalue().endswith(b'2.5 ? 0.1\n')
 
 
 def test_an_unknown_name_is_told_the_names(capsys):
@@ -400,6 +416,16 @@ def test_a_launched_script_is_the_one_beside_python(tmp_path, monkeypatch):
   for name, found in (('moniqua-train', str(script)), ('train.py', 'train.py')):
     first, _ = launch.commands([name, '--resume'], 2, 1)
     assert first[:4] == [sys.executable, '-u', found, '--resume']
+
+
+def test_a_launcher_starts_python_by_itself(monkeypatch, capsys):
+  command = ['moniqua-launch', '--n', '2', '--', 'python3', 'train.py']
+  monkeypatch.setattr(sys, 'argv', command)
+  with pytest.raises(SystemExit):
+    launch.main()
+  assert (
+    'python3 is not needed: after -- comes the f' in capsys.readouterr().err
+  )
 
 
 CONFIG = '--config=configs/digits.py:moniqua1'
