@@ -30,7 +30,8 @@ def folder(tmp_path_factory):
   root = tmp_path_factory.mktemp('texts')
   for name, text in DOCUMENTS.items():
     (root / name).parent.mkdir(exist_ok=True)
-    (root / name).write_text(text, 'utf-8')
+    (root / name).write_text(text, 'utf-8-sig')  # with a mark, as of Windows
+  (root / '.hidden').write_bytes(b'\xff')
   return root
 
 
