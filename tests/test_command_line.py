@@ -78,6 +78,10 @@ MISTAKES = {
     dict(local_steps=2, gossip=dict(name='dcd')),
     'config.local_steps=2: every: dcd must see each step',
   ),
+  'local steps that change within a period': (
+    dict(local_steps=2, local_steps_from=((1, 2),)),
+    'config.local_steps=2, with all that comes from some step on: from step 0',
+  ),
   'fragments of what must see each step': (
     dict(fragments=2, gossip=dict(name='dcd')),
     'config.fragments=2: streaming: dcd must see each step',
