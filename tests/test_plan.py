@@ -95,6 +95,10 @@ def test_the_plan_in_words():
       '8 workers, the plan 16',
     ),
     (dict(data=dict(name='mnist')), "config.data.name='mnist': a plan knows"),
+    (
+      dict(model=dict(name='optax:identity', hidden=None)),
+      "config.model.name='optax:identity': .*; a model is a flax.linen.Module",
+    ),
   ],
 )
 def test_configs_that_do_not_fit_are_refused(change, message):

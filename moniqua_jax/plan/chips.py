@@ -162,10 +162,7 @@ def dataset(config) -> data.Dataset:
 
 
 def require_net(config) -> None:
-  """Refuses a config that is none, and one of a laboratory."""
-  from moniqua_jax.training import validation
-
-  validation.validate(config)
+  """Refuses a config of a laboratory."""
   if 'laboratory' in config:
     raise ValueError('this config is of a laboratory; a plan is for a net.')
 
@@ -175,8 +172,9 @@ def gradient(config):
 
   Returns a function of (params, state, batch), and these.
   """
-  from moniqua_jax.training import registry, tasks
+  from moniqua_jax.training import ones_own, registry, tasks, validation
 
+  validation.validate(config)
   require_net(config)
   of = dataset(config)
   task = tasks.of(of)
@@ -185,9 +183,10 @@ def gradient(config):
   )
   batch = jax.eval_shape(lambda: task.example(config.batch_size))
   batch['label'] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-  init = functools.partial(model.init, train=False)
   inputs = jax.eval_shape(task.inputs, batch)
-  variables = dict(jax.eval_shape(init, jax.random.key(0), inputs))
+  with ones_own.named(config, 'model', ones_own.A_MODEL):
+    init = functools.partial(model.init, train=False)
+    variables = dict(jax.eval_shape(init, jax.random.key(0), inputs))
   params = variables.pop('params')
 
   def loss(params, state, batch):
