@@ -10,6 +10,7 @@ import difflib
 import errno
 import functools
 import importlib
+import io
 import json
 import os
 import pathlib
@@ -59,7 +60,7 @@ def one_line_errors():
 def told(error: Exception) -> int:
   """Prints a mistake or a failure as one line; returns the exit status."""
   if not isinstance(error, OSError):
-    print(f'error: {error}', file=sys.stderr)
+    print('error:', ' '.join(str(error).splitlines()), file=sys.stderr)
     return 2
   again = 'then give the same command again.'
   print(f'error: {failure(error)}, {again}', file=sys.stderr)
@@ -94,8 +95,23 @@ def run(main: Callable, module: str, says: Callable = dict) -> None:
   app.run(main, flags_parser=functools.partial(parser, doc=doc, says=says))
 
 
+def legible() -> None:
+  """Makes stdout and stderr take all that is printed: no run ends by it.
+
+  A letter that they have not is a ?. One that is closed leads nowhere: the next
+  file that is opened would get its number, and what libraries print.
+  """
+  for name in ('stdout', 'stderr'):
+    stream = getattr(sys, name)
+    if stream is None:
+      setattr(sys, name, open(os.devnull, 'w'))
+    elif isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='replace')
+
+
 def plots() -> None:
   """The console script `moniqua-plots`, where importing it may fail."""
+  legible()
   with one_line_errors():
     runs = importlib.import_module('moniqua_jax.plots.runs')
   sys.exit(runs.main())
@@ -113,8 +129,9 @@ def parser(
   """
   from absl import flags, logging
 
+  legible()
   # The config comes before the entries that change it.
-  argv = re.sub(r'(^|\0)(--?config)\0', r'\1\2=', '\0'.join(argv)).split('\0')
+  argv = joined(argv)
   if not any(re.match(r'^--?config=', argument) for argument in argv):
     argv = [argv[0], f'--config={DEFAULT}', *argv[1:]]
   with one_line_errors():
@@ -127,11 +144,22 @@ def parser(
     argv = [_with_path(_at_home(argument)) for argument in argv]
     try:
       left = parse(flags.FLAGS, argv)
-    except Exception as error:  # of a file of the user's, too
+    except (Exception, SystemExit) as error:  # of a file of the user's, too
       raise ValueError(_why(argv, error, says)) from error
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # checkpoints are talkative
   return left
+
+
+def joined(argv: Sequence[str]) -> list[str]:
+  """Joins by = what a space keeps apart: a config, and an entry and its None.
+
+  >>> joined(['train.py', '--config', 'digits', '--config.clip', 'None'])
+  ['train.py', '--config=digits', '--config.clip=None']
+  """
+  text = re.sub(r'(^|\0)(--?config)\0', r'\1\2=', '\0'.join(argv))
+  unset = r'(\0--?config\.[^\0=]+)\0(?=None(\0|$))'
+  return re.sub(unset, r'\1=', text).split('\0')
 
 
 def parse(values, argv: Sequence[str]) -> list[str]:
@@ -193,7 +221,7 @@ def _one_line(file: str):
     yield
   except SyntaxError as error:
     raise ValueError(f'{file}, line {error.lineno}: {error.msg}.') from error
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     stack = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in stack if frame.filename == file]
     ours = pathlib.Path(stack[-1].filename).parent in map(
@@ -202,7 +230,9 @@ def _one_line(file: str):
     if isinstance(error, ValueError) and ours:
       raise  # it names what it does not know
     at = f', line {lines[-1]}' if lines else ''
-    said = f'{type(error).__name__}: {" ".join(str(error).split())}'
+    said = f'{type(error).__name__}: {" ".join(str(error).split())}'.rstrip(
+      ': '
+    )
     raise ValueError(
       f'{file}{at}: {textwrap.shorten(said, 160, placeholder=" ...")}'
     ) from error
@@ -267,8 +297,8 @@ def _config_of(argv) -> str:
 
 def _listed(name) -> str:
   """A config in --list: what it is, and its methods."""
-  what = runpy.run_path(path(name))['__doc__'].splitlines()[0]
-  return f'{name}: {what}\n{_indented(methods(name))}\n'
+  doc = runpy.run_path(path(name))['__doc__'] or ''  # none with -OO
+  return f'{name}: {doc.partition(chr(10))[0]}\n{_indented(methods(name))}\n'
 
 
 def _help(argv, says) -> str:

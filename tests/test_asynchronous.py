@@ -370,6 +370,11 @@ def config_of(n, method='moniqua4', **entries):
     (4, config_of(4, gossip={'name': 'd2'}), "config.gossip.name='d2'"),
     (4, config_of(4, 'allreduce'), "config.gossip.name='none'"),
     (4, config_of(4, reduce={'name': 'allreduce'}), 'config.reduce.name='),
+    (
+      4,
+      config_of(4, optimizer={'name': 'dadam'}, momentum=0.0),
+      "config.optimizer.name='dadam'",
+    ),
     (4, config_of(4, budget={'bits': 1.0}), "config.budget=.*'bits': 1.0"),
     (4, config_of(4, batch_size=400), 'batch_size=400 is larger than the shar'),
     (4, config_of(4, topology={'name': 'rign'}), "config.topology.name='rign'"),
@@ -383,6 +388,17 @@ def config_of(n, method='moniqua4', **entries):
 def test_what_does_not_fit_is_named(n, config, message):
   with pytest.raises(ValueError, match=message):
     training.setup(config, rank=0, n=n)
+
+
+def test_the_momentum_of_gradients_is_that_of_all_steps():
+  config = config_of(2, local_momentum=0.5, momentum=0.0)
+  built = training.setup(config, rank=0, n=2)
+  batch = next(training._batches(built, 0, first=0))
+  first, opt_state, *_ = built.descend(built.state, batch, 0)
+  later = built.state._replace(opt_state=opt_state)  # at the same place
+  np.testing.assert_allclose(
+    built.descend(later, batch, 0)[0], 1.5 * first, rtol=0, atol=1e-6
+  )
 
 
 @pytest.mark.parametrize('text', ['3', '4:2', '1:0.5', 'one:4', '-1:4'])

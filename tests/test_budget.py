@@ -221,6 +221,11 @@ def test_budgets_that_are_none_are_named(spec, words):
     choice.budget(dict.fromkeys(choice.ENTRIES) | spec)
 
 
+def test_a_budget_of_the_plan_has_the_name_of_its_flag():
+  with pytest.raises(ValueError, match='^--budget=-1.0: a budget is a number'):
+    choice.budget(dict.fromkeys(choice.ENTRIES) | dict(bits=-1.0), '--')
+
+
 def test_a_budget_that_nothing_fits_says_the_least_that_there_is():
   rows, budget = weighed(bits=0.01)
   with pytest.raises(

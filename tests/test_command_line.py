@@ -1,5 +1,7 @@
 """Every mistake gets one line that names it, and exit status 2."""
 
+import contextlib
+import io
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import pytest
 from configs import digits
 from moniqua_jax import command_line
 from moniqua_jax.launch import __main__ as launch
-from moniqua_jax.training import resolve
+from moniqua_jax.training import progress, resolve
 from tests import helpers, programs
 from tests.fresh import python
 from tests.trained import built
@@ -75,6 +77,10 @@ MISTAKES = {
   'local steps': (
     dict(local_steps=2, gossip=dict(name='dcd')),
     'config.local_steps=2: every: dcd must see each step',
+  ),
+  'local steps that change within a period': (
+    dict(local_steps=2, local_steps_from=((1, 2),)),
+    'config.local_steps=2, with all that comes from some step on: from step 0',
   ),
   'fragments of what must see each step': (
     dict(fragments=2, gossip=dict(name='dcd')),
@@ -258,6 +264,24 @@ def test_a_file_that_is_broken_is_named_with_its_line(what, tmp_path):
   assert message in said and '\n' not in said and len(said) < 400
 
 
+# Of a file; what is wrong is found in the program alone.
+WHEN_READ = {
+  'raise SystemExit': 'mine.py, line 1: SystemExit',
+  f'import jax\njax.devices()\n{BEGINNING}  return digits.get_config(method)': (
+    'JAX was used before it could have 8 devices, as by a config that'
+  ),
+}
+
+
+@pytest.mark.parametrize('text', WHEN_READ, ids=['it ends', 'it runs JAX'])
+def test_what_a_file_does_when_it_is_read_is_a_mistake(text, tmp_path):
+  (tmp_path / 'mine.py').write_text(text)
+  flags = f'--config={tmp_path}/mine.py', '--runner=sharded', '--dry_run'
+  run = programs.run('train.py', *flags, folder=tmp_path)
+  assert run.status == 2 and run.err.count('\n') == 1, run.err
+  assert WHEN_READ[text] in run.err
+
+
 def test_home_is_found_in_a_flag(tmp_path, monkeypatch, capsys):
   monkeypatch.setenv('HOME', str(tmp_path))
   _, text = parsed(capsys, '--config=~/nope.py:dpsgd')
@@ -276,9 +300,23 @@ def test_an_entry_is_unset_and_a_quantizer_switched(monkeypatch):
   flags = f'--config={config}', name, away, '--config.reduce_quantizer.bits=4'
   found = programs.parsed(monkeypatch, *flags)
   assert found.quantizer.theta is None and found.reduce_quantizer.bits == 4
+  apart = [*flags[:2], *away.split('='), flags[-1]]
+  assert command_line.joined(['train.py', *apart]) == ['train.py', *flags]
   with pytest.raises(ValueError, match='reduce_quantizer.bits is not an arg'):
     resolve.resolve(found)
   resolve.resolve(programs.parsed(monkeypatch, *flags[:-1]))
+
+
+def test_a_letter_that_a_terminal_has_not_is_a_question_mark(monkeypatch):
+  stream = io.TextIOWrapper(io.BytesIO(), encoding='ascii')
+  monkeypatch.setattr(sys, 'stdout', stream)
+  monkeypatch.setattr(sys, 'stderr', None)  # as after 2>&-
+  with pytest.raises(SystemExit):
+    command_line.parser(['train.py', '--list'])
+  print('2.5 ± 0.1', flush=True)
+  with contextlib.closing(sys.stderr):
+    progress.make(2, 0).close()
+  assert stream.buffer.getvalue().endswith(b'2.5 ? 0.1\n')
 
 
 def test_an_unknown_name_is_told_the_names(capsys):
@@ -300,6 +338,12 @@ def test_what_is_listed_is_there(capsys):
     for method in (first, last):
       assert f' {method}' in out
       assert command_line.config(f'{name}:{method}').is_locked
+
+
+def test_what_has_no_docstring_is_listed(monkeypatch):
+  bare = {'__doc__': None, 'METHODS': ('a', 'b')}  # as with python -OO
+  monkeypatch.setattr(command_line.runpy, 'run_path', lambda path: bare)
+  assert command_line._listed('digits') == 'digits: \n  a  b\n'
 
 
 # A program that parses flags has no use for what it runs on.
@@ -376,6 +420,16 @@ def test_a_launched_script_is_the_one_beside_python(tmp_path, monkeypatch):
   for name, found in (('moniqua-train', str(script)), ('train.py', 'train.py')):
     first, _ = launch.commands([name, '--resume'], 2, 1)
     assert first[:4] == [sys.executable, '-u', found, '--resume']
+
+
+def test_a_launcher_starts_python_by_itself(monkeypatch, capsys):
+  command = ['moniqua-launch', '--n', '2', '--', 'python3', 'train.py']
+  monkeypatch.setattr(sys, 'argv', command)
+  with pytest.raises(SystemExit):
+    launch.main()
+  assert (
+    'python3 is not needed: after -- comes the f' in capsys.readouterr().err
+  )
 
 
 CONFIG = '--config=configs/digits.py:moniqua1'

@@ -114,6 +114,22 @@ def test_what_a_folder_keeps_stays_and_a_new_run_takes_the_old_ones_name(
   assert kept.loaded([out])[1].config['gamma'] == 0.25
 
 
+def test_two_of_one_name_are_not_kept_as_one(tmp_path, runs):
+  (tmp_path / 'elsewhere').mkdir()
+  namesake = write(tmp_path / 'elsewhere' / 'a0', seed=5)
+  with pytest.raises(ValueError, match='several of these runs are called a0'):
+    kept.write(kept.loaded([*runs, namesake]), tmp_path / 'kept')
+  assert not (tmp_path / 'kept').exists()
+
+
+def test_workers_are_numbered_and_may_have_no_row_yet(runs):
+  for name in ('worker1', 'worker0', 'workers'):
+    (runs[0] / name).mkdir()
+  (runs[0] / 'worker1' / 'metrics.jsonl').write_text('{"step": 3}\n')
+  (runs[0] / 'worker0' / 'metrics.jsonl').write_text('')
+  assert kept.load(runs[0]).workers == [{}, {'step': 3}]
+
+
 def test_the_end_of_a_run_is_its_last_values_and_totals(runs):
   run = kept.load(runs[0])
   of = lambda key: [row[key] for row in run.rows if key in row]
@@ -146,6 +162,13 @@ def test_measurements_are_not_taken_for_runs(tmp_path):
   assert kept.read_lines(tmp_path / 'rows.jsonl') == [{'bits': 4}]
   with pytest.raises(ValueError, match='holds measurements but no runs'):
     kept.loaded([tmp_path])
+  # A laboratory has a table.md of its own, over which none is written.
+  for folder in (
+    RESULTS / 'smoothness',
+    write(tmp_path / 'a', laboratory=True),
+  ):
+    with pytest.raises(ValueError, match=f'{folder} is of a laboratory'):
+      plots.report([folder], folder)
 
 
 def test_keep_wants_a_folder(capsys):

@@ -249,3 +249,13 @@ def test_without_a_compiler_it_says_so_in_one_line(monkeypatch):
   monkeypatch.setenv('CXX', 'no-such-compiler')
   with pytest.raises(SystemExit, match='Not built; .*no-such-compiler'):
     build.main()
+
+
+@pytest.mark.parametrize('flag, status', [('--help', 0), ('--nope', 2)])
+def test_it_builds_nothing_where_it_is_asked_something(
+  flag, status, monkeypatch
+):
+  monkeypatch.setattr(build.subprocess, 'run', lambda *args, **_: 1 / 0)
+  with pytest.raises(SystemExit) as ended:
+    build.main([flag])
+  assert ended.value.code == status

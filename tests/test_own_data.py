@@ -26,6 +26,9 @@ def as_folder(path):
       file = path / split / 'abc'[LABELS[i]] / f'{i:02d}.png'
       file.parent.mkdir(parents=True, exist_ok=True)
       Image.fromarray(PIXELS[i]).save(file)
+  # What systems and notebooks leave there.
+  (path / 'train' / '.ipynb_checkpoints').mkdir()
+  (path / 'train' / 'a' / '._00.png').write_text('no')
   return str(path)
 
 
@@ -130,6 +133,9 @@ MISTAKES = {
     LABELS,
   ),
   'train: images have values that are not finite': (bad, LABELS),
+  'not finite in float32': (floats * 1e300, LABELS),
+  'there is a label 90 among 14 training images': (PIXELS, LABELS * 45),
+  'train: labels go up to 4294967297;': (PIXELS, (LABELS == 1) * (2**32 + 1)),
   'train: images are <U1, not': (np.full((20, 2, 2, 1), 'a'), LABELS),
   'channel 1 is the same in all images': (PIXELS * [1, 0, 1], LABELS),
 }
@@ -177,6 +183,9 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
   refused(
     r"has the arrays \['images'\]; it takes", 'npz', tmp_path / 'other.npz'
   )
+  lone = dict.fromkeys(('x_train', 'y_train', 'x_test', 'y_test'), 3)
+  np.savez(tmp_path / 'lone.npz', **lone)
+  refused(r'x_train: images are \(\), not', 'npz', tmp_path / 'lone.npz')
   np.savez_compressed(tmp_path / 'bits.npz', x_train=PIXELS, y_train=PIXELS)
   whole = bytearray((tmp_path / 'bits.npz').read_bytes())
   for at in (100, len(whole) - 30):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import digits
+from configs import digits, smoothness
 import moniqua_jax as mj
 from moniqua_jax.plan import chips as plan
 from tests import programs
@@ -95,6 +95,10 @@ def test_the_plan_in_words():
       '8 workers, the plan 16',
     ),
     (dict(data=dict(name='mnist')), "config.data.name='mnist': a plan knows"),
+    (
+      dict(model=dict(name='optax:identity', hidden=None)),
+      "config.model.name='optax:identity': .*; a model is a flax.linen.Module",
+    ),
   ],
 )
 def test_configs_that_do_not_fit_are_refused(change, message):
@@ -102,6 +106,11 @@ def test_configs_that_do_not_fit_are_refused(change, message):
   config.update(change)
   with pytest.raises(ValueError, match=message):
     plan.text(config, plan.pod('v5e:4x4'))
+
+
+def test_a_laboratory_has_no_plan():
+  with pytest.raises(ValueError, match='of a laboratory; a plan is for a net'):
+    plan.text(smoothness.get_config(), plan.pod('v5e:4x4'))
 
 
 def test_the_utilisation_is_a_fraction():

@@ -315,6 +315,12 @@ def test_a_budget_buys_an_accuracy(tmp_path, baseline, capsys):
   assert (tmp_path / 'budget.png').exists()
   assert ask(str(baseline)) == 2
   assert 'is not LABEL=RUN' in capsys.readouterr().err
+  assert ask(f'$x_$={baseline}', f'$x_$={baseline}') == 2
+  assert 'each LABEL=RUN has a label of its own' in capsys.readouterr().err
+  assert ask(f'$x_$={baseline}', f'--line=$_$={baseline}') == 0
+  with pytest.raises(SystemExit):
+    ask(f'a={baseline}', '--parameters=0')
+  assert '--parameters=0; it must be 1 or more' in capsys.readouterr().err
   write(tmp_path / 'short', [row(1)])
   assert ask(f'ours={tmp_path}/short') == 2
   assert 'short has no test/accuracy' in capsys.readouterr().err
@@ -391,6 +397,15 @@ def test_partial_runs_are_reported(tmp_path, rows, changes):
   (cells,) = parse(plots.report([run], run))
   assert set(FILES) <= {p.name for p in run.iterdir()}
   assert 'nan' not in str(cells)
+
+
+def test_words_of_ones_own_are_no_bar_no_line_and_no_formula(
+  tmp_path, baseline
+):
+  mine = write(tmp_path / 'mine', [row(10)], variant='a | b\n$c_$')
+  _, cells = parse(plots.report([baseline, mine], tmp_path))
+  assert cells['method'] == r'D-PSGD, (a \| b $c_$ variant)'
+  assert cells['MB sent'] == '0.01' and (tmp_path / 'figure.png').exists()
 
 
 def test_missing_numbers_are_a_dash(tmp_path):

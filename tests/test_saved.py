@@ -157,6 +157,16 @@ def test_a_config_comes_back_from_json(tmp_path):
   assert found.model.sizes == (3, 4) and found.local_steps_from == ((4, 2),)
   assert found.outer == config.outer and found.quantizer == config.quantizer
   assert found.rounds == 1
+  for other, said in (
+    (
+      dict(gone=3),
+      "config has no 'gone'; .* It was written by another version",
+    ),
+    (dict(model=3), "no attribute 'items' It was written by another version"),
+  ):
+    (tmp_path / 'config.json').write_text(json.dumps(held | other))
+    with pytest.raises(ValueError, match=f'config.json: .*{said}'):
+      same_run.config_of(tmp_path)
 
 
 # ----------------------------------------------------------------- the program

@@ -61,7 +61,7 @@ def test_a_table_that_is_too_wide_becomes_several(wide):
   long = 'Moniqua fitted theta 4 bits, one-peer hypercube, adapt then combine'
   names = NAMES if wide else NAMES[:5]
   rows = [
-    [rf'a\|run{i}', long, *[f'{i}.{k}' for k in range(len(names) - 2)]]
+    [f'a|run{i}', long, *[f'{i}.{k}' for k in range(len(names) - 2)]]
     for i in range(3)
   ]
   for row in rows:

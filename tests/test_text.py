@@ -30,7 +30,8 @@ def folder(tmp_path_factory):
   root = tmp_path_factory.mktemp('texts')
   for name, text in DOCUMENTS.items():
     (root / name).parent.mkdir(exist_ok=True)
-    (root / name).write_text(text, 'utf-8')
+    (root / name).write_text(text, 'utf-8-sig')  # with a mark, as of Windows
+  (root / '.hidden').write_bytes(b'\xff')
   return root
 
 
@@ -295,6 +296,10 @@ def test_a_run_on_text_is_measured_and_goes_on_by_itself(folder, tmp_path):
   came = summary.came(tmp_path)
   assert f'{bits:.3f} bits a character held out, zlib needs ' in came
   assert '[...]' in came and (tmp_path / 'sample.txt').read_text() in came
+  # One that ends between two tests, by fewer epochs than it began with.
+  with (tmp_path / 'metrics.jsonl').open('a') as file:
+    file.write('{"step": 99}\n')
+  assert summary.came(tmp_path) == came
   # Of the same length, so that windows and shards are the same.
   (texts / 'c.txt').write_text('y' * 95)
   with pytest.raises(

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,26 @@ def test_a_name_that_is_a_pattern_is_refused(tmp_path, name):
   with pytest.raises(ValueError, match='is a pattern, .*; take a name'):
     opened(tmp_path / name)
   assert not list(tmp_path.iterdir())
+
+
+def test_an_address_is_no_folder(tmp_path, monkeypatch):
+  """What saves checkpoints would find that out at the first of them."""
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(
+    ValueError, match='=gs:/bucket/run: an address is no fold'
+  ):
+    opened(pathlib.Path('gs://bucket/run'))
+  assert not list(tmp_path.iterdir())
+  opened(pathlib.Path('of:day/run'))
+
+
+def test_text_is_utf_8_whatever_the_locale(tmp_path):
+  code = 'import pathlib, runpy, sys; _, module, path = sys.argv; '
+  code += "runpy.run_path(module)['write'](pathlib.Path(path), '\\xb2 \\u03bb')"
+  ascii_ = dict(LC_ALL='C', PYTHONCOERCECLOCALE='0', PYTHONUTF8='0')
+  command = [sys.executable, '-c', code, whole.__file__, tmp_path / 'a.md']
+  subprocess.run(command, env=os.environ | ascii_, check=True)
+  assert (tmp_path / 'a.md').read_text('utf-8') == '² λ'
 
 
 # ------------------------------------------------------------ the same run

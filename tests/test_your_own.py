@@ -30,14 +30,50 @@ WITHOUT_EQUINOX = pytest.mark.skipif(
 )
 
 
+WRONG = """
+import optax
+
+class Raises(Net):
+  @nn.compact
+  def __call__(self, x, train=True):
+    raise ValueError('in two\\nlines')
+
+class Draws(Net):
+  @nn.compact
+  def __call__(self, x, train=True):
+    x = nn.Dropout(0.5, deterministic=not train)(super().__call__(x))
+    return x
+
+class Constant(Net):
+  def __call__(self, x, train=True):
+    return x.reshape(len(x), -1)[:, :2]
+
+def ends(num_classes):
+  raise SystemExit
+
+def untested():
+  return stripes()._replace(test=data.in_memory(np.zeros((0, 4, 4, 1)), []))
+
+def unlabelled():
+  return stripes()._replace(num_classes=1)
+
+nothing = lambda learning_rate: None
+searches = lambda: optax.lbfgs()
+shortens = lambda: optax.stateless(lambda u, p: u[:3])
+"""
+
+
 @pytest.fixture(scope='module')
 def mine(tmp_path_factory):
   """The folder with mine.py, which programs find there."""
   folder = tmp_path_factory.mktemp('own')
   more = 'nothing = 3\nscores = lambda num_classes: Net(num_classes + 1)\n'
   (folder / 'mine.py').write_text(f'{MINE}\n{more}')
+  (folder / 'program.py').write_text('raise SystemExit')
+  (folder / 'wrong.py').write_text(f'{MINE}\n{WRONG}')
   yield folder
-  sys.modules.pop('mine', None)
+  for name in ('mine', 'wrong'):
+    sys.modules.pop(name, None)
 
 
 def config_with(**entries):
@@ -171,6 +207,14 @@ REFUSED = {
     dict(model=dict(name='mine:nothing')),
     "config.model.name='mine:nothing' is 3; it must be a function",
   ),
+  'a program': (
+    dict(model=dict(name='program:net')),
+    "config.model.name='program:net': importing program fails with SystemExit",
+  ),
+  'no signature': (
+    dict(model=dict(name='builtins:min')),
+    "config.model.name='builtins:min' is <built-in function min>; it must be a",
+  ),
   'an argument': (
     dict(model=dict(name='mine:Net', hidden=(3,))),
     'config.model.hidden is not an argument of mine:Net',
@@ -226,6 +270,38 @@ def test_a_model_must_give_logits_of_the_classes(mine, monkeypatch):
     ValueError, match=r'gives \(2, 3\) of a batch of 2.*\(2, 2'
   ):
     trained.built(config)
+
+
+A_MODEL = 'a model is a flax.linen.Module that is called as module(inputs, '
+FAILS = {
+  'Raises': ('model', "Raises': in two lines (", 'wrong.py, line ', A_MODEL),
+  'Draws': ('model', "Draws': Dropout_0 needs PRNG for", 'wrong.py, line '),
+  'Constant': ('model', "Constant': it has no parameters", A_MODEL),
+  'ends': ('model', 'config.model: SystemExit()'),
+  'untested': ('data', "untested' has nothing in its test part"),
+  'unlabelled': ('data', 'labels from 0 to 1; of num_classes=1 they are from'),
+  'nothing': (
+    'optimizer',
+    "nothing': 'NoneType' object has no attribute 'init",
+  ),
+  'searches': (
+    'optimizer',
+    "missing 3 required keyword-only arguments: 'value",
+  ),
+  'shortens': ('optimizer', 'of a gradient f32[1024] it makes', 'by_leaf'),
+}
+
+
+@pytest.mark.parametrize('name', FAILS)
+def test_what_would_fail_in_training_is_refused_before(mine, monkeypatch, name):
+  monkeypatch.chdir(mine)
+  what, *words = FAILS[name]
+  own = dict(data=dict(name='mine:stripes'), model=dict(name='mine:Net'))
+  config = config_with(**{**own, what: dict(name=f'wrong:{name}')})
+  with pytest.raises(ValueError, match=f'^config.{what}') as error:
+    trained.built(config)
+  said = str(error.value)
+  assert all(word in said for word in words) and '\n' not in said, said
 
 
 def test_a_data_set_must_be_one(monkeypatch):

@@ -55,7 +55,8 @@ def setup(config, rank: int, n: int) -> Setup:
     optimizer.local(config, 1.0, experiment.model.held),
     by_clock(experiment.pace.learning_rate),
   )
-  alone = experiment._replace(optimizer=optimizer.only(local))
+  chain = optimizer.only(local)._replace(momentum=optimizer.momentum(config))
+  alone = experiment._replace(optimizer=chain)
   init, train_step, eval_step = step_lib.make_steps(alone)
   tuned = experiment.quantizer.tuned
   x, opt_state, model_state = init(rank)
@@ -103,6 +104,11 @@ def _check(config, n):
     raise ValueError(
       f'config.rounds={config.rounds}: one averaging goes on beside each '
       'gradient, so the asynchronous form takes 1.'
+    )
+  if config.optimizer.name == 'dadam':
+    raise ValueError(
+      "config.optimizer.name='dadam': its neighbours agree on moments in a "
+      "step that all take, so the asynchronous form takes 'adamw'."
     )
   if config.reduce.name != 'none':
     raise ValueError(

@@ -103,7 +103,7 @@ def arrays(
 
 
 def _folders(path) -> list[str]:
-  found = sorted(each.name for each in path.glob('*') if each.is_dir())
+  found = sorted(each.name for each in path.glob('[!.]*') if each.is_dir())
   if not found:
     raise ValueError(
       f'{path} has no folders; it takes {path}/CLASS/IMAGE.png, a folder for '
@@ -117,7 +117,7 @@ def _read(path, classes, image_size):
   files = [
     (file, label)
     for label, name in enumerate(classes)
-    for file in sorted((path / name).glob('*'))
+    for file in sorted((path / name).glob('[!.]*'))
     if file.suffix.lower() in KINDS
   ]
   images: Any = [_decoded(file) for file, _ in files]
@@ -171,7 +171,7 @@ def _checked(images, labels, where):
 
 def _wrong(images, labels) -> str | None:
   """What is wrong with images and labels of a split."""
-  if not len(images):
+  if images.ndim and not len(images):
     return 'there are no images'
   if images.ndim != 4:
     return f'images are {images.shape}, not [N, H, W] or [N, H, W, C]'
@@ -179,8 +179,9 @@ def _wrong(images, labels) -> str | None:
     return f'images are {images.shape}, with channels first; give [N, H, W, C]'
   if images.dtype.kind not in 'uif':
     return f'images are {images.dtype}, not integers or floats'
-  if images.dtype.kind == 'f' and not np.isfinite(images).all():
-    return 'images have values that are not finite'
+  most = np.finfo(np.float32).max
+  if images.dtype.kind == 'f' and not (np.abs(images) <= most).all():
+    return 'images have values that are not finite in float32'
   if labels.ndim != 1 or labels.dtype.kind not in 'ui':
     return (
       f'labels are {labels.dtype}{list(labels.shape)}, not a whole number for '
@@ -190,6 +191,8 @@ def _wrong(images, labels) -> str | None:
     return f'{len(images)} images have {len(labels)} labels'
   if labels.min() < 0:
     return f'labels begin with {labels.min()}, not with 0'
+  if labels.max() >= 2**31:
+    return f'labels go up to {labels.max()}; they are numbers of classes'
   return None
 
 
@@ -200,7 +203,13 @@ def _dataset(train, test, num_classes, augment) -> Dataset:
     raise ValueError(f'training images are {shape}, test images {other}.')
   if augment not in AUGMENTS:
     raise ValueError(f'augment={augment!r}; choose from {sorted(AUGMENTS)}.')
-  num_classes = num_classes or int(train[1].max()) + 1
+  count = int(train[1].max()) + 1
+  if num_classes is None and count > len(train[1]) > 1:
+    raise ValueError(
+      f'there is a label {count - 1} among {len(train[1])} training images; '
+      'labels are numbers of classes, from 0 on.'
+    )
+  num_classes = num_classes or count
   largest = max(int(labels.max()) for _, labels in (train, test))
   if largest >= num_classes:
     raise ValueError(

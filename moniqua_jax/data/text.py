@@ -73,7 +73,8 @@ def text(
 
   Args:
     path: a UTF-8 file, one document, or a folder of them, with what is below
-      it; by default the topics of `help` in the Python in use, 79 of them.
+      it and not hidden; by default the topics of `help` in the Python in use,
+      79 of them.
     window: symbols that the model sees, T.
     symbols: 'bytes', of which there are 256, or 'characters', those of the
       text.
@@ -189,14 +190,15 @@ def _topics() -> tuple[list[str], str]:
 def _folder(path) -> tuple[list[str], str]:
   """The file, or all files below the folder, by their names' order."""
   root = pathlib.Path(path).expanduser()
-  files = sorted(p for p in root.rglob('*') if p.is_file())
+  hidden = lambda p: any(n.startswith('.') for n in p.relative_to(root).parts)
+  files = sorted(p for p in root.rglob('*') if p.is_file() and not hidden(p))
   files = [root] if root.is_file() else files
   if not files:
     raise ValueError(f'path={path!r} is no file, and no folder of files.')
   documents = []
   for file in files:
     try:
-      documents.append(file.read_text('utf-8'))
+      documents.append(file.read_text('utf-8-sig'))
     except UnicodeDecodeError as error:
       raise ValueError(f'{file} is not UTF-8: {error}.') from error
   return documents, str(path)

@@ -9,6 +9,7 @@ import matplotlib.ticker
 import numpy as np
 
 from moniqua_jax import plots
+from moniqua_jax.plots import look
 
 COMPARISONS = {
   'smoothness matrices': [
@@ -74,7 +75,7 @@ def draw(curves: dict, title: str, path) -> None:
       legend.axis('off')
     for axes, axis in zip(grid[-1], axes_of, strict=False):
       axes.set_xlabel(AXES[axis])
-    fig.suptitle(title, fontsize=10)
+    fig.suptitle(look.words(title), fontsize=10)
   plots.save(fig, path, dpi=130)
 
 

@@ -15,6 +15,7 @@ import ctypes
 import os
 import pathlib
 import queue
+import re
 import shutil
 import signal
 import socket
@@ -38,6 +39,11 @@ def main():
   command = args.command[1:] if args.command[:1] == ['--'] else args.command
   if args.n < 1 or not command:
     parser.error('it takes --n of 1 or more, and after -- a program.')
+  if re.fullmatch(r'python[\d.]*(\.exe)?', pathlib.Path(command[0]).name):
+    parser.error(
+      f'{command[0]} is not needed: after -- comes the file or the script that '
+      'Python runs, -- train.py --config=...'
+    )
   # Ctrl-C comes as an exception; so does the wish of whoever started us.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   sys.exit(run(commands(command, args.n, free_port())))

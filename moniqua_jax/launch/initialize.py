@@ -51,7 +51,7 @@ def join(
     names = ('coordinator_address', 'num_processes', 'process_id')
     how = dict(zip(names, three, strict=True))
   # Who cannot share them says so when all are here: see multihost.agreed.
-  jax.config.update('jax_num_cpu_devices', max(1, workers // count))
+  show_devices(max(1, workers // count))
   # The processes of a run speak to each other, not to a proxy of the web.
   if {'http_proxy', 'https_proxy'} & set(os.environ):
     os.environ.setdefault('grpc_proxy', '')
@@ -67,6 +67,18 @@ def join(
   if jax.process_count() > 1:
     watch.start()
   return jax.process_count()
+
+
+def show_devices(count: int) -> None:
+  """Makes a CPU so many devices; a `ValueError` where JAX has begun already."""
+  try:
+    jax.config.update('jax_num_cpu_devices', count)
+  except RuntimeError as error:
+    raise ValueError(
+      f'JAX was used before it could have {count} devices, as by a config that '
+      'makes arrays of jax.numpy when it is read: take NumPy there, or make '
+      'them in a function.'
+    ) from error
 
 
 def _cluster(environment) -> tuple[int, dict]:

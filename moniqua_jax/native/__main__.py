@@ -1,5 +1,7 @@
 """Builds the codec for CPUs: `python -m moniqua_jax.native`."""
 
+import argparse
+from collections.abc import Sequence
 import os
 import shlex
 import subprocess
@@ -14,8 +16,11 @@ from moniqua_jax import native
 OPTIONS = '-std=c++17 -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math'
 
 
-def main() -> None:
+def main(argv: Sequence[str] = ()) -> None:
   """Compiles into the package's folder; says in one line why if it cannot."""
+  prog = 'python -m moniqua_jax.native'
+  about = 'Builds the codec for CPUs, with the compiler that CXX names, or c++.'
+  argparse.ArgumentParser(prog, description=about).parse_args(argv)
   compiler = shlex.split(os.environ.get('CXX', 'c++'))
   target = native.built()
   try:
@@ -36,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  main(sys.argv[1:])

@@ -161,16 +161,21 @@ def dataset(config) -> data.Dataset:
   return data.Dataset(**nothing, num_classes=classes, shape=shape)
 
 
+def require_net(config) -> None:
+  """Refuses a config of a laboratory."""
+  if 'laboratory' in config:
+    raise ValueError('this config is of a laboratory; a plan is for a net.')
+
+
 def gradient(config):
   """Builds a worker's gradient, and the shapes of what it takes.
 
   Returns a function of (params, state, batch), and these.
   """
-  from moniqua_jax.training import registry, tasks, validation
+  from moniqua_jax.training import ones_own, registry, tasks, validation
 
   validation.validate(config)
-  if 'laboratory' in config:
-    raise ValueError('this config is of a laboratory; a plan is for a net.')
+  require_net(config)
   of = dataset(config)
   task = tasks.of(of)
   model = registry.build(
@@ -178,9 +183,10 @@ def gradient(config):
   )
   batch = jax.eval_shape(lambda: task.example(config.batch_size))
   batch['label'] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-  init = functools.partial(model.init, train=False)
   inputs = jax.eval_shape(task.inputs, batch)
-  variables = dict(jax.eval_shape(init, jax.random.key(0), inputs))
+  with ones_own.named(config, 'model', ones_own.A_MODEL):
+    init = functools.partial(model.init, train=False)
+    variables = dict(jax.eval_shape(init, jax.random.key(0), inputs))
   params = variables.pop('params')
 
   def loss(params, state, batch):
@@ -251,6 +257,7 @@ def text(config, where: Pod, utilisation: float = UTILISATION) -> str:
     raise ValueError(
       f'--utilisation={utilisation}; it must be above 0 and at most 1.'
     )
+  require_net(config)
   rounds, (d, flops) = schedule(config, where.workers), work(config)
   chip, each = CHIPS[where.chip], max(1, where.chips // where.workers)
   compute = flops / each / (utilisation * chip.flops)

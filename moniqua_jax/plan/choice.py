@@ -75,8 +75,9 @@ def budget(spec: Mapping, entry: str = 'config.budget.') -> Budget | None:
     return None
   bits, link, latency, compute = map(spec.get, ENTRIES)
   if bits is not None and not bits > 0:
+    name = '--budget' if entry == '--' else f'{entry}bits'
     raise ValueError(
-      f'{entry}bits={bits}: a budget is a number of bits above 0, that a '
+      f'{name}={bits}: a budget is a number of bits above 0, that a '
       'worker sends for each parameter in a step.'
     )
   if link is None:

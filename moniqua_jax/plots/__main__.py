@@ -1,7 +1,5 @@
 """`python -m moniqua_jax.plots`: see runs.py."""
 
-import sys
+from moniqua_jax import command_line
 
-from moniqua_jax.plots import runs
-
-sys.exit(runs.main())
+command_line.plots()

@@ -41,7 +41,7 @@ def budget(
     for i, (label, runs) in enumerate(series.items()):
       x, low, mean, high = _points(runs, parameters)
       style = look.line_style(i)
-      axes.plot(x, mean, label=label, **style)
+      axes.plot(x, mean, label=look.words(label), **style)
       axes.vlines(x, low, high, color=style['color'], linewidth=1)
     if line:
       _across(axes, *line, parameters)
@@ -65,7 +65,7 @@ def _points(runs, parameters: int) -> np.ndarray:
   for seeds in tables.by_seed(kept.loaded(runs)):
     ends = [run.end for run in seeds]
     for run in seeds:
-      if ACCURACY not in run.end:
+      if run.end.get(ACCURACY) is None:
         raise ValueError(f'{run.name} has no {ACCURACY}: it has not ended.')
     sent = np.mean([8 * end['wire/bytes_sent'] / end['step'] for end in ends])
     found = np.array([100 * end[ACCURACY] for end in ends])
@@ -78,7 +78,7 @@ def _across(axes, label, runs, parameters) -> None:
   _, _, (mean, *_), _ = _points(runs, parameters)
   axes.axhline(mean, color='0.4', linestyle=(0, (6, 3)), linewidth=1)
   axes.annotate(
-    label,
+    look.words(label),
     (1, mean),
     (0, 3),
     xycoords=('axes fraction', 'data'),
@@ -115,8 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   add('--parameters', type=int, required=True, help='of the model')
   add('--out', type=pathlib.Path, default=pathlib.Path('report'))
   args = parser.parse_args(argv)
+  if args.parameters < 1:
+    parser.error(f'--parameters={args.parameters}; it must be 1 or more.')
   try:
-    series = dict(map(_read, args.series))
+    series = dict(lines := [_read(each) for each in args.series])
+    if len(series) < len(lines):
+      raise ValueError('each LABEL=RUN has a label of its own; {a,b} is both.')
     fig = budget(series, args.line and _read(args.line), args.parameters)
     args.out.mkdir(parents=True, exist_ok=True)
     look.save(fig, args.out / 'budget')

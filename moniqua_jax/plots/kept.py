@@ -44,11 +44,22 @@ def load(workdir) -> Run:
   rows = metrics.read(workdir)
   read = lambda name: whole.read_json(folder / name)
   config, source = read('config.json'), read('run.json')
+  _require_net(workdir, config)
   if (folder / 'leaf_distance.json').exists():
     source['leaf_distance'] = read('leaf_distance.json')
-  workers = sorted(folder.glob('worker*'), key=lambda own: int(own.name[6:]))
-  ends = [metrics.read(own)[-1] for own in workers]
+  own = {each.name[6:]: each for each in folder.glob('worker*')}
+  workers = [own[rank] for rank in sorted(filter(str.isdigit, own), key=int)]
+  ends = [(metrics.read(own) or [{}])[-1] for own in workers]
   return Run(folder.name, rows, at_the_end(rows), config, source, ends)
+
+
+def _require_net(folder, config) -> None:
+  """Refuses a laboratory, whose rows are others: they would be dashes here."""
+  if 'laboratory' in config:
+    raise ValueError(
+      f'{folder} is of a laboratory, which writes a table and a figure of its '
+      'own; give runs of a net.'
+    )
 
 
 def loaded(folders: Sequence) -> list[Run]:
@@ -78,7 +89,12 @@ def _read(folder) -> list[Run]:
 
 def write(runs: Sequence[Run], out) -> None:
   """Keeps runs in a folder, beside those of other names that it has."""
-  out = pathlib.Path(out)
+  out, names = pathlib.Path(out), [run.name for run in runs]
+  if twice := sorted(name for name in {*names} if names.count(name) > 1):
+    raise ValueError(
+      f'several of these runs are called {" and ".join(twice)}, and a folder '
+      'keeps one of a name: rename their folders, or keep them in two.'
+    )
   there = loaded([out]) if (out / 'runs.jsonl').exists() else []
   runs = list({run.name: run for run in (*there, *runs)}.values())
   out.mkdir(parents=True, exist_ok=True)
@@ -185,6 +201,7 @@ def _kept(folder) -> list[Run]:
   if not (folder / 'config.json').exists():
     raise ValueError(f'{folder} holds measurements but no runs.')
   common = whole.read_json(folder / 'config.json')
+  _require_net(folder, common)
   rows = {}
   for curve in read_lines(folder / 'curves.jsonl'):
     points = rows.setdefault(curve.pop('run'), {})

@@ -69,6 +69,11 @@ def save(fig: matplotlib.figure.Figure, path, dpi: int = 150) -> None:
     image.save(file, 'PNG', dpi=(dpi, dpi), optimize=True)
 
 
+def words(text: str) -> str:
+  """Text for a figure, in which a dollar is one: no formula begins with it."""
+  return text.replace('$', r'\$')
+
+
 def line_style(i: int) -> dict:
   """How the i-th line of a figure looks, as arguments of `Axes.plot`."""
   return {

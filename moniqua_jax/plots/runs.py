@@ -207,7 +207,7 @@ def _labels(groups):
       label += ' (distance 0)'
     if ends.diverged(group):
       label += ' (diverges)'
-    yield textwrap.fill(label, 27)
+    yield textwrap.fill(look.words(label), 27)
 
 
 def _apart(config, namesakes) -> list[str]:

@@ -179,6 +179,8 @@ def markdown(titles: Sequence[str], rows: Sequence, words: int = 1) -> str:
   |:-------|-----:|
   | 4 bits |  1.5 |
   """
+  cell = lambda value: ' '.join(str(value).splitlines()).replace('|', r'\|')
+  rows = [[*map(cell, row)] for row in rows]
   align = ['left'] * words + ['right'] * (len(titles) - words)
   form = dict(tablefmt='pipe', colalign=align, disable_numparse=True)
   return tabulate.tabulate(rows, titles, **form) + '\n'
@@ -240,7 +242,7 @@ def _of_groups(groups) -> str:
 
 def _cells(group, first, columns) -> list[str]:
   """Fills the row of a group; `first` is the run that bytes compare with."""
-  name = group_name(group).replace('|', r'\|')
+  name = group_name(group)
   if not all(map(_finished, group)):
     name += ' (unfinished)'
   seeds = {run.config.get('seed', 0) for run in group}

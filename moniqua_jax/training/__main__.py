@@ -130,7 +130,7 @@ def start(config):
   config.runner = _RUNNER.value or ('sharded' if many else config.runner)
   if config.runner != 'simulated' and not many:
     # Ignored where there are accelerators; a CPU shows one device otherwise.
-    jax.config.update('jax_num_cpu_devices', devices)
+    initialize.show_devices(devices)
 
 
 def _tell(config, workdir):

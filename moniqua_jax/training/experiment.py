@@ -20,6 +20,7 @@ from moniqua_jax.plan import choice
 from moniqua_jax.training import (
   bytes_sent,
   digests,
+  ones_own,
   optimizer,
   quantizer,
   talk,
@@ -172,7 +173,7 @@ def _within_budget(setup, model) -> Setup:
 
 def _data(setup) -> Data:
   config, dataset = setup.config, setup.make.dataset()
-  unfit.dataset(config, dataset)
+  ones_own.dataset(config, dataset)
   labels = np.asarray(dataset.train.labels)
   shards = setup.make.partition(
     labels=labels, n=config.workers, seed=config.seed
@@ -204,16 +205,10 @@ def _model(setup, read) -> Model:
 def _variables(config, module, dataset):
   task = tasks.of(dataset)
   inputs = task.inputs(task.example(1))
-  try:
+  with ones_own.named(config, 'model', ones_own.A_MODEL):
     init = jax.jit(functools.partial(module.init, train=False))
     variables = init(jax.random.key(config.seed), inputs)
-  except (AttributeError, TypeError) as error:
-    raise ValueError(
-      f'config.model.name={config.model.name!r}: {error}; a model is a '
-      'flax.linen.Module that is called as module(inputs, train=True), or has '
-      'its two functions.'
-    ) from error
-  unfit.model(config, module, variables, dataset)
+  ones_own.model(config, module, variables, dataset)
   return variables
 
 

@@ -86,11 +86,15 @@ def make(
   else:
     gossip, reduce = gossip(key), reduce(key)
   gossip = _with_momentum(config, gossip, learning_rate)
-  momentum = optax.identity()
-  if config.local_momentum:
-    momentum = optax.trace(config.local_momentum, config.nesterov)
   own = local(config, learning_rate, held, setup.schedule)
-  return Optimizer(momentum, reduce, own, gossip)
+  return Optimizer(momentum(config), reduce, own, gossip)
+
+
+def momentum(config) -> optax.GradientTransformation:
+  """Builds the momentum of each worker's own gradients, before any mean."""
+  if not config.local_momentum:
+    return optax.identity()
+  return optax.trace(config.local_momentum, config.nesterov)
 
 
 def only(local: optax.GradientTransformation) -> Optimizer:

@@ -180,12 +180,17 @@ def _imported(entry, name) -> Callable:
     ) from error
   except AttributeError as error:
     raise ValueError(f'{entry}: {error}.') from error
-  except Exception as error:
+  except (Exception, SystemExit) as error:  # of a program, too
     raise ValueError(
       f'{entry}: importing {module} fails with {error!r}.'
     ) from error
-  if not callable(factory):
-    raise ValueError(f'{entry} is {factory!r}; it must be a function.')
+  try:
+    inspect.signature(factory)
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f'{entry} is {factory!r}; it must be a function, with arguments that can '
+      'be looked up.'
+    ) from error
   return factory
 
 
@@ -208,8 +213,8 @@ def named(
     context = {k: v for k, v in context.items() if k in accepted}
     try:
       return factory(**(context | kwargs))
-    except (ArithmeticError, TypeError, ValueError) as error:
-      raise ValueError(f'config.{what}: {error}') from error
+    except (ArithmeticError, SystemExit, TypeError, ValueError) as error:
+      raise ValueError(f'config.{what}: {str(error) or repr(error)}') from error
 
   return make
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from moniqua_jax import pods, topologies, workers
 from moniqua_jax.algorithms import large_leaves
@@ -17,6 +18,7 @@ from moniqua_jax.curvature import refresh
 from moniqua_jax.plan import choice
 from moniqua_jax.quantizers import base
 from moniqua_jax.training import (
+  ones_own,
   optimizer,
   quantizer,
   registry,
@@ -119,7 +121,10 @@ def _tried(setup) -> base.Tuned:
   means = optimizer.of_means(setup, tried, slices)
   if means is not None:
     unfit.means(setup.config, setup.pod, means)
-  optimizer.make(setup, tried, means, slices, 1.0, held)
+  rate = optax.constant_schedule(1.0)
+  chain = optimizer.make(setup, tried, means, slices, rate, held)
+  if setup.pod.size == 1:
+    ones_own.transformation(setup.config, chain.local, leaves[0].size)
   return tried
 
 

@@ -8,7 +8,7 @@ import pathlib
 
 from moniqua_jax import command_line
 from moniqua_jax.configs import digits  # type: ignore
-from moniqua_jax.training import whole
+from moniqua_jax.training import validation, whole
 
 # What leaves the state and the bytes of a step as they are: how long it goes
 # on, how it is watched, where it runs, and what a run that stopped may try.
@@ -81,7 +81,15 @@ def config_of(workdir: str, given=None):
   if 'laboratory' in held:
     raise ValueError(f'--workdir={workdir} is a laboratory: it has no model.')
   if given is None:
-    return _filled(held)
+    try:
+      config = _filled(held)
+      validation.check_entries(config)
+    except (AttributeError, ValueError) as error:
+      raise ValueError(
+        f'{path}: {error} It was written by another version, which run.json '
+        'names, or changed since.'
+      ) from error
+    return config
   if other := _differences(held, json.loads(given.to_json()), MAY_CHANGE):
     raise ValueError(
       f'--workdir={workdir} holds another run: {"; ".join(other[:3])}. Leave '

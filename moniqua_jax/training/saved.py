@@ -83,7 +83,7 @@ def evaluated(run: Saved) -> dict:
 def export(run: Saved, folder: str) -> str:
   """Writes the mean model as orbax does, and how to load it; returns that."""
   path = pathlib.Path(folder)
-  workdir_lib.require_no_pattern('--export', path)
+  workdir_lib.require_plain('--export', path)
   if path.exists() and (path.is_file() or any(path.iterdir())):
     raise ValueError(f'--export={folder} holds something; name another folder.')
   variables = evaluation.mean_model(run.experiment, run.state)

@@ -52,7 +52,8 @@ def came(workdir) -> str:
   """Says what a run made of its plan, and of text; '' of one with neither."""
   folder = pathlib.Path(workdir)
   run, rows = workdir_lib.noted(folder), metrics.read(folder)
-  said = [_text(run['text'], rows[-1])] if 'text' in run else []
+  tested = [row for row in rows if 'test/bits_per_character' in row]
+  said = [_text(run['text'], row) for row in tested[-1:] if 'text' in run]
   if (sample := folder / 'sample.txt').exists():
     said.append(sample.read_text('utf-8'))
   if planned := run.get('planned'):

@@ -26,8 +26,9 @@ def local_steps(config) -> tuple[tuple[int, int], ...]:
 
 def rounds(config) -> tuple[tuple[int, int], ...]:
   """The rounds of a step that talks, from as many such steps on each."""
+  pieces = of(config).pieces  # which names the entry of what does not fit
   before = turns.every(local_steps(config)).before
-  return tuple((before(start), each) for start, each, _ in of(config).pieces)
+  return tuple((before(start), each) for start, each, _ in pieces)
 
 
 def _pairs(config, entry):

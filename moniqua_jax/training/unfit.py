@@ -5,12 +5,8 @@ What a config alone tells is in `entries` and `dependences`.
 
 import inspect
 
-import jax
-import jax.numpy as jnp
-
-from moniqua_jax import data
 from moniqua_jax.algorithms import large_leaves
-from moniqua_jax.training import monitor, optimizer, registry, tasks
+from moniqua_jax.training import monitor, optimizer, registry
 
 # These go by layers, and would see one in a vector.
 BY_LAYER = 'adafactor fromage lamb lars muon noisy_sgd sm3'.split()
@@ -143,30 +139,6 @@ def smoothness(config, shape, schedule) -> None:
     raise ValueError(
       f'{entry}: {name} reads a message by the values of who reads it, so all '
       'share one D; set it False.'
-    )
-
-
-def dataset(config, read) -> None:
-  """Refuses a data set of one's own that is none."""
-  if not isinstance(read, data.Dataset):
-    raise ValueError(
-      f'config.data.name={config.data.name!r} gives a {type(read).__name__}; '
-      'it must give a moniqua_jax.data.Dataset, as data.in_memory makes one.'
-    )
-
-
-def model(config, module, variables, read) -> None:
-  """Refuses a model of one's own whose outputs are not logits of classes."""
-  if ':' not in config.model.name:
-    return
-  task = tasks.of(read)
-  inputs = task.inputs(task.example(2))
-  apply = lambda variables: module.apply(variables, inputs, train=False)
-  shape = jax.tree.map(jnp.shape, jax.eval_shape(apply, variables))
-  if shape != task.outputs(2):
-    raise ValueError(
-      f'config.model.name={config.model.name!r} gives {shape} of a batch of 2; '
-      f'it must give logits, {task.outputs(2)}.'
     )
 
 

@@ -22,8 +22,9 @@ def written(path: pathlib.Path, mode: str = 'w'):
   """Opens a file that takes the place of another one when it is complete."""
   # Processes that share a folder write the same at the same time.
   partial = path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
+  encoding = None if 'b' in mode else 'utf-8'  # whatever the locale is
   try:
-    with naming(path), partial.open(mode) as file:
+    with naming(path), partial.open(mode, encoding=encoding) as file:
       yield file
       file.flush()
       os.fsync(file.fileno())

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import sys
 import time
 import types
@@ -81,7 +82,7 @@ def _check(workdir, new, resume, data) -> dict | None:
   held = [name for name in _OF_A_RUN if (workdir / name).exists()]
   if workdir.is_file():
     raise ValueError(f'--workdir={workdir} is a file; name a folder.')
-  require_no_pattern('--workdir', workdir)
+  require_plain('--workdir', workdir)
   if held and not resume:
     raise ValueError(
       f'--workdir={workdir} holds another run ({held[0]}); take another '
@@ -110,8 +111,14 @@ def _check(workdir, new, resume, data) -> dict | None:
   return old
 
 
-def require_no_pattern(flag: str, folder: pathlib.Path) -> None:
-  """Refuses a folder whose name orbax would take for a pattern."""
+def require_plain(flag: str, folder: pathlib.Path) -> None:
+  """Refuses an address, and a name that orbax would take for a pattern."""
+  # As a path gs://a/b is gs:/a/b.
+  if re.match(r'[a-z]\w+:/', str(folder)):
+    raise ValueError(
+      f'{flag}={folder}: an address is no folder; take one of this machine, as '
+      'where a bucket is mounted, or copy it afterwards.'
+    )
   if set('[*?') & set(str(folder.absolute())):
     raise ValueError(
       f'{flag}={folder.absolute()}: for what saves checkpoints a path with '

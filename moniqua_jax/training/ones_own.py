@@ -1,0 +1,122 @@
+"""What is of one's own, tried before a run begins: each refusal is one line.
+
+A model, a data set or an optimizer, named as package.module:function.
+"""
+
+import contextlib
+import pathlib
+import traceback
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from moniqua_jax import data, workers
+from moniqua_jax.training import tasks
+
+A_MODEL = (
+  'a model is a flax.linen.Module that is called as module(inputs, train=True) '
+  'and draws nothing there, or has its two functions'
+)
+AN_OPTIMIZER = (
+  'an optimizer is an optax.GradientTransformation of a vector, or takes '
+  'by_leaf'
+)
+
+
+@contextlib.contextmanager
+def named(config, what: str, kind: str):
+  """Names what is of one's own in whatever it raises, and its line."""
+  try:
+    yield
+  except Exception as error:
+    name = config[what].name
+    if ':' not in name:
+      raise
+    said = ' '.join(str(error).split()) or type(error).__name__
+    raise ValueError(
+      f'config.{what}.name={name!r}: {said}{_place(error)}; {kind}.'
+    ) from error
+
+
+def _place(error) -> str:
+  """Says the last line of a user's own file that an exception went through."""
+  ours = str(pathlib.Path(__file__).parents[1])
+  others = ours, 'site-packages', '<'
+  frames = [
+    frame
+    for frame in traceback.extract_tb(error.__traceback__)
+    if not any(each in frame.filename for each in others)
+  ]
+  return f' ({frames[-1].filename}, line {frames[-1].lineno})' if frames else ''
+
+
+def transformation(config, local, size: int) -> None:
+  """Refuses an optimizer of one's own that does not move a vector f32[size]."""
+  if ':' not in config.optimizer.name:
+    return
+  step = dict(step=jnp.int32(0), grad_fn=lambda x: x)
+
+  def moved(x):
+    tx = optax.with_extra_args_support(local)
+    return tx.update(x, tx.init(x), x, **step)[0]
+
+  n = config.workers
+  x = jax.ShapeDtypeStruct((n, size), jnp.float32)
+  with named(config, 'optimizer', AN_OPTIMIZER):
+    found = jax.eval_shape(jax.vmap(moved, axis_name=workers.AXIS), x)
+    if jax.tree.map(jnp.shape, found) != x.shape:
+      raise TypeError(f'of a gradient f32[{size}] it makes {found}')
+
+
+def dataset(config, read) -> None:
+  """Refuses a data set of one's own that is none."""
+  if not isinstance(read, data.Dataset):
+    raise ValueError(
+      f'config.data.name={config.data.name!r} gives a {type(read).__name__}; '
+      'it must give a moniqua_jax.data.Dataset, as data.in_memory makes one.'
+    )
+  if ':' not in config.data.name:
+    return
+  entry, splits = (
+    f'config.data.name={config.data.name!r}',
+    (read.train, read.test),
+  )
+  for name, split in zip(('training', 'test'), splits, strict=True):
+    if not len(split.labels):
+      raise ValueError(
+        f'{entry} has nothing in its {name} part; both have some.'
+      )
+  if read.task is None and read.field == 'image':
+    labels = np.concatenate([np.asarray(split.labels) for split in splits])
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= read.num_classes:
+      raise ValueError(
+        f'{entry} has labels from {low} to {high}; of num_classes='
+        f'{read.num_classes} they are from 0 to {read.num_classes - 1}.'
+      )
+
+
+def model(config, module, variables, read) -> None:
+  """Refuses a model of one's own that cannot train, or gives no logits."""
+  if ':' not in config.model.name:
+    return
+  task = tasks.of(read)
+  inputs = task.inputs(task.example(2))
+  kept = [name for name in variables if name != 'params']
+  test = lambda variables: module.apply(variables, inputs, train=False)
+  train = lambda variables: module.apply(
+    variables, inputs, train=True, mutable=kept
+  )
+  with named(config, 'model', A_MODEL):
+    if not jax.tree.leaves(variables.get('params')):
+      raise TypeError('it has no parameters')
+    outputs = jax.eval_shape(test, variables)
+    jax.eval_shape(train, variables)
+  shape = jax.tree.map(jnp.shape, outputs)
+  if shape != task.outputs(2):
+    raise ValueError(
+      f'config.model.name={config.model.name!r} gives {shape} of a batch of 2; '
+      f'it must give logits, {task.outputs(2)}.'
+    )
