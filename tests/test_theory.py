@@ -402,7 +402,7 @@ FIT = {1.0: 3.2, 0.5: 1.33, 0.2: 0.53, 0.1: 0.27, 0.05: 0.133}
 
 
 @pytest.mark.parametrize('gamma, kappa', FIT.items())
-def test_noise_floor_of_the_trial(gamma, kappa):
+def test_noise_floor_is_that_of_trainings(gamma, kappa):
   found = theory.noise_floor(tp.lazy(RING, gamma), 'dpsgd')
   np.testing.assert_allclose(found, kappa, rtol=0.1)
 
