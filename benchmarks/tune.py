@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.network import curves
 from moniqua_jax import command_line
+from moniqua_jax.plots import kept
 from moniqua_jax.training import loop, metrics, monitor
 
 SEED = 100  # not among the seeds that are reported
@@ -44,7 +45,7 @@ def main():
     parser.error(f'--methods: {sorted(unknown)} unknown; choose from {there}')
   args.out.mkdir(parents=True, exist_ok=True)
   path = args.out / 'tuning.jsonl'
-  done = read(path)
+  done = kept.read_lines(path)
   with path.open('a') as file:
     for name in names:
       for choice in config['CHOICES'][name]:
@@ -102,12 +103,6 @@ def trial(config, loss=None) -> dict:
       'score': 1 / steps if steps else 0.0,
     }
   return found
-
-
-def read(path) -> list[dict]:
-  if not path.exists():
-    return []
-  return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def best(rows, name) -> dict:

@@ -277,5 +277,5 @@ apart = {name: row['gossip/consensus_rms'] for name, row in end.items()}
 assert apart['spokes, fixed range, 4 bits'] > 5 * apart['spokes, Moniqua, 4 bits']
 
 # %% [markdown]
-# To have `--config.quantizer.name=fixed_range` in `train.py`, add the name to
-# `moniqua_jax/specs.py` and its arguments to `default()` in `configs/digits.py`.
+# In a file mine.py, `train.py` takes it by its name, in a config of your own:
+# `config.quantizer = dict(name='mine:fixed_range', bits=8, limit=4.0)`.

@@ -256,9 +256,10 @@ assert 16 < fastest < 32  # it cannot be more
 # ## Sooner to a loss?
 #
 # A quicker step is no use if more of them are needed. `train.py` ran on the same
-# links, eight processes and a perceptron on CIFAR-10, every method with the best
-# of four runs on another seed. Seconds count from the first row, without
-# evaluations; the loss is the mean of five rows.
+# links, eight processes and a perceptron on CIFAR-10. Four runs on another
+# seed chose the numbers of most methods; the rest have the rate of their kin.
+# Seconds count from the first row, without evaluations; the loss is the mean of
+# five rows.
 
 # %%
 sys.path.append('..')  # a checkout: benchmarks are not in the package

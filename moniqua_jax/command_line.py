@@ -330,12 +330,12 @@ def _entry(key, value, said) -> str:
   )
 
 
-def _indented(words, indent='  ') -> str:
+def _indented(words) -> str:
   lines = textwrap.wrap(
     '  '.join(words),
     width=80,
-    initial_indent=indent,
-    subsequent_indent=indent,
+    initial_indent='  ',
+    subsequent_indent='  ',
     break_long_words=False,
     break_on_hyphens=False,
   )

@@ -190,10 +190,9 @@ def summed(quantizer, payloads: Array, reference: Array, besides=-1) -> Array:
 
 def first_sent(quantizer, x: Array) -> Array:
   """Makes an empty message, for algorithms that keep their last one."""
-  tuned = quantizer
-  if hasattr(quantizer, 'init'):
-    tuned = quantizer.quantizer(quantizer.init(), jnp.int32(0))
-  payload = jax.eval_shape(tuned.encode, x, jax.random.key(0))
+  tuned = base.tuned(quantizer)
+  current = tuned.quantizer(tuned.init(), jnp.int32(0))
+  payload = jax.eval_shape(current.encode, x, jax.random.key(0))
   return jnp.zeros(payload.shape, payload.dtype)
 
 

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tests import oracles
+
 
 class Heard(NamedTuple):
   """What the messages of a round told.
@@ -132,6 +134,15 @@ def ecd() -> Gossip:
     return new(w, u, memory), kept
 
   return Gossip(copies, says, lands)
+
+
+def qdgd(epsilon: float) -> Gossip:
+  def lands(w, x, u, memory, heard, t):
+    theirs = w - np.diag(np.diag(w))
+    pull = theirs @ heard.said - theirs.sum(axis=1, keepdims=True) * x
+    return x + epsilon * (pull + u), memory
+
+  return Gossip(nothing, lambda w, x, u, memory, t: x, lands)
 
 
 def choco(gamma: float) -> Gossip:
@@ -265,6 +276,17 @@ def stale(inner: Gossip) -> Gossip:
     return moved - before + u, (own, u)
 
   return Gossip(start, says, lands)
+
+
+def trained(model, x, grad, ws, lr, steps, compress=oracles.identity):
+  """X after some steps of which all is read: a W for each, u = -lr grad(X)."""
+  read, memory = np.ones((len(x), len(x)), bool), model.start(x)
+  for t in range(steps):
+    w, u = ws[t % len(ws)], -lr * grad(x)
+    message = model.says(w, x, u, memory, t)
+    said = None if message is None else oracles.each(compress, message)
+    x, memory = model.lands(w, x, u, memory, Heard(said, read, read), t)
+  return x
 
 
 # ----------------------------------------------------------- means of gradients

@@ -1,8 +1,7 @@
-"""Dense NumPy forms of the algorithms, as their papers write them.
+"""Dense NumPy forms of what is not in dense.py, as the papers write it.
 
 X is f64[n, d], one worker a row; W f64[n, n], row i of receiver i; grad(X) is
-f64[n, d]; C compresses one worker's vector. Replicas are kept as the papers
-keep them: one vector per worker and neighbour, where all copies are equal.
+f64[n, d].
 """
 
 import numpy as np
@@ -38,92 +37,6 @@ def each(compress, x):
   return np.stack([compress(row) for row in x])
 
 
-def dpsgd(x, grad, w, lr, steps, compress=identity):
-  """Only what is compressed is mixed, and what one sends is taken off."""
-  for _ in range(steps):
-    sent = each(compress, x)
-    x = x + w @ sent - sent - lr * grad(x)
-  return x
-
-
-def d2(x, grad, w, lr, steps, compress=identity):
-  before = None
-  for _ in range(steps):
-    g = grad(x)
-    if before is None:
-      half = x - lr * g
-    else:
-      half = 2 * x - before[0] - lr * g + lr * before[1]
-    before = x, g
-    sent = each(compress, half)
-    x = half + w @ sent - sent
-  return x
-
-
-def adpsgd(x, grad, ws, lr, steps, delays):
-  models = []
-  for k in range(steps):
-    models.append(x)
-    late = np.zeros_like(x)
-    for i, delay in enumerate(delays):
-      if k >= delay:
-        late[i] = grad(models[k - delay])[i]
-    x = ws[k % len(ws)] @ x - lr * late
-  return x
-
-
-def dcd(x, grad, w, lr, steps, compress=identity):
-  replicas = x.copy()
-  for _ in range(steps):
-    h = w @ replicas - lr * grad(x)
-    z = each(compress, h - x)
-    x = x + z
-    replicas = replicas + z
-  return x
-
-
-def ecd(x, grad, w, lr, steps, compress=identity):
-  replicas = x.copy()
-  for t in range(2, steps + 2):
-    new = w @ replicas - lr * grad(x)
-    z = (1 - t / 2) * x + t / 2 * new
-    replicas = (1 - 2 / t) * replicas + 2 / t * each(compress, z)
-    x = new
-  return x
-
-
-def choco(x, grad, w, lr, steps, compress=identity, gamma=1.0):
-  replicas = np.zeros_like(x)
-  for _ in range(steps):
-    y = x - lr * grad(x)
-    replicas = replicas + each(compress, y - replicas)
-    x = y + gamma * (w @ replicas - replicas)
-  return x
-
-
-def deepsqueeze(x, grad, w, lr, steps, compress=identity, eta=1.0):
-  error = np.zeros_like(x)
-  for _ in range(steps):
-    y = x - lr * grad(x)
-    v = y + error
-    sent = each(compress, v)
-    error = v - sent
-    x = y + eta * (w - np.eye(len(w))) @ sent
-  return x
-
-
-def qdgd(x, grad, w, lr, steps, compress=identity, epsilon=1.0):
-  own = np.diag(w)[:, None]
-  for _ in range(steps):
-    heard = w @ each(compress, x) - own * each(compress, x)
-    x = (
-      (1 - epsilon + epsilon * own) * x
-      + epsilon * heard
-      - lr * epsilon * grad(x)
-    )
-  return x
-
-
 def cola(blocks, targets, w, lam, c, residual, steps, sigma):
   """Algorithm 1 of COLA on columns: A_[k] of each node; gives x_[k], v_k."""
   n, rows = len(blocks), len(targets)
@@ -151,24 +64,6 @@ def power_sgd(gradients, right):
     yield left @ right.T, error
 
 
-def push_sum(x, grad, a, lr, steps):
-  """x is the numerator, w the mass, z = x / w the model."""
-  mass = np.ones(len(x))
-  z = x
-  for _ in range(steps):
-    x = a @ (x - lr * grad(z))
-    mass = a @ mass
-    z = x / mass[:, None]
-  return z
-
-
-def every(x, grad, w, lr, steps, period):
-  for k in range(1, steps + 1):
-    mix = w if k % period == 0 else np.eye(len(w))
-    x = mix @ x - lr * grad(x)
-  return x
-
-
 def quasi_global(
   x, grad, ws, rate, steps, beta, mu, nesterov=False, period=1, warmup=0
 ):
@@ -187,41 +82,6 @@ def quasi_global(
       m = kept * m + (1 - kept) * (last - x) / total
     last = x if ends else last
   return x, m
-
-
-def extra(x, grad, w, lr, steps, compress=identity):
-  """EXTRA with the mixing matrix 2 W - I: its W~ is then W."""
-  before = None
-  for _ in range(steps):
-    g = grad(x)
-    message = x if before is None else 2 * x - before[0]
-    sent = each(compress, message)
-    moved = -lr * g if before is None else -lr * g + lr * before[1]
-    before = x, g
-    x = message + w @ sent - sent + moved
-  return x
-
-
-def stale_choco(x, grad, w, lr, steps, compress=identity, gamma=1.0):
-  replicas, late = np.zeros_like(x), np.zeros_like(x)
-  for _ in range(steps):
-    u = -lr * grad(x)
-    replicas = replicas + each(compress, x + late - replicas)
-    x = x + u + gamma * (w @ replicas - replicas)
-    late = u
-  return x
-
-
-def stale_deepsqueeze(x, grad, w, lr, steps, compress=identity, eta=1.0):
-  error, late = np.zeros_like(x), np.zeros_like(x)
-  for _ in range(steps):
-    u = -lr * grad(x)
-    v = x + late + error
-    sent = each(compress, v)
-    error = v - sent
-    x = x + u + eta * (w - np.eye(len(w))) @ sent
-    late = u
-  return x
 
 
 # ------------------------------------------ the authors' block steps, float64

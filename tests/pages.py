@@ -13,6 +13,7 @@ README = ROOT / 'README.md'
 DOCS = sorted((ROOT / 'docs').rglob('*.md'))
 PAGES = [*sorted(ROOT.glob('*.md')), *DOCS]
 RESULTS = sorted((ROOT / 'results').rglob('*.md'))
+NOTEBOOKS = sorted((ROOT / 'colabs').glob('*.py'))
 BIN = pathlib.Path(sys.executable).parent
 REFUSED = '# refused'  # marks a command that must fail
 SHORT = {  # what makes a run of a config short enough for a test

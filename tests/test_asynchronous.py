@@ -370,12 +370,13 @@ def config_of(n, method='moniqua4', **entries):
     (4, config_of(4, gossip={'name': 'd2'}), "config.gossip.name='d2'"),
     (4, config_of(4, 'allreduce'), "config.gossip.name='none'"),
     (4, config_of(4, reduce={'name': 'allreduce'}), 'config.reduce.name='),
+    (4, config_of(4, budget={'bits': 1.0}), 'config.budget.bits=1.0: '),
+    (4, config_of(4, rounds_from=((5, 2),)), r'config.rounds_from=\(\(5, 2\),'),
     (
       4,
       config_of(4, optimizer={'name': 'dadam'}, momentum=0.0),
-      "config.optimizer.name='dadam'",
+      "config.optimizer.name='dadam': .* take 'adamw'",
     ),
-    (4, config_of(4, budget={'bits': 1.0}), "config.budget=.*'bits': 1.0"),
     (4, config_of(4, batch_size=400), 'batch_size=400 is larger than the shar'),
     (4, config_of(4, topology={'name': 'rign'}), "config.topology.name='rign'"),
     (

@@ -11,7 +11,7 @@ import pytest
 import moniqua_jax as mj
 from moniqua_jax import topologies
 from moniqua_jax.workers import AXIS
-from tests import helpers, oracles
+from tests import dense, helpers, oracles
 
 N, D, LR, STEPS = helpers.N, 24, 0.1, 50
 KEY = jax.random.key(2)
@@ -88,43 +88,39 @@ def on(topology, factory, **numbers):
   return functools.cache(lambda q: factory(topology, q, **numbers, **SLOTS))
 
 
-# name -> (algorithm(quantizer), oracle(**how to compress))
+# name -> (algorithm(quantizer), its dense form)
 DENSE = {
-  'dpsgd': (on(RING, mj.dpsgd), oracles.dpsgd),
-  'd2': (on(RING, mj.d2), oracles.d2),
-  'dcd': (on(RING, mj.dcd), oracles.dcd),
-  'ecd': (on(RING, mj.ecd), oracles.ecd),
-  'choco': (
-    on(RING, mj.choco, gamma=0.6),
-    lambda *args, **how: oracles.choco(*args, **how, gamma=0.6),
-  ),
+  'dpsgd': (on(RING, mj.dpsgd), dense.dpsgd()),
+  'd2': (on(RING, mj.d2), dense.d2()),
+  'dcd': (on(RING, mj.dcd), dense.dcd()),
+  'ecd': (on(RING, mj.ecd), dense.ecd()),
+  'choco': (on(RING, mj.choco, gamma=0.6), dense.choco(0.6)),
   'deepsqueeze': (
     on(RING, mj.deepsqueeze, eta=0.7),
-    lambda *args, **how: oracles.deepsqueeze(*args, **how, eta=0.7),
+    dense.deepsqueeze(0.7),
   ),
-  'qdgd': (
-    on(RING, mj.qdgd, epsilon=0.5),
-    lambda *args, **how: oracles.qdgd(*args, **how, epsilon=0.5),
-  ),
+  'qdgd': (on(RING, mj.qdgd, epsilon=0.5), dense.qdgd(0.5)),
 }
 ALL_BUT_QDGD = [name for name in DENSE if name != 'qdgd']
 
 
 @pytest.mark.parametrize('name', helpers.tiered(DENSE, ALL_BUT_QDGD))
 def test_full_precision_is_the_dense_form(name):
-  algorithm, oracle = DENSE[name]
+  algorithm, model = DENSE[name]
   x, _ = train(algorithm(FULL))
-  np.testing.assert_allclose(x, oracle(X0, gradient, W, LR, STEPS), atol=1e-5)
+  expected = dense.trained(model, X0, gradient, [W], LR, STEPS)
+  np.testing.assert_allclose(x, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', helpers.tiered(DENSE, ALL_BUT_QDGD))
 def test_compression_is_the_dense_form(name):
   """A few steps: then a rounding tie may fall differently in float32."""
-  algorithm, oracle = DENSE[name]
+  algorithm, model = DENSE[name]
   x, _ = train(algorithm(COARSE), steps=4)
-  dense = oracle(X0, gradient, W, LR, 4, compress=oracles.min_max(6))
-  np.testing.assert_allclose(x, dense, atol=1e-5)
-  assert np.abs(dense - oracle(X0, gradient, W, LR, 4)).max() > 1e-3
+  given = model, X0, gradient, [W], LR, 4
+  coarse = dense.trained(*given, oracles.min_max(6))
+  np.testing.assert_allclose(x, coarse, atol=1e-5)
+  assert np.abs(coarse - dense.trained(*given)).max() > 1e-3
 
 
 def test_adpsgd_is_the_dense_form():
@@ -132,8 +128,9 @@ def test_adpsgd_is_the_dense_form():
     x, _ = train(mj.adpsgd(PAIRS, FULL, delays, **SLOTS))
     ws = [topologies.matrix(pairs) for pairs in PAIRS]
     each = delays if isinstance(delays, tuple) else (delays,) * N
-    dense = oracles.adpsgd(X0, gradient, ws, LR, STEPS, each)
-    np.testing.assert_allclose(x, dense, atol=1e-5)
+    model = dense.adpsgd(each)
+    expected = dense.trained(model, X0, gradient, ws, LR, STEPS)
+    np.testing.assert_allclose(x, expected, atol=1e-5)
 
 
 def test_push_sum_is_the_dense_form_on_an_uneven_graph():
@@ -143,8 +140,9 @@ def test_push_sum_is_the_dense_form_on_an_uneven_graph():
   np.testing.assert_allclose(a.sum(0), 1)
   for quantizer, atol in ((FULL, 1e-5), (mj.moniqua(4.0, 8), 0.1)):
     x, state = train(mj.push_sum(UNEVEN, quantizer, **SLOTS))
-    dense = oracles.push_sum(X0, gradient, a, LR, STEPS)
-    np.testing.assert_allclose(x, dense, atol=atol)
+    model = dense.push_sum()
+    expected = dense.trained(model, X0, gradient, [a], LR, STEPS)
+    np.testing.assert_allclose(x, expected, atol=atol)
     np.testing.assert_allclose(np.sum(state.mass), N, rtol=1e-5)
     assert state.heard.seen.readable.all()
 
@@ -202,8 +200,9 @@ def test_push_sum_loses_no_mass_unseen(quiet):
 
 def test_every_is_local_sgd():
   x, _ = train(mj.every(mj.dpsgd(RING, FULL, **SLOTS), 3))
-  dense = oracles.every(X0, gradient, W, LR, STEPS, 3)
-  np.testing.assert_allclose(x, dense, atol=1e-5)
+  model = dense.every(dense.dpsgd(), 3)
+  expected = dense.trained(model, X0, gradient, [W], LR, STEPS)
+  np.testing.assert_allclose(x, expected, atol=1e-5)
   once, _ = train(mj.every(mj.d2(RING, FULL, **SLOTS), 1))
   twin, _ = train(mj.d2(RING, FULL, **SLOTS))
   np.testing.assert_allclose(once, twin, atol=1e-6)

@@ -44,7 +44,6 @@ class Row(NamedTuple):
   compress: callable = oracles.min_max(4)
   strategy: str = 'all_gather'
   memory: callable = lambda own: ()  # of a state, as the model has it
-  keeps_all: bool = False  # nothing is lost but what is kept
 
 
 allreduce = functools.partial(mj.allreduce, **SLOTS)
@@ -57,7 +56,6 @@ METHODS = {
     None,
     dense.allreduce(),
     lambda v: v,
-    keeps_all=True,
   ),
   'eden': Row(lambda q: allreduce(q, SCATTER), mj.eden(2), strategy=SCATTER),
   'qsgd': Row(lambda q: allreduce(q, GATHER), mj.qsgd(4, bucket_size=64)),
@@ -72,7 +70,6 @@ METHODS = {
     lambda q: feedback(q, GATHER),
     SIGN,
     dense.error_feedback(),
-    keeps_all=True,
     **OF_FEEDBACK,
   ),
   'error_feedback, in chunks': Row(
@@ -93,7 +90,6 @@ METHODS = {
     SCATTER,
     # Chunks of all workers in a row, of each fragment.
     lambda own: (own.error[0], own.error[1].swapaxes(0, 1).reshape(K, SIZE)),
-    keeps_all=True,
   ),
   'dcgd': Row(lambda q: mj.dcgd(q, **SLOTS), NEAREST, dense.allreduce()),
   'diana': Row(

@@ -310,7 +310,6 @@ def test_readable_is_what_a_message_is_and_not_who_reads_it(name):
 
 SIZES = st.integers(2, 24)
 POWERS = st.integers(1, 5).map(lambda k: 2**k)
-EVEN = st.integers(1, 12).map(lambda k: 2 * k)
 # name -> a strategy of its arguments
 NAMED = {
   'ring': st.tuples(SIZES),

@@ -13,7 +13,7 @@ from moniqua_jax import bytes_sent, gossip, theory, topologies
 from moniqua_jax.algorithms import transformation, turns
 from moniqua_jax.quantizers import base
 from moniqua_jax.training import loop, monitor, summary, talk
-from tests import helpers, oracles, traced, trained
+from tests import dense, helpers, oracles, traced, trained
 from tests import test_bytes_sent as claims
 from tests import test_decentralized as battery
 
@@ -88,32 +88,28 @@ def pausing(rounds):
   return lambda x: gradient(x) * (next(calls) % rounds == 0)
 
 
-def composed(oracle, **numbers):
-  def dense(ws, steps, rounds, **how):
-    given = X0, pausing(rounds), ws[0], LR, steps * rounds
-    return oracle(*given, **how, **numbers)
+def composed(model):
+  def by_hand(ws, steps, rounds, **how):
+    given = X0, pausing(rounds), ws, LR, steps * rounds
+    return dense.trained(model, *given, **how)
 
-  return dense
+  return by_hand
 
 
 # name -> (quantizer -> algorithm, matrices, the dense form)
 CASES = {
   'dpsgd': (lambda q: mj.dpsgd(ONE_PEER, q, **SLOTS), TURNS, dpsgd),
   'd2': (battery.DENSE['d2'][0], [W], d2),
-  'choco': (
-    battery.DENSE['choco'][0],
-    [W],
-    composed(oracles.choco, gamma=0.6),
-  ),
+  'choco': (battery.DENSE['choco'][0], [W], composed(dense.choco(0.6))),
   'deepsqueeze': (
     battery.DENSE['deepsqueeze'][0],
     [W],
-    composed(oracles.deepsqueeze, eta=0.7),
+    composed(dense.deepsqueeze(0.7)),
   ),
   'push_sum': (
     lambda q: mj.push_sum(battery.UNEVEN, q, **SLOTS),
     [topologies.push_matrix(battery.UNEVEN)],
-    composed(oracles.push_sum),
+    composed(dense.push_sum()),
   ),
 }
 
@@ -126,9 +122,9 @@ def built(name, quantizer, rounds=3):
 @pytest.mark.parametrize('name', helpers.tiered(CASES, ('dpsgd', 'd2')))
 def test_full_precision_is_the_dense_form(name):
   x, _ = train(built(name, FULL))
-  _, ws, dense = CASES[name]
-  np.testing.assert_allclose(x, dense(ws, battery.STEPS, 3), atol=1e-5)
-  assert np.abs(dense(ws, 5, 3) - dense(ws, 5, 1)).max() > 1e-3
+  _, ws, by_hand = CASES[name]
+  np.testing.assert_allclose(x, by_hand(ws, battery.STEPS, 3), atol=1e-5)
+  assert np.abs(by_hand(ws, 5, 3) - by_hand(ws, 5, 1)).max() > 1e-3
 
 
 @pytest.mark.slow
@@ -136,10 +132,10 @@ def test_full_precision_is_the_dense_form(name):
 def test_compression_is_the_dense_form(name):
   """A few steps: then a rounding tie may fall differently in float32."""
   x, _ = train(built(name, COARSE), steps=2)
-  _, ws, dense = CASES[name]
-  coarse = dense(ws, 2, 3, compress=oracles.min_max(6))
+  _, ws, by_hand = CASES[name]
+  coarse = by_hand(ws, 2, 3, compress=oracles.min_max(6))
   np.testing.assert_allclose(x, coarse, atol=1e-5)
-  assert np.abs(coarse - dense(ws, 2, 3)).max() > 1e-3
+  assert np.abs(coarse - by_hand(ws, 2, 3)).max() > 1e-3
 
 
 MEANS = [name for name in CASES if name != 'push_sum']

@@ -252,9 +252,6 @@ def test_an_estimate_depends_on_the_step_and_the_seed_alone():
 
 # ------------------------------------------------------------------ mistakes
 
-NO_SHAPE = dict(
-  name='none', refresh=None, draws=None, floor=None, power=None, per_worker=None
-)
 MISTAKES = {
   'a kind': (
     'diagonal4',

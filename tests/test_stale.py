@@ -13,7 +13,7 @@ import moniqua_jax as mj
 from moniqua_jax import data, theory, topologies
 from moniqua_jax.training import experiment, overlap
 from moniqua_jax.training import step as step_lib
-from tests import helpers, oracles
+from tests import dense, helpers, oracles
 from tests import test_decentralized as battery
 
 N, D, LR, SLOTS = battery.N, battery.D, battery.LR, battery.SLOTS
@@ -22,46 +22,52 @@ W = topologies.matrix(RING)
 X0, gradient, train = battery.X0, battery.gradient, battery.train
 FULL, COARSE = battery.FULL, battery.COARSE
 
-ORACLES = {
-  'd2': (mj.d2, oracles.extra, {}),
-  'choco': (mj.choco, oracles.stale_choco, {'gamma': 0.6}),
-  'deepsqueeze': (mj.deepsqueeze, oracles.stale_deepsqueeze, {'eta': 0.7}),
+# name -> (algorithm, its dense form, its consensus step)
+ALGORITHMS = {
+  'd2': (mj.d2, dense.d2, {}),
+  'choco': (mj.choco, dense.choco, {'gamma': 0.6}),
+  'deepsqueeze': (mj.deepsqueeze, dense.deepsqueeze, {'eta': 0.7}),
 }
-each = pytest.mark.parametrize('name', ORACLES)
+each = pytest.mark.parametrize('name', ALGORITHMS)
 
 
 @functools.cache
 def built(name, quantizer, topology=RING):
-  algorithm, _, kwargs = ORACLES[name]
+  algorithm, _, kwargs = ALGORITHMS[name]
   algorithm = algorithm(topology, quantizer, **kwargs, **SLOTS)
   return mj.stale(algorithm, topology)
 
 
-def dense(name, steps, lr=LR, **how):
-  _, oracle, kwargs = ORACLES[name]
-  return oracle(X0, gradient, W, lr, steps, **how, **kwargs)
+def late(name, *consensus):
+  """The dense form that does not wait; D^2 becomes EXTRA."""
+  at_once = ALGORITHMS[name][1]
+  return dense.extra() if name == 'd2' else dense.stale(at_once(*consensus))
+
+
+def by_hand(name, steps, **how):
+  model = late(name, *ALGORITHMS[name][2].values())
+  return dense.trained(model, X0, gradient, [W], LR, steps, **how)
 
 
 @each
 def test_full_precision_is_the_dense_form(name):
   x, _ = train(built(name, FULL))
-  np.testing.assert_allclose(x, dense(name, battery.STEPS), atol=1e-5)
-  at_once = getattr(oracles, name)
-  kwargs = ORACLES[name][2]
-  apart = dense(name, 5) - at_once(X0, gradient, W, LR, 5, **kwargs)
-  assert np.abs(apart).max() > 1e-3
+  np.testing.assert_allclose(x, by_hand(name, battery.STEPS), atol=1e-5)
+  _, at_once, kwargs = ALGORITHMS[name]
+  waits = dense.trained(at_once(**kwargs), X0, gradient, [W], LR, 5)
+  assert np.abs(by_hand(name, 5) - waits).max() > 1e-3
 
 
 @each
 def test_compression_is_the_dense_form(name):
   """A few steps: then a rounding tie may fall differently in float32."""
   x, _ = train(built(name, COARSE), steps=4)
-  coarse = dense(name, 4, compress=oracles.min_max(6))
+  coarse = by_hand(name, 4, compress=oracles.min_max(6))
   np.testing.assert_allclose(x, coarse, atol=1e-5)
-  assert np.abs(coarse - dense(name, 4)).max() > 1e-3
+  assert np.abs(coarse - by_hand(name, 4)).max() > 1e-3
 
 
-@pytest.mark.parametrize('name', helpers.tiered(ORACLES, ['d2']))
+@pytest.mark.parametrize('name', helpers.tiered(ALGORITHMS, ['d2']))
 def test_nothing_that_is_sent_waits_for_the_gradient(name):
   """A step whose gradient is NaN talks as any other."""
   algorithm = built(name, battery.MONIQUA)
@@ -92,7 +98,9 @@ def test_the_mean_moves_by_the_mean_update(name, bits):
 @pytest.mark.parametrize(
   'name,runner',
   helpers.tiered(
-    [(name, runner) for name in ORACLES for runner in ('sharded', 'pmapped')],
+    [
+      (name, runner) for name in ALGORITHMS for runner in ('sharded', 'pmapped')
+    ],
     [('choco', 'sharded')],
   ),
 )
@@ -128,10 +136,10 @@ def test_the_room_for_the_step_size(name, weight):
   w = topologies.matrix(mj.ring(N, weight))
   largest = room(name, 1 - 4 * weight)
   assert largest > 0.5
-  _, oracle, _ = ORACLES[name]
+  model = late(name, *(1.0 for _ in ALGORITHMS[name][2]))
   x = np.array([[1.0, -1.0] * (N // 2)]).T
   for rate, stable in ((largest - 0.02, True), (largest + 0.02, False)):
-    left = oracle(x, lambda x: x, w, rate, 3000)
+    left = dense.trained(model, x, lambda x: x, [w], rate, 3000)
     assert (np.abs(left).max() < 1e-3) == stable
 
 
@@ -155,7 +163,7 @@ REFUSED = {
 @pytest.mark.parametrize('topology', REFUSED.values(), ids=REFUSED)
 def test_it_is_refused_unless_lambda_n_is_positive(name, topology):
   # d2 itself refuses the even ring: what it is built on does not matter here.
-  algorithm = ORACLES[name][0](RING, FULL, **SLOTS)
+  algorithm = ALGORITHMS[name][0](RING, FULL, **SLOTS)
   with pytest.raises(ValueError, match=r'lambda_n\(W\) > 0') as error:
     mj.stale(algorithm, topology)
   text = str(error.value)
@@ -193,7 +201,7 @@ def test_theta_covers_two_steps(name):
     quick = mj.lazy(mj.complete(N), gamma)
     assert theory.sums(quick, f'stale_{name}').gradient >= 2 * 2 - 1e-6
   quantizer = mj.moniqua(theta, bits, 'nearest')
-  algorithm = ORACLES[name][0](RING, quantizer, **SLOTS)
+  algorithm = ALGORITHMS[name][0](RING, quantizer, **SLOTS)
   algorithm = mj.stale(algorithm, RING)
   rng = np.random.default_rng(0)
 

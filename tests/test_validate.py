@@ -1,8 +1,10 @@
 """Every entry of a config is checked, by itself and beside the others."""
 
 import contextlib
+import functools
 import itertools
 import math
+import textwrap
 
 import hypothesis
 from hypothesis import strategies as st
@@ -83,13 +85,16 @@ def page() -> dict[str, str]:
   }
 
 
+_short = functools.partial(textwrap.shorten, width=32, placeholder=' ...')
+
+
 def _table(rows, default):
   values, lines = dict(command_line.leaves(default)), []
   for row in rows:
     if row.name.startswith('reduce_quantizer.') and 'name' not in row.name:
       continue
     value = values[row.name]
-    shown = '' if value is None else f' `{value!r:.40}`'
+    shown = '' if value is None else f' `{_short(repr(value))}`'
     says = row.allowed.says.replace(', or None', '')
     if row.name.endswith('.name') and rows is entries.TRAINING:
       says = ', '.join(NAMES[row.name.removesuffix('.name')])

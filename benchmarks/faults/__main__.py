@@ -22,7 +22,7 @@ import tempfile
 
 from benchmarks.faults import kinds, runs
 from moniqua_jax import command_line
-from moniqua_jax.plots import tables
+from moniqua_jax.plots import kept, tables
 from moniqua_jax.training import workdir
 
 
@@ -71,8 +71,7 @@ def tried(name, whole, times):
 def write(out, name, rows) -> None:
   """Puts the rows of a kind in the place of older ones, and draws the table."""
   path = out / 'runs.jsonl'
-  lines = path.read_text().splitlines() if path.exists() else []
-  others = [row for row in map(json.loads, lines) if row['fault'] != name]
+  others = [row for row in kept.read_lines(path) if row['fault'] != name]
   rows = sorted(
     others + rows,
     key=lambda r: (list(kinds.KINDS).index(r['fault']), r['number']),

@@ -32,10 +32,6 @@ class Failed(RuntimeError):
   """A process failed, or there was no end in time; one line says which."""
 
 
-class TimeUp(Failed):
-  """There was no end in time."""
-
-
 def command(main: Callable[..., int]) -> Callable[..., int]:
   """Makes one line and a status of mistakes, failures and Ctrl-C."""
 
@@ -73,8 +69,7 @@ def run(
     Whether they were done. Nothing runs any more, as after an error.
 
   Raises:
-    Failed: one ended with an error.
-    TimeUp: not all were done in time.
+    Failed: one ended with an error, or not all were done in time.
   """
   logs.mkdir(parents=True, exist_ok=True)
   ends = time.monotonic() + limit
@@ -90,7 +85,7 @@ def run(
       if all(status == 0 for status in states):
         return True
       if time.monotonic() > ends:
-        raise TimeUp(f'not done after {limit:g} s; its processes were ended.')
+        raise Failed(f'not done after {limit:g} s; its processes were ended.')
       time.sleep(LOOK_EVERY)
   return False
 

@@ -5,7 +5,7 @@ ICML 2018, arXiv:1710.06952, Algorithm 1. With the quantizer `moniqua` it is
 Moniqua on AD-PSGD of Lu and De Sa, ICML 2020, arXiv:2002.11787.
 
 Here all workers tick together, so that a run can be repeated bit for bit; the
-form in which every worker has its own pace is asynchronous.py.
+form in which every worker has its own pace is `moniqua_jax.asynchronous`.
 """
 
 from typing import NamedTuple

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from moniqua_jax import data
+from moniqua_jax import command_line, data
 from moniqua_jax.asynchronous import pair
 from moniqua_jax.asynchronous import worker as worker_lib
 from moniqua_jax.asynchronous.averaging import Averaging
 from moniqua_jax.asynchronous.log import Log
 from moniqua_jax.asynchronous.network import Network
 from moniqua_jax.models import norms
+from moniqua_jax.plan import choice
 from moniqua_jax.theory import responses
 from moniqua_jax.training import experiment as experiment_lib
 from moniqua_jax.training import (
@@ -83,8 +84,27 @@ def setup(config, rank: int, n: int) -> Setup:
   return built
 
 
+BESIDE = 'one averaging goes on beside each gradient'
+# An entry, what it may be, and why.
+TAKES = (
+  ('gossip.name', ('adpsgd', 'dpsgd'), 'workers average in pairs'),
+  ('rounds', (1,), BESIDE),
+  ('rounds_from', ((),), BESIDE),
+  ('fragments', (1,), 'all of a model is sent, in local_steps for fewer bytes'),
+  ('order', ('adapt_with_combine',), 'a worker answers while it computes'),
+  ('momentum_kind.name', ('local',), 'others ask while a worker computes'),
+  ('reduce.name', ('none',), 'it waits for all workers'),
+  ('smoothness.name', ('none',), 'its estimates wait for all workers'),
+  *(
+    (f'budget.{entry}', (None,), 'a budget is for steps that all take together')
+    for entry in choice.ENTRIES
+  ),
+)
+
+
 def _check(config, n):
   validation.validate(config)
+  values = dict(command_line.leaves(config))
   if n < 2:
     raise ValueError(
       f'{n} process; workers average in pairs, so start 2 or more: '
@@ -95,50 +115,16 @@ def _check(config, n):
       f'config.workers={config.workers}, but mpiexec started {n} processes; '
       f'give mpiexec -n {config.workers}, or --config.workers={n}.'
     )
-  if config.gossip.name not in ('adpsgd', 'dpsgd'):
-    raise ValueError(
-      f'config.gossip.name={config.gossip.name!r}; the asynchronous form is '
-      "that of 'adpsgd' ('dpsgd' names the same here)."
-    )
-  if (config.rounds, config.rounds_from) != (1, ()):
-    raise ValueError(
-      f'config.rounds={config.rounds}: one averaging goes on beside each '
-      'gradient, so the asynchronous form takes 1.'
-    )
+  for entry, takes, why in TAKES:
+    if values[entry] not in takes:
+      raise ValueError(
+        f'config.{entry}={values[entry]!r}: {why}; the asynchronous form takes '
+        f'{" or ".join(map(repr, takes))}.'
+      )
   if config.optimizer.name == 'dadam':
     raise ValueError(
-      "config.optimizer.name='dadam': its neighbours agree on moments in a "
-      "step that all take, so the asynchronous form takes 'adamw'."
-    )
-  if config.reduce.name != 'none':
-    raise ValueError(
-      f'config.reduce.name={config.reduce.name!r}; it waits for all workers, '
-      "so the asynchronous form takes 'none'."
-    )
-  if config.order != 'adapt_with_combine':
-    raise ValueError(
-      f'config.order={config.order!r}; a worker answers while it computes, so '
-      "the asynchronous form takes 'adapt_with_combine'."
-    )
-  if config.momentum_kind.name != 'local':
-    raise ValueError(
-      f'config.momentum_kind.name={config.momentum_kind.name!r}; others ask '
-      "while a worker computes, so the asynchronous form takes 'local'."
-    )
-  if config.fragments != 1:
-    raise ValueError(
-      f'config.fragments={config.fragments}: the asynchronous form sends the '
-      'whole model; take 1, and local_steps for fewer bytes.'
-    )
-  if any(value is not None for value in config.budget.values()):
-    raise ValueError(
-      f'config.budget={dict(config.budget)}: a budget chooses for steps that '
-      'all take together; leave it out of the asynchronous form.'
-    )
-  if config.smoothness.name != 'none':
-    raise ValueError(
-      f'config.smoothness.name={config.smoothness.name!r}; its estimates wait '
-      "for all workers, so the asynchronous form takes 'none'."
+      "config.optimizer.name='dadam': second moments are agreed on in the same "
+      "step, and here each worker has a pace of its own; take 'adamw'."
     )
 
 

@@ -22,8 +22,6 @@ from moniqua_jax.curvature import moments, shaped
 from moniqua_jax.launch import multihost
 from moniqua_jax.quantizers import base
 
-Array = jax.Array
-
 _BATCHES = 2  # added to the seed: the draws of the gradient probe take 1
 
 

@@ -17,8 +17,6 @@ from moniqua_jax import workers
 from moniqua_jax.curvature import moments
 from moniqua_jax.quantizers import base, per_worker, roots, smooth
 
-Array = jax.Array
-
 
 class Shape(NamedTuple):
   """The state of `shaped`."""

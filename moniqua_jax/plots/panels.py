@@ -99,7 +99,7 @@ def quantity(key: str, more: Mapping | None = None) -> Quantity:
   return Quantity(key, *known.get(key, (key, 1.0, 'linear')))
 
 
-def draw_line(axes, x, y, seeds, i, most=kept.POINTS) -> None:
+def draw_line(axes, x, y, seeds, i, most) -> None:
   """Draws y of the rows against x, as the i-th line.
 
   `seeds` has the rows of each; of several it is their mean, in a band from the

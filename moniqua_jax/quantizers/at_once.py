@@ -28,8 +28,6 @@ import jax.numpy as jnp
 from moniqua_jax import dither, wire
 from moniqua_jax.quantizers import base, circle, digest
 
-Array = jax.Array
-
 _FAR = 256  # a bit above the turn in a word of `encode`
 _REST = 8192  # values, or fewer, are no stripe; see `wire`
 

@@ -73,27 +73,23 @@ def moniqua(
   """
   bits = wire.integer(bits)
   _check(theta, bits, rounding)
-  rule = circle.ROUNDINGS[rounding]
-  grid = circle.Grid(bits, rule.delta(bits), rule.sent, rule.received, digest)
-  return _quantizer(grid, theta, rule.shared, _inspect_all)
+  return _quantizer(theta, bits, rounding, digest, _inspect_all)
 
 
 def measured(theta: Array, bits: int) -> base.Quantizer:
   """Builds `moniqua` that also reports `Seen.square`; the same bits travel."""
-  rule = circle.ROUNDINGS['dithered']
-  grid = circle.Grid(
-    bits, rule.delta(bits), rule.sent, rule.received, digest=True
-  )
-  return _quantizer(grid, theta, rule.shared, _measure_all)
+  return _quantizer(theta, bits, 'dithered', True, _measure_all)
 
 
-def _quantizer(grid, theta, shared, inspect_all):
+def _quantizer(theta, bits, rounding, digest, inspect_all):
+  rule = circle.ROUNDINGS[rounding]
+  grid = circle.Grid(bits, rule.delta(bits), rule.sent, rule.received, digest)
   inspect_all = functools.partial(inspect_all, grid)
   return base.Quantizer(
     functools.partial(_encode, grid, theta),
     functools.partial(_decode, grid),
     lambda payload, reference: inspect_all([payload], reference)[0],
-    shared,
+    rule.shared,
     base.Codes(grid.bits, grid.levels, None, _CODED_TOGETHER),
     fast=base.Fast(
       inspect_all=inspect_all,

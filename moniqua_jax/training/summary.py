@@ -42,7 +42,7 @@ def describe(experiment: experiment_lib.Experiment) -> str:
     + (', rotated' if config.rotated else ''),
     'smoothness': _describe_smoothness(config, experiment),
     'theta': _describe_theta(config, experiment),
-    'wire': _describe_wire(config, experiment, size),
+    'wire': _describe_wire(experiment, size),
   }
   told = {name: text for name, text in rows.items() if text != 'none'}
   return '\n'.join(f'{name:10s} {text}' for name, text in told.items())
@@ -79,7 +79,7 @@ def _describe_data(config, read) -> str:
   )
 
 
-def _describe_wire(config, experiment, size) -> str:
+def _describe_wire(experiment, size) -> str:
   sent = _bytes_per_step(experiment, experiment.sent.by_worker)
   full = _bytes_per_step(experiment, experiment.sent.in_full_precision)
   return (
