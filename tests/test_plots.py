@@ -451,6 +451,15 @@ def test_labels_tell_runs_apart(tmp_path, baseline):
   ]
 
 
+def test_labels_name_a_net_first():
+  net = lambda name, epochs: {'epochs': epochs, 'model': {'name': name}}
+  configs = [net('resnet20', 24.0), net('resnet110', 2.0)]
+  assert runs_lib._apart(configs[1], configs) == [
+    'resnet110',
+    'epochs\N{NO-BREAK SPACE}2',
+  ]
+
+
 def test_without_runs_there_is_an_error():
   with pytest.raises(ValueError, match='no runs'):
     tables.table([])

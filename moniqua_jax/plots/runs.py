@@ -213,13 +213,19 @@ def _labels(groups):
 def _apart(config, namesakes) -> list[str]:
   """Says the entries, two at most, that configs of one method differ in.
 
-  Not those that only later versions write.
+  Names first, a model's or a data set's; none that only later versions write.
   """
   _, others = kept.shared([each | {'seed': None} for each in namesakes])
   own = others[namesakes.index(config)]
   words = lambda key: key.removesuffix('.peak').replace('_', ' ')
   known = [key for key in sorted(own) if all(key in each for each in others)]
-  said = [f'{words(key)} {_plain(own[key])}' for key in known[:2]]
+  known.sort(key=lambda key: not key.endswith('.name'))
+  said = [
+    _plain(own[key])
+    if key.endswith('.name')
+    else f'{words(key)} {_plain(own[key])}'
+    for key in known[:2]
+  ]
   return [text.replace(' ', '\N{NO-BREAK SPACE}') for text in said]
 
 
