@@ -371,7 +371,7 @@ def test_a_side_that_is_too_large_is_named():
 
 def test_the_asynchronous_form_has_no_estimates():
   config = short('layer_moniqua_ring4')
-  with pytest.raises(ValueError, match="config.smoothness.name='layer'; its"):
+  with pytest.raises(ValueError, match="config.smoothness.name='layer': its"):
     training.setup(config, 0, 8)
 
 
