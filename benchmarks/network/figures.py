@@ -1,6 +1,7 @@
 """Figures of the laboratory, in the look of moniqua_jax.plots."""
 
 from collections.abc import Sequence
+import textwrap
 
 from benchmarks.network import curves, report
 from moniqua_jax import plots
@@ -21,7 +22,9 @@ def first(runs: Sequence, target: float, path) -> None:
   """
   links = list(dict.fromkeys(run.link for run in runs))
   titles = list(dict.fromkeys(run.title for run in runs))
-  width, height = 1.5 * len(links) + 4.5, 0.2 * len(titles) + 1
+  names = [textwrap.fill(title, 72) for title in titles]
+  lines = sum(name.count('\n') + 1 for name in names)
+  width, height = 1.5 * len(links) + 4.5, 0.2 * lines + 1
   with plots.drawing(width, height) as fig:
     panels = fig.subplots(1, len(links), squeeze=False, sharey=True)[0]
     for link, axes in zip(links, panels, strict=True):
@@ -30,7 +33,7 @@ def first(runs: Sequence, target: float, path) -> None:
       right = 1.08 * axes.dataLim.x1  # no point at the edge
       axes.set(title=link.replace(', ', ',\n'), xlim=(0, right))
       axes.tick_params(axis='y', length=0)
-    panels[0].set_yticks(range(len(titles)), titles)
+    panels[0].set_yticks(range(len(titles)), names)
     panels[0].invert_yaxis()
     fig.supxlabel(
       f'seconds to a training loss of {target:g}', fontsize='medium'
