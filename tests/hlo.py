@@ -101,9 +101,13 @@ def launches(text):
 def _moved(body):
   """Bytes that a fusion reads and writes."""
   lines = _LINE.findall(body)
-  width = {name: sum(_nbytes(shape)) for _, name, shape, *_ in lines}
+  width = _widths(lines)
   read = sum(width[name] * share for name, _, share in _parameters(lines))
   return int(read) + _all_written(lines)
+
+
+def _widths(lines):
+  return {name: sum(_nbytes(shape)) for _, name, shape, *_ in lines}
 
 
 def _parameters(lines):
@@ -124,9 +128,8 @@ def _parameters(lines):
 
 
 def _all_written(lines):
-  width = {name: sum(_nbytes(shape)) for _, name, shape, *_ in lines}
   root = next(name for is_root, name, *_ in lines if is_root)
-  return _written(root, lines, width)
+  return _written(root, lines, _widths(lines))
 
 
 def _written(name, lines, width):

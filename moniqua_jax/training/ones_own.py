@@ -71,7 +71,7 @@ def transformation(config, local, size: int) -> None:
 
 
 def dataset(config, read) -> None:
-  """Refuses a data set of one's own that is none."""
+  """Refuses a data set of one's own that is none, lacks a part or a class."""
   if not isinstance(read, data.Dataset):
     raise ValueError(
       f'config.data.name={config.data.name!r} gives a {type(read).__name__}; '
@@ -79,17 +79,12 @@ def dataset(config, read) -> None:
     )
   if ':' not in config.data.name:
     return
-  entry, splits = (
-    f'config.data.name={config.data.name!r}',
-    (read.train, read.test),
-  )
-  for name, split in zip(('training', 'test'), splits, strict=True):
+  entry = f'config.data.name={config.data.name!r}'
+  for name, split in (('training', read.train), ('test', read.test)):
     if not len(split.labels):
-      raise ValueError(
-        f'{entry} has nothing in its {name} part; both have some.'
-      )
+      raise ValueError(f'{entry} has nothing in its {name} part; give it some.')
   if read.task is None and read.field == 'image':
-    labels = np.concatenate([np.asarray(split.labels) for split in splits])
+    labels = np.concatenate([read.train.labels, read.test.labels])
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= read.num_classes:
       raise ValueError(
