@@ -1,6 +1,7 @@
 """Gossip: W x exactly, the mean untouched, the same bits under all runners."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -358,6 +359,28 @@ def test_flatten_refuses_what_is_no_float():
   assert {x.dtype, back(x)['w'].dtype} == {jnp.float32.dtype}
   with pytest.raises(ValueError, match='needs parameters'):
     gossip.flatten(None)
+
+
+def test_flatten_goes_to_each_leaf_where_it_lies():
+  # A concatenation, or a leaf filled up, is a loop of XLA's for CPUs over the
+  # whole vector for each leaf, which may take a hundred times as long.
+  def worker(w, rows, y):
+    return y + 0.1 * gossip.flatten({'bias': rows.sum(0), 'w': w, 'z': w[0]})[0]
+
+  args = np.ones((30, 7)), np.arange(14.0).reshape(2, 7), np.ones(224)
+  args = [np.float32(arg) for arg in args]
+  for fn in (worker, jax.vmap(worker)):
+    given = args if fn is worker else [np.stack([arg, -arg]) for arg in args]
+    program = jax.jit(fn).lower(*given).compile()
+    found = re.findall(
+      r' (concatenate|pad|dynamic-update-slice)\(', program.as_text()
+    )
+    assert set(found) == {'dynamic-update-slice'}
+    w, rows, y = (np.float64(arg) for arg in given)
+    flat = np.concatenate(
+      [rows.sum(-2), w.reshape(*w.shape[:-2], -1), w[..., 0, :]], axis=-1
+    )
+    np.testing.assert_allclose(program(*given), y + 0.1 * flat, rtol=1e-6)
 
 
 def test_tuned_refuses_other_things():

@@ -4,7 +4,6 @@ import itertools
 import time
 
 import jax
-from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -12,7 +11,7 @@ import optax
 from benchmarks import codec
 from benchmarks.accelerator.rows import compiled, medians, normal, table
 import moniqua_jax as mj
-from moniqua_jax import models
+from moniqua_jax import gossip, models
 from moniqua_jax.workers import AXIS
 
 PARAMETERS, WORKERS = 271_314, (8, 64, 256, 1024)
@@ -131,14 +130,18 @@ def _problem(net):
   """The gradient of a net as one vector, that vector, and images."""
   images, key = normal(8, BATCH, 32, 32, 3), jax.random.key(0)
   labels = jnp.arange(8 * BATCH).reshape(8, BATCH) % 10
-  x, unravel = ravel_pytree(jax.jit(net.init)(key, images[0]))
+  x, unravel = gossip.flatten(jax.jit(net.init)(key, images[0]))
 
-  def loss(x, batch):
+  def loss(params, batch):
     images, labels = batch
     losses = optax.softmax_cross_entropy_with_integer_labels
-    return losses(net.apply(unravel(x), images), labels).mean()
+    return losses(net.apply(params, images), labels).mean()
 
-  return jax.grad(loss), x, (images, labels)
+  # As `train.py` does: that of x itself would be a concatenation.
+  gradient = lambda x, batch: gossip.flatten(jax.grad(loss)(unravel(x), batch))[
+    0
+  ]
+  return gradient, x, (images, labels)
 
 
 def _chains():

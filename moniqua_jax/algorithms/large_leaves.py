@@ -297,7 +297,7 @@ class Slices(NamedTuple):
   def vector(self, pieces: list) -> Array:
     """Puts a vector together from its slices."""
     in_order = sorted(range(len(pieces)), key=self.ends.__getitem__)
-    return jnp.concatenate([pieces[i] for i in in_order])
+    return gossip.end_to_end([pieces[i] for i in in_order])
 
 
 Keep = Callable[[Array], bool] | Slices

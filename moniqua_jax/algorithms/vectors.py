@@ -5,7 +5,6 @@ where `masked` hides it. Gossip moves all parameters that it is given.
 """
 
 import jax
-from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import optax
 
@@ -14,7 +13,7 @@ from moniqua_jax import collectives, gossip
 
 def flatten_like(updates, params) -> jax.Array:
   """Makes the vector of updates that goes with that of the parameters."""
-  return ravel_pytree(complete(updates, params))[0]
+  return gossip.flatten(complete(updates, params))[0]
 
 
 def complete(updates, params):

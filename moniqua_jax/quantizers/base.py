@@ -394,5 +394,7 @@ def _largest_in_eighths(x):
   # XLA on CPUs would write x down before `largest`; this it fuses with it.
   size = x.size // 8
   eighths = [x[k * size : (k + 1) * size] for k in range(8)]
-  most = functools.reduce(jnp.maximum, eighths)
-  return largest(jnp.concatenate([most, x[8 * size :]]))
+  parts = [functools.reduce(jnp.maximum, eighths), x[8 * size :]]
+  return functools.reduce(
+    jnp.maximum, [largest(part) for part in parts if part.size]
+  )
