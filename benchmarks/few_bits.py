@@ -33,8 +33,14 @@ def main():
   parser.add_argument('runs', type=pathlib.Path)
   args = parser.parse_args()
   groups = tables.by_seed(kept.loaded([args.runs]))
-  with plots.drawing(8, 4) as fig:
-    draw(fig, points(groups))
+  try:
+    with plots.drawing(8, 4) as fig:
+      draw(fig, points(groups))
+  except KeyError as error:
+    raise ValueError(
+      f'{args.runs} does not keep all runs of '
+      f'configs/digits_few_bits.py, and no others: {error}.'
+    ) from error
   plots.save(fig, args.runs / 'figure')
   (args.runs / 'figure.svg').unlink()
 

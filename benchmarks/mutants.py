@@ -5,7 +5,8 @@
 
 Mutants are drawn with a fixed seed, as many of each module as `MODULES` says;
 those of `FIRST` come before the others. Each is written into a copy of the
-repository, where the fast tests that concern its module run until one fails.
+repository, where the fast tests that concern its module run until one fails;
+first they must pass without a change.
 Verdicts are kept, so a run goes on where the last one ended; `--again` runs
 those once more that survived, and keeps a `why` that was written by hand.
 
@@ -290,9 +291,15 @@ def run(todo: list[Mutant], done: dict, minutes: float) -> None:
     shutil.copytree(ROOT, copied, ignore=leave)
     with contextlib.suppress(FileNotFoundError):  # what is compiled already
       shutil.copytree(ROOT / COMPILED, copied / COMPILED)
+    passed = set()
     for mutant in todo:
       if time.monotonic() > until:
         return
+      if mutant.module not in passed:
+        verdict, by = tried(copied, mutant.module, _source(mutant.module))
+        if verdict != 'survived':
+          sys.exit(f'error: {mutant.module} without a change: {verdict} {by}')
+        passed.add(mutant.module)
       began = time.monotonic()
       verdict, by = tried(copied, mutant.module, mutant.text())
       seconds = round(time.monotonic() - began)

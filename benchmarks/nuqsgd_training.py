@@ -5,18 +5,13 @@
 
 Runs every method of configs/nuqsgd_cifar10_cpu.py as `train.py` would, with
 seeds 0 to --seeds - 1, each in a work directory RUNS/METHOD_seedS, keeps them
-in DIR and writes DIR/table.md. A run that is there already is not repeated.
+in DIR and writes DIR/table.md, as benchmarks.seeds does DIR/methods.md.
 DATA is a TFDS directory with cifar10/3.0.2.
 """
 
-import argparse
-import pathlib
-
-import jax
 import numpy as np
 
 from benchmarks import seeds
-from configs import nuqsgd_cifar10_cpu
 from moniqua_jax import command_line
 from moniqua_jax.plots import tables
 
@@ -42,29 +37,9 @@ variance, of gradients of fresh batches at steps 195, 390 and 585, the mean.
 
 @command_line.one_line_errors()
 def main():
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('--data_dir', required=True)
-  parser.add_argument('--out', type=pathlib.Path, required=True)
-  parser.add_argument(
-    '--runs', type=pathlib.Path, help='of the work directories; runs/NAME'
-  )
-  parser.add_argument('--seeds', type=int, default=3)
-  parser.add_argument('--methods', help='a comma list; all if not given')
-  args = parser.parse_args()
-  args.out.mkdir(parents=True, exist_ok=True)
-  # Before the first run, which may be that of one worker.
-  jax.config.update('jax_num_cpu_devices', nuqsgd_cifar10_cpu.base().workers)
-  names = list(nuqsgd_cifar10_cpu.METHODS)
-  if args.methods:
-    names = args.methods.split(',')
-  for seed in range(args.seeds):
-    for name in names:
-      config = nuqsgd_cifar10_cpu.get_config(name)
-      config.seed, config.data.data_dir = seed, args.data_dir
-      seeds.run_once(config, f'{name}_seed{seed}', args)
-  text = table(seeds.found(args.out), names, args.seeds)
+  args = seeds.flags(__doc__, seeds=3).parse_args()
+  names, runs = seeds.run_all('nuqsgd_cifar10_cpu', args)
+  text = table(runs, names, args.seeds)
   (args.out / 'table.md').write_text(text)
   print(text)
 

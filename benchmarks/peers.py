@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import moniqua_jax as mj
+from moniqua_jax import command_line
 from moniqua_jax.plots import tables
 
 THETA = 0.25  # of Moniqua: a receiver's own values are at most so far away
@@ -234,6 +235,7 @@ def table(quality, taken, values) -> str:
   return tables.markdown(TITLES, rows, words=1)
 
 
+@command_line.one_line_errors()
 def main(argv=None):
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--size', type=int, default=4_000_000, help='values')

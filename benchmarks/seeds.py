@@ -5,49 +5,79 @@
 
 Runs every method of the config as `train.py --config=CONFIG:METHOD` would, with
 seeds 0 to --seeds - 1, each in a work directory RUNS/METHOD_seedS, keeps them
-in DIR and writes DIR/methods.md. A run that is there already is not repeated.
+in DIR and writes DIR/methods.md, of all methods whose seeds are there. A run
+that is there already is not repeated; one that was interrupted begins again.
 """
 
 import argparse
 import contextlib
 import io
 import pathlib
-import runpy
 import shutil
 
-import jax
 import numpy as np
 
 from moniqua_jax import command_line
+from moniqua_jax.launch import initialize
 from moniqua_jax.plots import kept, tables
 from moniqua_jax.training import loop, monitor, workdir
 
 
 @command_line.one_line_errors()
 def main():
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = flags(__doc__, seeds=5)
   parser.add_argument('--config', default='configs/digits_sorted.py')
-  parser.add_argument('--seeds', type=int, default=5)
-  parser.add_argument('--methods', help='a comma list; all if not given')
-  parser.add_argument('--data_dir')
-  parser.add_argument('--out', type=pathlib.Path, required=True)
-  parser.add_argument(
-    '--runs', type=pathlib.Path, help='of the work directories; runs/NAME'
-  )
   args = parser.parse_args()
-  args.out.mkdir(parents=True, exist_ok=True)
-  module = runpy.run_path(command_line.path(args.config))
-  names = args.methods.split(',') if args.methods else list(module['METHODS'])
-  for name in names:
-    for seed in range(args.seeds):
-      config = module['get_config'](name)
-      config.seed = seed
-      if args.data_dir:
-        config.data.data_dir = args.data_dir
-      run_once(config, f'{name}_seed{seed}', args)
-  text = table(found(args.out), names, args.seeds)
+  names, runs = run_all(args.config, args)
+  text = table(runs, names, args.seeds)
   (args.out / 'methods.md').write_text(text)
   print(text)
+
+
+def flags(doc: str, seeds: int) -> argparse.ArgumentParser:
+  """The flags of what runs methods over seeds."""
+  parser = argparse.ArgumentParser(
+    description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  add('--seeds', type=int, default=seeds)
+  add('--methods', help='a comma list; all if not given')
+  add('--data_dir', help='a TFDS directory')
+  add('--out', type=pathlib.Path, required=True)
+  add('--runs', type=pathlib.Path, help='of the work directories; runs/NAME')
+  return parser
+
+
+def run_all(file: str, args) -> tuple[list[str], dict[str, kept.Run]]:
+  """Runs what args.out does not have of a config file's methods.
+
+  All configs and devices are made before the first run. Returns the methods
+  whose seeds are all there, of this call or of others, and all runs.
+  """
+  methods = command_line.methods(file)
+  asked = args.methods.split(',') if args.methods else methods
+  todo = {
+    f'{name}_seed{seed}': configured(file, name, seed, args.data_dir)
+    for seed in range(args.seeds)
+    for name in asked
+  }
+  args.out.mkdir(parents=True, exist_ok=True)
+  each = [c.workers for c in todo.values() if c.runner != 'simulated']
+  if each:
+    initialize.show_devices(max(each))
+  for name, config in todo.items():
+    run_once(config, name, args)
+  runs = found(args.out)
+  there = lambda name: all(f'{name}_seed{s}' in runs for s in range(args.seeds))
+  return [*filter(there, methods)], runs
+
+
+def configured(file, name, seed, data_dir):
+  config = command_line.config(f'{file}:{name}')
+  config.seed = seed
+  if data_dir:
+    config.data.data_dir = data_dir
+  return config
 
 
 def run_once(config, name, args) -> None:
@@ -55,7 +85,8 @@ def run_once(config, name, args) -> None:
   if name in found(args.out):
     return
   folder = (args.runs or pathlib.Path('runs') / args.out.name) / name
-  if not (folder / 'run.json').exists():
+  if not {'seconds', 'stopped'} & workdir.noted(folder).keys():
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
     print(folder, run(config, folder), flush=True)
   kept.write([kept.load(folder)], args.out)
 
@@ -68,8 +99,6 @@ def found(out) -> dict[str, kept.Run]:
 
 def run(config, folder) -> str:
   """Trains below the folder, and keeps what is small."""
-  if config.runner != 'simulated':
-    jax.config.update('jax_num_cpu_devices', config.workers)
   quiet, said = io.StringIO(), 'done'
   with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
     try:

@@ -16,6 +16,7 @@ import functools
 import json
 import operator
 import pathlib
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -60,8 +61,13 @@ def main():
   parser.add_argument('--out', type=pathlib.Path, required=True)
   args = parser.parse_args()
   new = [f for f in args.runs if (f / 'results.json').exists()]
-  if args.runs and not new:
-    parser.error(f'no results.json in {", ".join(map(str, args.runs))}')
+  left = [str(f) for f in args.runs if f not in new]
+  if left and not new:
+    parser.error(f'no results.json in {", ".join(left)}')
+  if left:
+    print(f'not yet ended, left out: {", ".join(left)}', file=sys.stderr)
+  if not new and not (args.out / 'runs.jsonl').exists():
+    parser.error(f'{args.out} keeps no runs; give their work directories.')
   keep([*map(load, new)], args.out)
   runs = loaded(args.out)
   text = '\n'.join(
@@ -99,6 +105,7 @@ def load(folder) -> Run:
 def keep(runs: Sequence[Run], out) -> None:
   """Writes config.json, runs.jsonl and curves.jsonl of these and older runs."""
   runs = {run.name: run for run in (*loaded(out), *runs)}.values()
+  out.mkdir(parents=True, exist_ok=True)
   common, others = kept.shared([run.config for run in runs])
   (out / 'config.json').write_text(json.dumps(common, indent=1) + '\n')
   about = lambda run: {'title': run.title, 'results': run.results}

@@ -155,10 +155,11 @@ def run(diagonal, gamma, plan):
   state, curve, held = start(table, x), jnp.float32(diagonal), []
   for first in range(0, MOST, CHUNK):
     x, state, square, counts = mapped(table, curve, x, state, first)
-    held.append(np.asarray(counts).mean(axis=(0, 1)))
-    hit = np.asarray(square[0]) <= 1e-6
-    if hit.any():
-      return first + int(hit.argmax()), *np.mean(held, axis=0).tolist()
+    hit = np.flatnonzero(np.asarray(square[0]) <= 1e-6)
+    needed = int(hit[0]) if hit.size else CHUNK
+    held.append(np.asarray(counts, float)[:, :needed].mean(axis=0))
+    if hit.size:
+      return first + needed, *np.concatenate(held).mean(axis=0).tolist()
   raise RuntimeError(f'not there after {MOST} iterations')
 
 

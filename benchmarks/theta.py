@@ -141,6 +141,8 @@ def smallest_constant(task, bits, gamma, seed, write) -> dict:
       low = middle + 1
     else:
       high, best = middle - 1, {'theta': theta, **row}
+  if best is None:
+    raise ValueError(f'{task}, {bits} bits: theta={GRID[-1]:.3g} is too small.')
   return best
 
 
@@ -213,6 +215,8 @@ def main():
         auto = dict(name='auto_theta', start=START[task])
         auto = TASKS[task](bits, gamma, seed, **auto)
         write(task=task, bits=bits, gamma=gamma, seed=seed, **auto)
+        if 'stopped' in auto:
+          raise ValueError(f'auto_theta stopped: {auto["why"]}.')
         pairs.append((best, auto))
       lines.append(line(task, bits, gamma, pairs))
   text = tables.markdown(TITLES, lines)

@@ -14,6 +14,7 @@ import benchmarks
 from benchmarks import (
   codec,
   coding,
+  mutants,
   nuqsgd_training,
   nuqsgd_variance,
   peers,
@@ -22,6 +23,7 @@ from benchmarks import (
   smoothness_cost,
   table1,
   theta,
+  tune,
 )
 from benchmarks.accelerator import __main__ as accelerator
 from benchmarks.accelerator import codecs, steps
@@ -32,6 +34,7 @@ from configs import nuqsgd_cifar10_cpu
 import moniqua_jax as mj
 from moniqua_jax.plots import kept
 from moniqua_jax.quantizers import base
+from moniqua_jax.training import workdir
 
 RESULTS = pathlib.Path(__file__).parents[1] / 'results'
 
@@ -127,7 +130,9 @@ def test_a_script_loads_and_says_how_it_is_called(name):
   'name,arguments,said',
   [
     ('tune', ['--methods=dpsgd,choko4'], "['choko4'] unknown; choose from"),
+    ('seeds', ['--methods=dpsgd,choko4'], 'choko4 is unknown; choose from'),
     ('smoothness', ['no/such/run'], 'no results.json in no/such/run'),
+    ('smoothness', [], 'keeps no runs; give their work directories'),
     ('theta', ['--tasks=digits,no'], "['no'] unknown; choose from"),
     ('faults.__main__', ['--only=flood'], "['flood'] unknown; choose from"),
   ],
@@ -151,6 +156,7 @@ WRITERS = {
   **dict.fromkeys(('nuqsgd_training', 'nuqsgd_variance'), ['--data_dir=none']),
   **dict.fromkeys(('network.__main__', 'network.training'), []),
   'network.parts': [],
+  'accelerator.__main__': [],
   'laboratory': ['--data=none'],
 }
 
@@ -234,12 +240,12 @@ def test_a_table_is_made_of_what_is_kept(path):
   [
     (
       network.main,
-      ['--rates=100mbit', '--methods=dpsgd', '--model=mlp5m'],
+      '--rates=100mbit --methods=dpsgd --model=mlp5m --batch_size=2'.split(),
       ['mlp5m-n8.md', 'mlp5m-n8.png'],
     ),
     (
       training.main,
-      ['--rates=10mbit', '--methods=dpsgd,choco4', '--target=2'],
+      '--rates=10mbit --methods=choco4,moniqua4leaf --target=2'.split(),
       ['training.md', 'training.png'],
     ),
   ],
@@ -258,23 +264,71 @@ def test_what_is_kept_is_not_run_again(main, arguments, files, tmp_path):
 
 
 def test_a_run_of_many_seeds_is_made_once_and_kept(tmp_path, monkeypatch):
+  """One that was interrupted is made again; a table has all that are kept."""
   made = []
 
   def run(config, folder):
-    made.append(folder)
+    made.append(folder.name)
     folder.mkdir(parents=True)
     (folder / 'metrics.jsonl').write_text('{"step": 1, "train/loss": 0.5}\n')
-    (folder / 'config.json').write_text(f'{{"seed": {config["seed"]}}}')
+    (folder / 'config.json').write_text(config.to_json())
     (folder / 'run.json').write_text('{"command": "seeds"}')
-    return 'done'
+    if len(made) == 2:
+      raise KeyboardInterrupt
+    workdir.note(folder, seconds=1.0)
 
   monkeypatch.setattr(seeds, 'run', run)
-  args = types.SimpleNamespace(out=tmp_path / 'kept', runs=tmp_path / 'runs')
-  for seed in (0, 1, 0):
-    seeds.run_once({'seed': seed}, f'dpsgd_seed{seed}', args)
-  assert made == [args.runs / 'dpsgd_seed0', args.runs / 'dpsgd_seed1']
-  found = seeds.found(args.out)
-  assert {k: r.config for k, r in found.items()} == {
-    'dpsgd_seed0': {'seed': 0},
-    'dpsgd_seed1': {'seed': 1},
-  }
+  args = types.SimpleNamespace(
+    out=tmp_path / 'kept', runs=tmp_path / 'runs', seeds=2, data_dir=None
+  )
+  args.methods = 'dpsgd'
+  with pytest.raises(KeyboardInterrupt):
+    seeds.run_all('digits', args)
+  for args.methods in ('dpsgd', 'moniqua4'):
+    names, runs = seeds.run_all('digits', args)
+  ones = [f'{name}_seed{seed}' for name in names for seed in (0, 1)]
+  assert names == ['dpsgd', 'moniqua4'] and list(runs) == ones
+  assert made == [ones[0], ones[1], *ones[1:]]
+  assert [run.config['seed'] for run in runs.values()] == [0, 1, 0, 1]
+
+
+def test_a_choice_is_tried_once_for_each_question(
+  tmp_path, monkeypatch, capsys
+):
+  asked = []
+
+  def trial(config, loss):
+    asked.append((config.epochs, config.learning_rate.peak, loss))
+    return {'score': 0.0 if loss else config.learning_rate.peak}
+
+  monkeypatch.setattr(tune, 'trial', trial)
+  said = []
+  for flags in ([], [], ['--epochs=2'], ['--loss=.1'], ['--loss=.1']):
+    own = ['tune', '--methods=dpsgd', f'--out={tmp_path}', *flags]
+    monkeypatch.setattr(sys, 'argv', own)
+    tune.main()
+    said.append(capsys.readouterr().out.splitlines()[-1])
+  assert len(asked) == len({*asked}) == 3 * 6
+  assert said[0] == said[1] == "  'dpsgd': {'learning_rate.peak': 0.5},"
+  assert said[-1].endswith(',  # no run got there')
+
+
+def test_costs_are_those_of_the_iterations_that_were_needed(monkeypatch):
+  monkeypatch.setattr(smoothness_cost, 'KAPPA', 4.0)
+  diagonal = smoothness_cost.diagonals(2, 16)
+  plan = smoothness_cost.plans(diagonal)['varying +']
+  gamma = smoothness_cost.gamma_of(diagonal, plan)
+  runs = []
+  for chunk in (10, 1000):
+    monkeypatch.setattr(smoothness_cost, 'CHUNK', chunk)
+    runs.append(smoothness_cost.run(diagonal, gamma, plan))
+  assert runs[0] == pytest.approx(runs[1], rel=1e-6)
+
+
+def test_no_mutant_is_tried_where_tests_fail_without_it(tmp_path, monkeypatch):
+  monkeypatch.setattr(shutil, 'copytree', lambda *args, **kwargs: None)
+  monkeypatch.setattr(mutants, 'KEPT', tmp_path / 'mutants.jsonl')
+  none = lambda folder, module, text: ('killed', 'NO_TESTS_COLLECTED')
+  monkeypatch.setattr(mutants, 'tried', none)
+  with pytest.raises(SystemExit, match='without a change: killed NO_TESTS'):
+    mutants.run([mutants.Mutant('wire.py', 1, 0, '', '', '')], {}, 1.0)

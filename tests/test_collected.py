@@ -57,7 +57,6 @@ def kept(tmp_path, runs):
   for name, run in runs.items():
     write(tmp_path / name, *run)
   out = tmp_path / 'out'
-  out.mkdir()
   for name in runs:  # one after the other
     smoothness.keep([smoothness.load(tmp_path / name)], out)
   return smoothness.loaded(out)

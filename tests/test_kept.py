@@ -100,6 +100,17 @@ def test_one_run_of_a_kept_folder_has_its_name(tmp_path, runs):
     kept.loaded([out / 'b'])
 
 
+def test_the_report_of_one_of_them_takes_no_place_in_the_folder(
+  tmp_path, runs, monkeypatch, capsys
+):
+  kept.write(kept.loaded(runs), tmp_path / 'kept')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(runs_lib, 'figure', lambda runs, path: None)
+  for _ in range(2):
+    assert plots.main(['kept/m']) == 0, capsys.readouterr().err
+  assert (tmp_path / 'report' / 'table.md').exists()
+
+
 def test_what_a_folder_keeps_stays_and_a_new_run_takes_the_old_ones_name(
   tmp_path, runs
 ):

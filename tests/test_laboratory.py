@@ -404,6 +404,13 @@ def test_another_run_is_not_gone_on_with(tmp_path):
     driver.run(small(methods=('GD',)), tmp_path, resume=True)
 
 
+def test_no_more_iterations_count_than_were_asked_for(tmp_path):
+  with compiled_quickly():
+    driver.run(small(iterations=20, methods=('GD',), seeds=1), tmp_path)
+  rows = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert json.loads(rows[-1])['iteration'] == 19
+
+
 def test_describe_says_what_would_run():
   text = driver.describe(small())
   assert '5 workers with 113 rows of 30' in text

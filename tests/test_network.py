@@ -1,5 +1,6 @@
 """The laboratory of slow links: its tables; and, as root, its namespaces."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -206,8 +207,13 @@ def test_mistakes_are_one_line(tmp_path, capsys):
   assert laboratory.main([f'--out={tmp_path}', '--methods=fast']) == 2
   assert laboratory.main([f'--out={tmp_path}', '--rates=fast']) == 2
   assert parts.main([f'--out={tmp_path}', '--methods=fast']) == 2
+  cells = [_cell('10mbit', 'dpsgd', 1.0)]
+  kept.write_lines(tmp_path / 'cells.jsonl', cells)
+  other = '--rates=10mbit', '--methods=dpsgd', '--model=mlp270k'
+  assert laboratory.main([f'--out={tmp_path}', *other]) == 2
   lines = capsys.readouterr().err.splitlines()
-  assert len(lines) == 3 and all(line.startswith('error: ') for line in lines)
+  assert len(lines) == 4 and all(line.startswith('error: ') for line in lines)
+  assert "'batch_size': 4}, not with {" in lines[-1]
 
 
 CHURN = """
@@ -416,6 +422,50 @@ def test_the_command_of_a_training_process(tmp_path):
   assert '--config=c.py:dpsgd' in command
   assert '--process_id=1' in command and '--num_processes=2' in command
   assert '--config.workers=2' in command
+
+
+# ------------------------------------------------------------- runs are kept
+def _left(method, seed, network, folder, args):
+  """What `training.train` leaves: a run of an epoch, or one that failed."""
+  folder.mkdir(parents=True)
+  if method == 'allreduce':
+    return 'process 1 ended with status 2: error: no data'
+  rows = _rows(0.1 * np.arange(97) ** 1.5, 2 / np.sqrt(1 + np.arange(97)))
+  for row in rows[23::24]:
+    row['test/accuracy'] = 0.3
+  lines = [json.dumps(row | {'wire/bytes_sent': 1e3}) for row in rows]
+  (folder / 'metrics.jsonl').write_text('\n'.join(lines) + '\n')
+  config = network_cifar10_cpu.get_config(method).to_json()
+  (folder / 'config.json').write_text(config)
+  (folder / 'run.json').write_text('{}')
+  return 'done'
+
+
+def test_a_run_is_kept_with_all_its_rows_and_one_that_failed_is_told(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(training, 'train', _left)
+  monkeypatch.setattr(training.figures, 'first', lambda *args: None)
+  monkeypatch.setattr(
+    namespaces, 'network', lambda n, link: contextlib.nullcontext()
+  )
+  out, runs = tmp_path / 'kept', tmp_path / 'runs'
+  ask = lambda methods: training.main(
+    ['--rates=10mbit', f'--methods={methods}', f'--out={out}', f'--runs={runs}']
+  )
+  assert ask('dpsgd') == 0 and ask('dpsgd,allreduce') == 1
+  folder = runs / '10mbit-dpsgd'
+  methods = list(network_cifar10_cpu.METHODS)
+  (run,) = curves.loaded(out, methods)
+  pairs = zip(
+    *map(curves.curve, (run.rows, kept.load(folder).rows)), strict=True
+  )
+  for line, whole in pairs:
+    np.testing.assert_allclose(line, whole, rtol=1e-6)
+  (out / 'runs.jsonl').unlink()
+  kept.write([kept.load(folder)], out)  # in the points of a figure
+  with pytest.raises(ValueError, match='means of several rows of 10mbit-dpsgd'):
+    curves.loaded(out, methods)
 
 
 # ------------------------------------------------------------------- namespaces

@@ -335,6 +335,15 @@ def test_seeds_are_their_mean_in_a_band(tmp_path, drawn_runs):
   assert {60, 70, 80, 90} == set(outline.vertices[:, 1].round(6))
 
 
+def test_a_seed_that_stopped_early_cuts_the_others_short():
+  rows = [row(step) for step in range(1, 201)]
+  lines = []
+  for other in (rows, rows[:100]):
+    fig = plots.compare({'a': [other, rows[:100]]}, [('step', 'train/loss')])
+    lines.append(fig.axes[0].lines[0].get_xydata())
+  np.testing.assert_array_equal(*lines)
+
+
 def test_many_lines_have_numbers_and_nothing_is_clipped(tmp_path, drawn_runs):
   runs = []
   for i in range(12):
@@ -449,6 +458,13 @@ def test_labels_tell_runs_apart(tmp_path, baseline):
     'all-reduce (distance 0)',
     'Moniqua 4 bits, 2\N{NO-BREAK SPACE}seeds',
   ]
+
+
+def test_labels_that_are_alike_have_the_names_of_the_runs(tmp_path, baseline):
+  """As where an entry is one of later versions; else one line hides another."""
+  later = write(tmp_path / 'later', [row(20)], nesterov=True)
+  groups = tables.by_seed([kept.load(run) for run in (baseline, later)])
+  assert list(runs_lib._labels(groups)) == ['D-PSGD, base', 'D-PSGD, later']
 
 
 def test_labels_name_a_net_first():

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -267,3 +268,19 @@ def test_a_killed_run_leaves_no_lock(stopped):
       opened(stopped, resume=True)
     process.kill()
   opened(stopped, resume=True)
+
+
+@pytest.mark.parametrize(
+  'spec, command',
+  [
+    (None, 'tool.py'),
+    ('benchmarks.seeds', 'python -m benchmarks.seeds'),
+    ('moniqua_jax.training.__main__', 'python -m moniqua_jax.training'),
+  ],
+)
+def test_the_command_of_a_run_can_be_given_again(spec, command, monkeypatch):
+  monkeypatch.setattr(sys, 'argv', ['/a/tool.py', '--out=a b'])
+  spec = spec and types.SimpleNamespace(name=spec)
+  monkeypatch.setattr(sys.modules['__main__'], '__spec__', spec)
+  said = workdir_lib.provenance()['command']
+  assert said == f"{command} '--out=a b'"

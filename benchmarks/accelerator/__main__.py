@@ -16,6 +16,7 @@ import time
 import jax
 
 from benchmarks.accelerator import codecs, rows, steps
+from moniqua_jax import command_line
 
 PARTS = {
   'codec': codecs.codec_part,
@@ -25,6 +26,7 @@ PARTS = {
 }
 
 
+@command_line.one_line_errors()
 def main(arguments=None):
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--only', default=','.join(PARTS), help='parts, commas')

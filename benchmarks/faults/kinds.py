@@ -57,7 +57,7 @@ def _end(place, folder, where, said='') -> Came:
     return Came(LOST, where, end.said)
   other = runs.differs(place.whole, folder)
   if other:
-    return Came(LOST if said else SILENT, where, f'not the same: {other}')
+    return Came(LOST if end.said else SILENT, where, f'not the same: {other}')
   return Came(SURVIVED, where, said)
 
 

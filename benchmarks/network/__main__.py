@@ -76,9 +76,9 @@ def measure(rate, link, args) -> list[str]:
   """
   file, failures = args.out / 'cells.jsonl', []
   args.out.mkdir(parents=True, exist_ok=True)
-  there = {(c['rate'], c['method']) for c in in_series(file, args)}
+  there = methods_there(file, rate, link, args)
   asked = args.methods.split(',')
-  missing = [method for method in asked if (rate, method) not in there]
+  missing = [method for method in asked if method not in there]
   if missing:
     with namespaces.network(args.n, link) as network:
       for method in missing:
@@ -95,6 +95,23 @@ def measure(rate, link, args) -> list[str]:
     (args.out / f'{series}.md').write_text(report.table(cells))
     figures.bars(cells, args.out / series)
   return failures
+
+
+def methods_there(file, rate, link, args) -> set[str]:
+  """The methods whose cell at a rate is there, measured as is asked now."""
+  own = dict(delay=link.delay, mtu=link.mtu, batch_size=args.batch_size)
+  there = {
+    cell['method']: {key: (cell | cell['link'])[key] for key in own}
+    for cell in in_series(file, args)
+    if cell['rate'] == rate
+  }
+  for method in args.methods.split(','):
+    if (held := there.get(method, own)) != own:
+      raise ValueError(
+        f'{file} has {method} at {rate} with {held}, not with {own}; take '
+        'another --out.'
+      )
+  return set(there)
 
 
 def in_series(file, args) -> list[dict]:

@@ -65,6 +65,11 @@ def loaded(folder, methods: Sequence[str]) -> list[Run]:
     if run.rows and (note := run.source.get('network')):
       title = tables.method(run.config | {'variant': ''})
       about = _link(note), note['method'], title
+      if any('train/loss' not in row for row in run.rows):
+        raise ValueError(
+          f'{folder} has means of several rows of {run.name}; take it out of '
+          'its files, and it is made again.'
+        )
       runs.append(Run(*about, run.rows, run.config, note))
 
   def order(run):

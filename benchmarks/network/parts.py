@@ -91,10 +91,8 @@ def parsed(argv):
 def measure(methods, rate, link, args) -> None:
   """Runs the cells of one link and number of workers that are not there."""
   file = args.out / 'cells.jsonl'
-  there = {
-    (cell['rate'], cell['method']) for cell in laboratory.in_series(file, args)
-  }
-  missing = [method for method in methods if (rate, method) not in there]
+  there = laboratory.methods_there(file, rate, link, args)
+  missing = [method for method in methods if method not in there]
   if not missing:
     return
   with namespaces.network(args.n, link) as network:

@@ -24,7 +24,9 @@ from moniqua_jax.plots import kept
 from moniqua_jax.training import metrics, workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+ENDS = ('done', 'stopped')  # of runs that did not fail
 PORT = 7000  # nobody else lives in the namespace
+ROWS = 10_000  # of a run, all of them: its seconds are those of single rows
 
 
 @running.command
@@ -45,12 +47,13 @@ def main(argv=None) -> int:
     for delay in args.delays.split(',')
   }
   args.out.mkdir(parents=True, exist_ok=True)
+  failed = []
   for seed in range(args.seeds):  # if time is up, some of all
     for (rate, delay), link in links.items():
-      train_all(dict(rate=rate, delay=delay, seed=seed), link, args)
+      failed += train_all(dict(rate=rate, delay=delay, seed=seed), link, args)
   if (args.out / 'runs.jsonl').exists():
     write(curves.loaded(args.out, methods), args.target, args.out)
-  return 0
+  return 1 if failed else 0
 
 
 def parsed(argv):
@@ -81,17 +84,20 @@ def parsed(argv):
   add('--out', type=pathlib.Path, required=True)
   add('--runs', type=pathlib.Path, help='runs/network, and in it by config')
   args = parser.parse_args(argv)
+  if odd := [entry for entry in args.set if '=' not in entry]:
+    parser.error(f'--set={odd[0]}; give ENTRY=VALUE.')
   args.runs = args.runs or pathlib.Path('runs/network', args.config.stem)
   return args
 
 
-def train_all(about, link, args) -> None:
-  """The runs of one link and one seed that are not there."""
+def train_all(about, link, args) -> list[str]:
+  """Makes the runs of one link and seed that are not there; who failed."""
   there = seeds.found(args.out)
   names = {method: name(method, **about) for method in args.methods}
   missing = {method: run for method, run in names.items() if run not in there}
+  failed = []
   if not missing:
-    return
+    return failed
   with namespaces.network(args.n, link) as network:
     for method, run in missing.items():
       folder = args.runs / run
@@ -101,8 +107,10 @@ def train_all(about, link, args) -> None:
       note |= {'bucket': namespaces.bucket(link), 'mtu': link.mtu}
       if (folder / 'metrics.jsonl').exists():  # also of one that failed
         workdir.note(folder, network=note)
-        kept.write([kept.load(folder)], args.out)
+        kept.write([kept.load(folder)], args.out, ROWS)
       print(f'{run}: {ended}', flush=True)
+      failed += [run] if ended not in ENDS else []
+  return failed
 
 
 def name(method, rate, delay, seed) -> str:
@@ -133,7 +141,7 @@ def train(method, seed, network, folder, args) -> str:
     ended = 'done' if done else 'stopped'
   except running.Failed as failed:
     ended = str(failed)
-  if ended in ('done', 'stopped'):
+  if ended in ENDS:
     shutil.rmtree(logs)  # else they say more
   shutil.rmtree(folder / 'checkpoints', ignore_errors=True)
   return ended

@@ -66,7 +66,7 @@ def write(workdir, config, problem, named, record, clock) -> str:
   clock = clock or [float('nan')] * len(named)
   entries, curves = {}, {}
   for i, (name, method) in enumerate(named.items()):
-    done = int(record.done[i])
+    done = min(int(record.done[i]), config.iterations)  # in whole chunks
     distance = record.distance[:, i, :done]
     each = record.coded[:, i, :done].astype(np.float64)
     sent = problem.n * (np.cumsum(each, axis=1) - each)  # before an iteration

@@ -72,12 +72,17 @@ def loaded(folders: Sequence) -> list[Run]:
   return [run for each in map(pathlib.Path, folders) for run in _read(each)]
 
 
+def is_one(run) -> bool:
+  """Tells whether it is FOLDER/NAME, one run of a kept folder."""
+  run = pathlib.Path(run)
+  return not run.exists() and (run.parent / 'runs.jsonl').exists()
+
+
 def _read(folder) -> list[Run]:
   """Reads a work directory, a kept folder, or one run of such a folder."""
-  kept = lambda path: (path / 'runs.jsonl').exists()
-  if kept(folder):
+  if (folder / 'runs.jsonl').exists():
     return _kept(folder)
-  if folder.exists() or not kept(folder.parent):
+  if not is_one(folder):
     return [load(folder)]
   runs = {run.name: run for run in _kept(folder.parent)}
   if folder.name not in runs:
@@ -87,8 +92,11 @@ def _read(folder) -> list[Run]:
   return [runs[folder.name]]
 
 
-def write(runs: Sequence[Run], out) -> None:
-  """Keeps runs in a folder, beside those of other names that it has."""
+def write(runs: Sequence[Run], out, points: int = POINTS) -> None:
+  """Keeps runs in a folder, beside those of other names that it has.
+
+  Their curves have so many points at most, as have those of runs kept before.
+  """
   out, names = pathlib.Path(out), [run.name for run in runs]
   if twice := sorted(name for name in {*names} if names.count(name) > 1):
     raise ValueError(
@@ -102,7 +110,7 @@ def write(runs: Sequence[Run], out) -> None:
   whole.write(out / 'config.json', json.dumps(common, indent=1) + '\n')
   pairs = zip(runs, others, strict=True)
   write_lines(out / 'runs.jsonl', [_line(*pair) for pair in pairs])
-  curves = [curve for run in runs for curve in _curves(run)]
+  curves = [curve for run in runs for curve in _curves(run, points)]
   write_lines(out / 'curves.jsonl', curves)
 
 
@@ -225,12 +233,12 @@ def _line(run, config) -> dict:
   return own | run.source | workers
 
 
-def _curves(run) -> Iterator[dict]:
+def _curves(run, most) -> Iterator[dict]:
   """Makes the lines of a run in curves.jsonl."""
   there = dict.fromkeys(key for row in run.rows for key in row)
   for key in there:
     if key in CURVES or key.startswith('gradient/'):
       rows = [row for row in run.rows if key in row]
       columns = [axis for axis in (*AXES, key) if axis in rows[0]]
-      points = {name: short(thin(values(rows, name))) for name in columns}
+      points = {k: short(thin(values(rows, k), most)) for k in columns}
       yield {'run': run.name, **points}

@@ -105,6 +105,8 @@ def draw_line(axes, x, y, seeds, i, most) -> None:
   `seeds` has the rows of each; of several it is their mean, in a band from the
   least to the most. Those that stopped early cut the others short.
   """
+  seeds = _together([_of_both(x, y, rows) for rows in seeds])
+  most = min(most, *map(len, seeds))
   each = [points_of(x, y, rows, most) for rows in seeds]
   length = min(len(xs) for xs, _ in each)
   xs, ys = (np.array([of[k][:length] for of in each]) for k in (0, 1))
@@ -134,9 +136,20 @@ def number_many(fig, grid, lines: int) -> None:
 
 def points_of(x, y, rows, most=kept.POINTS) -> tuple[np.ndarray, np.ndarray]:
   """The rows that have both quantities, thinned to so many points."""
-  rows = [row for row in rows if x.key in row and y.key in row]
+  rows = _of_both(x, y, rows)
   xs, ys = (kept.thin(_scaled(rows, of), most) for of in (x, y))
   return xs, ys
+
+
+def _of_both(x, y, rows) -> list[dict]:
+  """Chooses the rows that have both quantities."""
+  return [row for row in rows if x.key in row and y.key in row]
+
+
+def _together(seeds) -> list[list[dict]]:
+  """Cuts the rows of seeds where the first of them ended."""
+  last = min(rows[-1].get('step', np.inf) if rows else 0 for rows in seeds)
+  return [[row for row in rows if row.get('step', 0) <= last] for rows in seeds]
 
 
 def finish(axes, x, y) -> None:

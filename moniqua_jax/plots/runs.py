@@ -150,7 +150,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(argv)
   if args.keep and (args.panels or not args.out):
     parser.error('--keep wants --out=FOLDER, and no --panels.')
-  out = args.out or (args.runs[0] if len(args.runs) == 1 else 'report')
+  own = len(args.runs) == 1 and not kept.is_one(args.runs[0])
+  out = args.out or (args.runs[0] if own else 'report')
   try:
     if args.panels is None:
       text = (keep if args.keep else report)(args.runs, out)
@@ -186,18 +187,18 @@ def _pairs(text) -> list[tuple]:
 
 
 def _labels(groups):
-  """Yields legend entries: the method, and what else is not alike."""
+  """Yields legend entries: the method, what else is not alike, or the name."""
   configs = [group[0].config for group in groups]
   if len({config.get('variant') for config in configs}) == 1:
     configs = [config | {'variant': ''} for config in configs]
   methods = [tables.method(config) for config in configs]
-  for group, label in zip(groups, methods, strict=True):
-    namesakes = [
-      other[0].config
-      for other, method in zip(groups, methods, strict=True)
-      if method == label
-    ]
-    label = ', '.join([label, *_apart(group[0].config, namesakes)])
+  said = [
+    ', '.join([own, *_apart(group[0].config, _namesakes(own, groups, methods))])
+    for group, own in zip(groups, methods, strict=True)
+  ]
+  for group, label in zip(groups, said, strict=True):
+    if said.count(label) > 1:
+      label += f', {tables.group_name(group)}'
     if len(group) > 1:
       label += f', {len(group)}\N{NO-BREAK SPACE}seeds'
     apart = kept.values(
@@ -208,6 +209,12 @@ def _labels(groups):
     if ends.diverged(group):
       label += ' (diverges)'
     yield textwrap.fill(look.words(label), 27)
+
+
+def _namesakes(method, groups, methods) -> list[dict]:
+  """Lists the configs of one method."""
+  pairs = zip(groups, methods, strict=True)
+  return [group[0].config for group, other in pairs if other == method]
 
 
 def _apart(config, namesakes) -> list[str]:

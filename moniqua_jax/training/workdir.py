@@ -9,6 +9,7 @@ import os
 import pathlib
 import platform
 import re
+import shlex
 import sys
 import time
 import types
@@ -243,10 +244,19 @@ def provenance() -> dict:
       versions[package] = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
       versions[package] = 'not installed'
-  command = ' '.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
   return {
-    'command': command,
+    'command': _command(),
     'date': datetime.date.today().isoformat(),
     'versions': {'python': platform.python_version()} | versions,
     'machine': f'{platform.machine()}, {os.cpu_count()} cores',
   }
+
+
+def _command() -> str:
+  """How this program was started, to be started so again."""
+  spec = getattr(sys.modules['__main__'], '__spec__', None)
+  file, *flags = sys.argv
+  program = [pathlib.Path(file).name]
+  if spec:  # by -m
+    program = ['python', '-m', spec.name.removesuffix('.__main__')]
+  return shlex.join([*program, *flags])
