@@ -40,8 +40,12 @@ def by_receiver(own, theirs, weight, perm, counts, axis_name) -> Array:
   The weight is one number or one for each worker; counts are two bool[]:
   whether what came in on this edge counts, and whether what went out does.
   """
-  del perm
-  return pulled(own, theirs, mine(weight, axis_name), counts[0])
+  came = counts[0]
+  if any(i == to for i, to in enumerate(perm)):
+    # What a worker tells itself says nothing, but by the error of its code.
+    worker = lax.axis_index(axis_name)
+    came &= jnp.asarray(perm)[worker] != worker
+  return pulled(own, theirs, mine(weight, axis_name), came)
 
 
 def mine(weight, axis_name: str):

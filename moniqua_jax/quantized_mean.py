@@ -14,7 +14,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import collectives
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import base, buckets
 
 Array = jax.Array
 
@@ -70,7 +70,8 @@ def of_senders(quantizer, x: Array, key, axis_name: str) -> Mean:
   payload = lax.optimization_barrier(quantizer.encode(x, key))
   take = lambda message: collectives.told(message, axis_name)
   payloads, short = carried(quantizer, x.size, payload, take, axis_name)
-  norms = lax.map(lambda row: _norm(read(quantizer, row, x)), payloads)
+  norm = lambda x_hat: buckets.NORMS['l2'](x_hat[None])[0]
+  norms = lax.map(lambda row: norm(read(quantizer, row, x)), payloads)
   median = jnp.median(norms)
   shares = jnp.where(norms > median, median / norms, 1)
 
@@ -207,12 +208,6 @@ def _added(rows):
   return lax.scan(
     lambda t, row: (t + row, None), jnp.zeros_like(rows[0]), rows
   )[0]
-
-
-def _norm(x):
-  """Returns |x|, in one order whatever the program around."""
-  squares = base.rounded(x**2, jnp.minimum(jnp.abs(x[0]), 0))
-  return jnp.sqrt(base.sum_rows(squares[None])[0])
 
 
 def _chunks(x, n):

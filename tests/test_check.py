@@ -193,6 +193,18 @@ def test_another_word_is_refused():
 # ------------------------------------------------------------- what it finds
 
 
+@pytest.mark.parametrize('size', [2_400_000_000, 5 * 2**32 + 7])
+def test_the_report_knows_how_long_a_message_is(size):
+  """In full precision 2^31 bytes are half a billion parameters."""
+  heard = gossip().init(None).heard
+  neighbour = unreadable.Place(0, np.array([[[1, 0]] * 2]), jnp.int32(0))
+  account, _ = unreadable.booked(
+    heard.account, heard.seen, neighbour, 0, 0, size
+  )
+  row = mj.report(heard._replace(account=account))
+  assert row['wire/bytes_sent'] == 2 * size
+
+
 def test_the_report_counts_as_the_messages_do():
   seen = states(gossip('ignore'))
   told = [state.heard.seen for state in seen]

@@ -468,3 +468,13 @@ def test_what_dcd_rounds_does_not_add_up(dtype):
   np.testing.assert_array_equal(x, state.replica.astype(dtype))
   apart = np.asarray(state.replica - state.replica.mean(0, keepdims=True))
   assert np.abs(apart).max() < 0.01
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_what_ecd_rounds_does_not_add_up(dtype):
+  """Else each rounding would be a part of all steps that come."""
+  x = parameters()['w'][:1].repeat(N, axis=0)
+  ecd = mj.ecd(RING, FULL, **SLOTS)
+  x, state = train(ecd, 300, x.astype(dtype))
+  np.testing.assert_array_equal(x, state.model.astype(dtype))
+  assert np.abs(x).max() < 1e-6

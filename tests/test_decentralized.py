@@ -123,6 +123,23 @@ def test_compression_is_the_dense_form(name):
   assert np.abs(coarse - dense.trained(*given)).max() > 1e-3
 
 
+def test_qdgd_hears_of_neighbours_alone():
+  """On most edges of a star most workers hear but themselves."""
+  star = mj.star(N)
+  x, _ = train(mj.qdgd(star, COARSE, 0.5, **SLOTS), steps=4)
+  given = dense.qdgd(0.5), X0, gradient, [topologies.matrix(star)], LR, 4
+  coarse = dense.trained(*given, oracles.min_max(6))
+  np.testing.assert_allclose(x, coarse, atol=1e-5)
+
+
+def test_ecd_stands_still_where_nothing_moves():
+  """A rounding error of a replica is one of each step from there on."""
+  algorithm, x = DENSE['ecd'][0](FULL), np.array(X0)
+  state = functions(algorithm, mj.simulated)[0](x)
+  x, _ = advance(algorithm, x, state, 0, 300, lr=0.0)
+  np.testing.assert_array_equal(x, X0)
+
+
 def test_adpsgd_is_the_dense_form():
   for delays in (0, 2, DELAYS):
     x, _ = train(mj.adpsgd(PAIRS, FULL, delays, **SLOTS))

@@ -248,6 +248,8 @@ def test_a_message_of_codes_is_all_that_travels():
       mj.ring(N), q, 0.5, axis_name=AXIS, key=jax.random.key(0)
     ),
     lambda q: mj.quasi_global(gossip('f32'), 0.1),
+    lambda q: mj.every(gossip('f32'), 2),
+    lambda q: mj.streaming(gossip('f32'), 2),
   ],
 )
 def test_only_dpsgd_is_without_its_own_way(algorithm):

@@ -349,6 +349,16 @@ def test_random_tau_without_rescaling_is_p_times_x():
   )
 
 
+def test_random_tau_divides_by_the_chance_to_be_drawn():
+  """Which is a multiple of 2^-24, and here a tenth more than p."""
+  size, chance = 2**20, 5 * 2.0**-24
+  q = mj.random_tau(np.full(size, 0.9 * chance))
+  one = lambda key: q.decode(q.encode(jnp.ones(size), key), jnp.ones(size))
+  x_hat = jax.lax.map(one, jax.random.split(KEY, 32))
+  sent = x_hat[x_hat != 0]
+  assert sent.size and (sent == 1 / chance).all()
+
+
 def test_its_short_form_is_the_message():
   p = np.clip(10 ** np.random.default_rng(4).uniform(-2, -0.3, D), 0, 1)
   quantizer = mj.random_tau(p)
@@ -469,6 +479,24 @@ def test_the_upload_is_the_bytes_of_the_tables():
     (
       lambda: mj.smooth(mj.dithering(1), np.array([1.0, np.nan])),
       'L has an entry that is not finite',
+    ),
+    (
+      lambda: mj.dithering(1, block_sizes=(3, 0)),
+      r'block_sizes=\(3, 0\); a block has 1 or more',
+    ),
+    (
+      lambda: mj.smooth(mj.dithering(1), np.ones(4)).encode(jnp.ones(1), KEY),
+      'L is for 4 values, the vector has 1',
+    ),
+    (
+      lambda: mj.smooth(mj.dithering(1), [np.eye(2), np.ones(2)]).encode(
+        jnp.ones(3), KEY
+      ),
+      'L is for 4 values, the vector has 3',
+    ),
+    (
+      lambda: mj.random_tau([0.5, 0.5]).encode(jnp.ones(3), KEY),
+      'probabilities are for 2 values, the vector has 3',
     ),
     (lambda: mj.random_tau([0.0, 0.5]), 'probabilities from 0.0 to 0.5'),
     (lambda: mj.random_tau([0.5, 1.5]), 'take above 0, at most 1'),

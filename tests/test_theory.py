@@ -726,6 +726,10 @@ ERRORS = {
     lambda: theory.theta(RING, 'choco', 8, 1.0),
     "choco sends differences.*'dpsgd'",
   ),
+  'own x': (
+    lambda: theory.sums(RING, 'qdgd'),
+    "qdgd rounds no x of its own.*'dpsgd'",
+  ),
   'update': (lambda: theory.theta(RING, 'dpsgd', 8, 0.0), 'update=0.0'),
   'no update': (
     lambda: theory.auto_theta_limit(RING, 'dpsgd', 8, math.nan, 1.5),

@@ -90,12 +90,13 @@ def report(opt_state: Any) -> dict[str, float]:
   for heard in _heard(opt_state, 'report'):
     account, seen = heard.account, heard.seen
     messages = account.messages.astype(float)
+    size = account.size @ [2.0**32, 1]
     theta = np.where(np.isfinite(seen.theta), seen.theta, 0)
     more = {
       'gossip/messages': int(messages.sum()),
       'gossip/unreadable': int(account.unreadable.sum()),
       'train/lost': int(heard.lost.sum()),
-      'wire/bytes_sent': float(np.mean(messages * account.size)),
+      'wire/bytes_sent': float(np.mean(messages * size)),
     }
     most = {
       'gossip/disagreement': np.nanmax(seen.distance, initial=0),

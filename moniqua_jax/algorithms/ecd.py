@@ -24,11 +24,14 @@ class ECDState(NamedTuple):
     heard: of the messages.
     replica: f32[d], x_hat_i, what the others believe of this worker.
     apart: f32[d], sum_j W_ij (x_hat_j - x_hat_i).
+    model: () but where the model is rounded, such as to bfloat16: f32[d], x_i
+      before that. Roundings would add up in the replica otherwise.
   """
 
   heard: gossip.Heard
   replica: jax.Array
   apart: jax.Array
+  model: jax.Array | tuple[()]
 
 
 def ecd(
@@ -83,23 +86,28 @@ def ecd(
 
   def init(params):
     flat, _ = gossip.flatten(params)
-    # A copy: whoever donates the parameters keeps the replica.
+    # Copies: whoever donates the parameters keeps the replica.
+    model = jnp.copy(flat) if vectors.are_rounded(params) else ()
     zeros = jnp.zeros_like(flat)
-    return ECDState(neighbours.init(), jnp.copy(flat), zeros)
+    return ECDState(neighbours.init(), jnp.copy(flat), zeros, model)
 
   def update(updates, state, params=None, *, step, **extra_args):
-    x, unravel = gossip.flatten(params)
+    given, unravel = gossip.flatten(params)
+    x = state.model if vectors.are_rounded(params) else given
     u = vectors.flatten_like(updates, params)
     t = gossip.turn(state.heard, step).astype(x.dtype) + 2
-    moved = state.replica + state.apart + u - x  # x_{t+1} - x_t
-    z = x + t / 2 * moved
+    new = state.replica + state.apart + u  # x_{t+1}
+    z = x + t / 2 * (new - x)
     sent, pull, heard = neighbours.exchange(
       z, jnp.zeros_like(x), state.heard, step, **extra_args
     )
     # Of a z beyond float32 nothing was said, and what others believe stays.
     sent = jnp.where(jnp.isfinite(sent), sent, state.replica)
-    replica = (1 - 2 / t) * state.replica + 2 / t * sent
-    apart = (1 - 2 / t) * state.apart + 2 / t * pull
-    return unravel(moved), ECDState(heard, replica, apart)
+    # By what differs: of equal ones two products need not sum to the same, and
+    # x would follow for ever.
+    replica = state.replica + 2 / t * (sent - state.replica)
+    apart = state.apart + 2 / t * (pull - state.apart)
+    model = new if vectors.are_rounded(params) else ()
+    return unravel(new - given), ECDState(heard, replica, apart, model)
 
   return remembering(init, update, 'ecd', may_rest=False)

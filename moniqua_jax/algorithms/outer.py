@@ -102,7 +102,8 @@ def outer(
     finite is lost, and counted; so is a mean, after which all are back at phi.
 
   Raises:
-    ValueError: another algorithm; steps < 1; a delay above the steps.
+    ValueError: another algorithm, or `every` or `streaming` of one, which stand
+      around this; steps < 1; a delay above the steps.
 
   >>> from moniqua_jax import allreduce, eden
   >>> mean = allreduce(eden(bits=2), 'scatter_reduce',
@@ -114,6 +115,11 @@ def outer(
   """
   optimizer = optax.with_extra_args_support(optimizer or optax.sgd(1.0))
   if isinstance(algorithm, Gossip) and algorithm.heard:
+    if algorithm.period != 1:
+      raise ValueError(
+        f'outer: {algorithm.name} rests in some steps, and an outer step is of '
+        'what was mixed; write outer(..., steps), or streaming(outer(...)).'
+      )
     form = _of_gossip(algorithm, optimizer)
   elif getattr(algorithm, 'whole', None):
     form = _of_mean(algorithm.whole(), optimizer)

@@ -69,7 +69,8 @@ def dithering(
       'floor(sqrt(d) / n) is 0 where there are more than sqrt(d) workers: '
       'take 1 there.'
     )
-  return _dithered(np.float64(1 / levels), block_sizes, norm, None, norm_bits)
+  sizes = None if block_sizes is None else _checked_sizes(block_sizes)
+  return _dithered(np.float64(1 / levels), sizes, norm, None, norm_bits)
 
 
 def varying_steps(
@@ -141,14 +142,8 @@ def block(
 
   Source: Section 4 of arXiv:2106.03524; norms of few bits are ours.
   """
-  block_sizes = tuple(map(wire.integer, block_sizes))
+  block_sizes = _checked_sizes(block_sizes)
   count, shape = len(block_sizes), np.shape(steps)
-  if not count or any(
-    type(size) is not int or size < 1 for size in block_sizes
-  ):
-    raise ValueError(
-      f'block_sizes={block_sizes!r}; a block has 1 or more coordinates, an int.'
-    )
   if shape not in ((), (count,)):
     raise ValueError(
       f'steps of shape {shape} for {count} blocks; give one for each, or one '
@@ -157,7 +152,17 @@ def block(
   if shape:
     steps = steps if isinstance(steps, jax.Array) else np.asarray(steps)
     steps = steps[np.repeat(np.arange(count), block_sizes)]
-  return _dithered(steps, tuple(block_sizes), norm, bits, norm_bits)
+  return _dithered(steps, block_sizes, norm, bits, norm_bits)
+
+
+def _checked_sizes(block_sizes) -> tuple[int, ...]:
+  """Refuses blocks that are none, or of less than one coordinate."""
+  sizes = tuple(map(wire.integer, block_sizes))
+  if not sizes or any(type(size) is not int or size < 1 for size in sizes):
+    raise ValueError(
+      f'block_sizes={sizes!r}; a block has 1 or more coordinates, an int.'
+    )
+  return sizes
 
 
 class Rule(NamedTuple):

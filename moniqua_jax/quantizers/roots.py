@@ -41,6 +41,10 @@ def times(factor, x: Array) -> Array:
   A factor is f32[d], a diagonal; f32[d, d]; `Kronecker`; or a list of those,
   blocks along the diagonal.
   """
+  if _size(factor) != x.size:
+    raise ValueError(
+      f'L is for {_size(factor)} values, the vector has {x.size}.'
+    )
   if isinstance(factor, list):
     ends = np.cumsum([_size(part) for part in factor])
     parts = zip(factor, jnp.split(x, ends[:-1]), strict=True)
@@ -92,6 +96,8 @@ def _transposed(roots):
 
 
 def _size(factor) -> int:
+  if isinstance(factor, list):
+    return sum(map(_size, factor))
   if isinstance(factor, Kronecker):
     return factor.left.shape[0] * factor.right.shape[0]
   return factor.shape[0]

@@ -155,14 +155,20 @@ def random_tau(
       )
     p, tau = known, float(known.sum())
   room = min(p.size, math.ceil(tau + 6 * math.sqrt(tau)))
+  # The chance to be drawn: `dither.uniform` gives multiples of 2^-24.
+  chance = jnp.ceil(p * 2.0**24) * 2.0**-24
 
   def drawn(seed):
     return dither.uniform(seed, p.size) < p
 
   def encode(x, key):
     x, seed = base.vector(x), dither.seed(key)
+    if x.shape != p.shape:
+      raise ValueError(
+        f'the probabilities are for {p.size} values, the vector has {x.size}.'
+      )
     # A value that is not finite shows in all that are sent, drawn or not.
-    values = (x / p if rescale else x) + jnp.sum(0 * x)
+    values = (x / chance if rescale else x) + jnp.sum(0 * x)
     values = jnp.where(drawn(seed), values, 0)
     return jnp.concatenate([_write(values), wire.to_bytes(seed)])
 

@@ -37,7 +37,8 @@ class Account(NamedTuple):
 
   Attributes:
     messages: i32[], that went to another worker.
-    size: i32[], bytes of one, with its answer; 0 before the first.
+    size: u32[2], bytes of one, with its answer, in 2^32 and what is left; 0
+      before the first.
     unreadable: i32[], of those that came in.
     in_a_row: i32[R, E], unreadable ones in a row until now, by round and edge.
     step: i32[], in which an edge failed first; -1 as long as none did.
@@ -57,7 +58,7 @@ class Account(NamedTuple):
 def nothing(rounds: int, edges: int) -> Account:
   """The account of a worker before its first message."""
   told = base.Seen(jnp.bool(True), *map(jnp.float32, (0, jnp.inf, 0)))
-  messages, size, lost = (jnp.int32(0) for _ in range(3))
+  messages, lost, size = jnp.int32(0), jnp.int32(0), jnp.zeros(2, jnp.uint32)
   row, ends = jnp.zeros((rounds, edges), jnp.int32), jnp.zeros(2, jnp.int32)
   return Account(messages, size, lost, row, jnp.int32(-1), ends, told)
 
@@ -112,7 +113,7 @@ def booked(
   unreadable = jnp.sum(~seen.readable, dtype=jnp.int32)
   account = Account(
     account.messages + went,
-    jnp.full_like(account.size, size),
+    0 * account.size + np.array(divmod(size, 2**32), np.uint32),
     account.unreadable + unreadable,
     account.in_a_row.at[at].set(row),
     *first,

@@ -67,6 +67,8 @@ class Law(NamedTuple):
   least: Fraction | None = None  # all eigenvalues of W must be above it
   again: Recursion | None = None  # of the further rounds of a step
   given: int = 0  # the round of a step in which it is given u, 0 or -1
+  # Why there is no recursion, if there is none.
+  without: str = 'sends differences, which need no theta'
 
 
 def _doubly_stochastic(algorithm):
@@ -172,7 +174,14 @@ LAWS = {
     given=-1,
   ),
   'ecd': Law(_symmetric('ecd'), _W, None, lambda delay: 2, _per_edge),
-  'qdgd': Law(_symmetric('qdgd'), _W, None, _nothing, _nothing),
+  'qdgd': Law(
+    _symmetric('qdgd'),
+    _W,
+    None,
+    _nothing,
+    _nothing,
+    without='rounds no x of its own, and no theta is known for that',
+  ),
   'push_sum': Law(
     _equal_masses, _A, _HALF_STEPS, _nothing, None, again=_HALF_STEPS
   ),

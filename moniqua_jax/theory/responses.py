@@ -107,14 +107,12 @@ def sums(
 
 
 def require_recursion(algorithm: str) -> laws.Recursion:
-  """Refuses algorithms whose messages need no theta."""
-  recursion = laws.law(algorithm).recursion
-  if recursion is None:
+  """Refuses algorithms of whose messages no theta is known, or needed."""
+  law = laws.law(algorithm)
+  if law.recursion is None:
     known = sorted(name for name, law in laws.LAWS.items() if law.recursion)
-    raise ValueError(
-      f'{algorithm} sends differences, which need no theta; it is for {known}.'
-    )
-  return recursion
+    raise ValueError(f'{algorithm} {law.without}; it is for {known}.')
+  return law.recursion
 
 
 def require_rounds(algorithm: str, rounds: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from moniqua_jax.theory import summary, theorems
+from moniqua_jax.theory import laws, summary, theorems
 
 DASH = '–'
 
@@ -42,7 +42,7 @@ def _facts(found: summary.Report):
   if found.paper.theta is not None:
     yield '', _theorem(found.paper)
   if found.sums is None:
-    yield 'ours', 'it sends differences, which need no theta'
+    yield 'ours', f'it {laws.law(found.algorithm).without}'
     return
   gradient, noise = found.sums
   yield 'ours', f"S {gradient:.2f}, S' {noise:.2f}: neighbours are within"
