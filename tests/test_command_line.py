@@ -64,7 +64,7 @@ MISTAKES = {
       gossip=dict(name='choco'),
       topology=dict(name='random_matchings', rounds=8, seed=0),
     ),
-    'config.gossip: choco remembers its neighbours',
+    'config.gossip: choco takes one topology',
   ),
   'an argument of another algorithm': (
     dict(gossip=dict(eta=0.5)),
