@@ -228,6 +228,13 @@ REFUSED = {
     dict(optimizer=dict(name='optax:rmsprop'), weight_decay=0.1),
     'has no use for config.weight_decay=0.1',
   ),
+  'a theta without a law': (
+    dict(
+      gossip=dict(name='moniqua_jax:dpsgd'),
+      quantizer=dict(name='auto_theta', bits=4),
+    ),
+    "config.gossip.name='moniqua_jax:dpsgd' is your own, so theory says no",
+  ),
   'layers': (
     dict(optimizer=dict(name='optax:lamb')),
     "config.optimizer.name='optax:lamb' goes by layers",

@@ -60,6 +60,12 @@ def with_limit(config, schedule) -> dict:
   }
   if spec['limit'] or not schedule:
     return spec
+  if ':' in config.gossip.name:
+    raise ValueError(
+      f'config.gossip.name={config.gossip.name!r} is your own, so theory says '
+      f'no limit of theta for config.quantizer.name={spec["name"]!r}: give '
+      '--config.quantizer.limit=THETA, beyond which the run stops.'
+    )
   schedule = optimizer.mixing(config, schedule)
   try:
     limit = theory.auto_theta_limit(

@@ -83,8 +83,8 @@ def _relaxing(setup) -> np.ndarray:
   the workers are alike; where they differ, half the variance is a worker's own
   for good.
   """
-  config, law = setup.config, laws.law(optimizer.law(setup.config))
-  if law.recursion is None:  # differences to replicas: nothing is known
+  config, law = setup.config, laws.LAWS.get(optimizer.law(setup.config))
+  if law is None or law.recursion is None:  # one's own, or of replicas
     return np.ones(1)
   schedule = optimizer.mixing(config, setup.schedule)
   weights, n = [law.weights(r) for r in schedule], schedule[0].n
@@ -119,10 +119,12 @@ def _relaxing(setup) -> np.ndarray:
 def _apart(setup, own, params) -> float:
   """The largest distance of neighbours, of which this process has both.
 
-  0 where it says nothing of messages: in other coordinates, or of differences.
+  0 where it says nothing of messages: in other coordinates, of differences, or
+  in an algorithm of one's own.
   """
   config = setup.config
-  if laws.law(optimizer.law(config)).recursion is None:
+  law = laws.LAWS.get(optimizer.law(config))
+  if law is None or law.recursion is None:
     return 0.0
   if config.rotated or config.scales_from or setup.smoothness is not None:
     return 0.0
