@@ -311,6 +311,11 @@ def test_what_would_fail_in_training_is_refused_before(mine, monkeypatch, name):
   assert all(word in said for word in words) and '\n' not in said, said
 
 
+def test_a_limit_of_ones_own_quantizer_is_none_of_a_theta():
+  own = dict(name='moniqua_jax:fitted_theta', bits=4, limit=9.0, theta=None)
+  assert trained.built(config_with(quantizer=own)).quantizer.limit is None
+
+
 def test_a_data_set_must_be_one(monkeypatch):
   config = config_with()
   monkeypatch.setitem(registry.DATASETS, 'none', lambda: {})

@@ -117,7 +117,10 @@ def build(config, spec, leaf_sizes):
     try:
       quantizer = coding.coded(quantizer, config.coded, code)
     except ValueError as error:
-      raise ValueError(f'config.coded: {error}') from error
+      raise ValueError(
+        f'config.coded={config.coded} by config.code.name='
+        f'{config.code.name!r}: {error}'
+      ) from error
   return quantizers.rotated(quantizer) if config.rotated else quantizer
 
 
@@ -154,7 +157,8 @@ def make(setup, learning_rate, steps, part, leaves) -> Quantized:
       )
     except ValueError as error:
       raise ValueError(f'config.smoothness: {error}') from error
-  return Quantized(quantizer, theta, spec['limit'])
+  limit = spec['limit'] if spec['name'] in _FOLLOWING else None
+  return Quantized(quantizer, theta, limit)
 
 
 def _scales(run, part):

@@ -37,12 +37,14 @@ def make(experiment, own) -> Callable:
         f'{config.quantizer.name} does not catch up: try a smaller learning '
         'rate, a smaller gamma (python -m moniqua_jax.theory), or more bits.'
       )
-    apart = max(theta, _apart(setup, own, params))
+    seen = _apart(setup, own, params)
+    apart = max(theta, seen)
+    told = f' (they are {apart:.2g} apart, and get further)' if seen else ''
     wanted = SAFETY * apart * further(step)
     return (
-      f'They are further apart than theta={theta:.4g}: try theta={wanted:.2g} '
-      f'(they are {apart:.2g} apart, and get further), or '
-      '--config.quantizer.name=auto_theta, which finds a theta.'
+      f'They are further apart than theta={theta:.4g}: try theta='
+      f'{wanted:.2g}{told}, or --config.quantizer.name=auto_theta, which finds '
+      'a theta.'
     )
 
   return cure
