@@ -151,6 +151,18 @@ def parser(
   return left
 
 
+def only_flags(argv: Sequence[str]) -> None:
+  """Refuses words that are no flags, such as a config without its --config=.
+
+  >>> only_flags(['train.py'])
+  """
+  if argv[1:]:
+    raise ValueError(
+      f'{argv[1:]} are not flags; each is --NAME=VALUE, such as '
+      f'--config={DEFAULT}, and --help lists them.'
+    )
+
+
 def joined(argv: Sequence[str]) -> list[str]:
   """Joins by = what a space keeps apart: a config, and an entry and its None.
 
@@ -401,4 +413,9 @@ def _alike(name, key) -> bool:
 def _last_cause(text: str) -> str:
   """Finds the reason at the end of a report that quotes a whole traceback."""
   causes = re.findall(r'^\s*ValueError: (.*)$', text, flags=re.MULTILINE)
-  return causes[-1] if causes else ' '.join(text.split())
+  said = causes[-1] if causes else ' '.join(text.split())
+  if said.startswith('Unknown command line flag'):
+    said = (
+      f'{said}; --help lists all, and an entry of the config is --config.ENTRY.'
+    )
+  return re.sub(r"\('([^']*)', '[^']*'\)", r'\1', said)  # a pair, of absl

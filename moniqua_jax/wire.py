@@ -142,6 +142,11 @@ def integer(value):
   return int(value) if isinstance(value, np.integer) else value
 
 
+def is_number(value) -> bool:
+  """Tells whether this is a real number, of Python, NumPy or JAX."""
+  return np.asarray(value).dtype.kind in 'iuf'
+
+
 def share(value, allowed: str) -> float:
   """Takes a number above 0 and at most 1, which no tracer is yet.
 
@@ -154,7 +159,7 @@ def share(value, allowed: str) -> float:
       f'{allowed.format("a traced number")} It must be known when the program '
       'is built: one program for each value, as by static_argnames of jax.jit.'
     )
-  if not 0 < value <= 1:
+  if not (is_number(value) and 0 < value <= 1):
     raise ValueError(allowed.format(repr(value)))
   return float(value)
 

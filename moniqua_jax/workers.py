@@ -35,12 +35,16 @@ def simulated(
   Returns:
     The compiled function of stacked arguments.
 
+  Raises:
+    ValueError: in_axes has something else for an argument.
+
   >>> import jax.numpy as jnp
   >>> from moniqua_jax import collectives
   >>> mean = simulated(lambda x: collectives.mean(x, AXIS), (0,))
   >>> mean(jnp.array([0.0, 2.0]))
   Array([1., 1.], dtype=float32)
   """
+  in_axes = _checked(in_axes)
   fn = jax.vmap(_looked_at(fn), in_axes, axis_name=axis_name)
   return jax.jit(fn, **jit_options)
 
@@ -66,7 +70,8 @@ def sharded(
     The compiled function of stacked arguments.
 
   Raises:
-    ValueError: if the mesh has no such axis.
+    ValueError: the mesh has no such axis, in_axes has something else for an
+      argument, or an argument has not a row for each device.
 
   >>> import jax.numpy as jnp
   >>> from moniqua_jax import collectives
@@ -75,6 +80,7 @@ def sharded(
   True
   """
   mesh = device_mesh(axis_name=axis_name) if mesh is None else mesh
+  in_axes = _checked(in_axes)
   if axis_name not in mesh.axis_names:
     raise ValueError(
       f'axis_name={axis_name!r} is not an axis of the mesh, which has '
@@ -125,13 +131,28 @@ def pmapped(fn: Callable, in_axes: tuple, **jit_options) -> Callable:
   Returns:
     The compiled function of stacked arguments.
 
+  Raises:
+    ValueError: in_axes has something else for an argument.
+
   >>> import jax.numpy as jnp
   >>> from moniqua_jax import collectives
   >>> mean = pmapped(lambda x: collectives.mean(x, AXIS), (0,))
   >>> bool((mean(jnp.ones(jax.device_count())) == 1).all())
   True
   """
+  in_axes = _checked(in_axes)
   return jax.pmap(_looked_at(fn), AXIS, in_axes=in_axes, **jit_options)
+
+
+def _checked(in_axes) -> tuple:
+  """Refuses what not all runners take alike, so that none shows."""
+  known = lambda axis: axis is None or (type(axis) is int and axis == 0)
+  if not isinstance(in_axes, (tuple, list)) or not all(map(known, in_axes)):
+    raise ValueError(
+      f'in_axes={in_axes!r}; for each argument, as a whole, it has 0 (a slice '
+      'for each worker) or None (the same for all), such as (0, 0, None).'
+    )
+  return tuple(in_axes)
 
 
 def device_mesh(
@@ -232,6 +253,13 @@ def chain_fault(tree) -> str:
   tree. What a loop does to updates by itself leaves no trace in it.
   """
   for node in _nodes(tree):
+    if _skips(node) and any(map(gossips, _nodes(node))):
+      return (
+        f'{type(node).__name__} is around a gossip: a worker whose update is '
+        'not finite would skip the messages that the others wait for. Put it '
+        'around the local optimizer alone: '
+        'optax.chain(optax.apply_if_finite(optax.sgd(0.1), 5), gossip).'
+      )
     if type(node) is not tuple or not all(map(_is_part, node)):
       continue
     places = [
@@ -250,6 +278,13 @@ def chain_fault(tree) -> str:
         'Gossip is the last of a chain: optax.chain(..., gossip).'
       )
   return ''
+
+
+def _skips(node) -> bool:
+  """Tells whether a wrapper of optax leaves out steps of one worker alone."""
+  if isinstance(node, optax.MultiStepsState):
+    return bool(jax.tree.leaves(node.skip_state))
+  return isinstance(node, optax.ApplyIfFiniteState)
 
 
 def gossips(node) -> bool:

@@ -145,6 +145,14 @@ def test_sharded_drops_no_rows(rows):
     jax.eval_shape(mj.sharded(lambda x: x + 1, (0,)), x)
 
 
+@pytest.mark.parametrize('runner', helpers.RUNNERS.values())
+def test_runners_take_whole_arguments(runner):
+  """What vmap would cut, and sharded hand to all, is refused by all."""
+  for in_axes in (0, None, (1,), (0.0,), ({'x': 0},), (0, (0, None))):
+    with pytest.raises(ValueError, match='in_axes=.* for each argument, as a'):
+      runner(lambda *args: args, in_axes)
+
+
 @pytest.mark.parametrize('within', [False, True])
 def test_a_mesh_with_explicit_axes_is_one_as_well(within):
   """As `jax.make_mesh` makes it; and within `jax.set_mesh` of it."""

@@ -312,6 +312,9 @@ def test_a_state_without_gossip_is_refused():
   for fn in (mj.check, mj.report):
     with pytest.raises(ValueError, match='there is no gossip in'):
       fn(optax.sgd(0.1, momentum=0.9).init(jnp.zeros(D)))
+    with pytest.raises(ValueError) as error:
+      fn({f'layer {i}': jnp.zeros(D) for i in range(100)})
+    assert len(str(error.value)) < 400
 
 
 def test_it_looks_outside_of_jit():
@@ -333,6 +336,14 @@ FAULTS = {
   'masked': (
     optax.chain(optax.masked(gossip(), True), optax.clip(1.0)),
     'EmptyState stands behind',
+  ),
+  'skipped by one': (
+    optax.apply_if_finite(optax.chain(SGD, gossip()), 5),
+    'ApplyIfFiniteState is around a gossip',
+  ),
+  'skipped in MultiSteps': (
+    optax.MultiSteps(gossip(), 2, should_skip_update_fn=optax.skip_not_finite),
+    'MultiStepsState is around a gossip',
   ),
   'twice': (optax.chain(gossip(), SGD, gossip()), r'2 gossips .*\[0, 2\]'),
 }

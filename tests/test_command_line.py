@@ -64,7 +64,7 @@ MISTAKES = {
       gossip=dict(name='choco'),
       topology=dict(name='random_matchings', rounds=8, seed=0),
     ),
-    'config.gossip: choco remembers its neighbours',
+    'config.gossip: choco takes one topology',
   ),
   'an argument of another algorithm': (
     dict(gossip=dict(eta=0.5)),
@@ -85,6 +85,14 @@ MISTAKES = {
   'fragments of what must see each step': (
     dict(fragments=2, gossip=dict(name='dcd')),
     'config.fragments=2: streaming: dcd must see each step',
+  ),
+  'more fragments than parameters': (
+    dict(fragments=99999),
+    'config.fragments=99999 is more than the 9610 parameters',
+  ),
+  'a code that wants a zero': (
+    dict(coded=2.0),
+    "config.coded=2.0 by config.code.name='recursive': A grid without a zero",
   ),
   'no fragments': (dict(fragments=0), 'config.fragments=0; .* >= 1'),
   'fragments of what is looked at whole': (
@@ -371,7 +379,7 @@ EARLY = {
   '--bits=1': (2, "Unknown command line flag 'bits'"),
   '--config=digits:nope': (2, 'choose from'),
   '--config=digits:moniqua4': (2, '--workdir is not given'),
-  '--workdir=a b': (2, 'are not flags'),
+  '--workdir=a b': (2, "['b'] are not flags; each is --NAME=VALUE"),
 }
 
 
@@ -397,6 +405,8 @@ COMMANDS = {
   '--config.log_every=0': '--config.log_every=10',
   '--config.quantizer.bits=1': 'not an argument of full_precision',
   '--bits=1': "Unknown command line flag 'bits'",
+  '--config.rotated=yes': 'rotated=yes: Non-boolean argument to boolean fl',
+  '--lr=1': "flag 'lr'; --help lists all, and an entry of the config is",
   '--runner=threads': '--runner=threads: value should be one of <',
 }
 

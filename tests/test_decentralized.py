@@ -439,10 +439,10 @@ def test_twenty_steps_agree_under_all_runners(name, runner):
 # ------------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize('name', ['d2', 'choco', 'dcd', 'ecd'])
-def test_those_that_remember_take_one_symmetric_topology(name):
+@pytest.mark.parametrize('name', ['d2', 'choco', 'dcd', 'ecd', 'qdgd'])
+def test_some_take_one_symmetric_topology(name):
   factory = getattr(mj, name)
-  with pytest.raises(ValueError, match=f'{name} remembers its neighbours'):
+  with pytest.raises(ValueError, match=f'{name} takes one topology for all'):
     factory(PAIRS, FULL, **SLOTS)
   with pytest.raises(ValueError, match=f'{name} needs a symmetric W'):
     factory(mj.exponential(N), FULL, **SLOTS)
@@ -466,6 +466,16 @@ def test_other_refusals():
     mj.every(mj.dpsgd(RING, FULL, **SLOTS), 0)
   with pytest.raises(ValueError, match='every: dcd must see each step'):
     mj.every(mj.dcd(RING, FULL, **SLOTS), 2).init(jnp.zeros(3))
+  chain = optax.chain(optax.sgd(0.1), mj.dpsgd(RING, FULL, **SLOTS))
+  for name, *args in (
+    ('every', 2),
+    ('answered',),
+    ('quasi_global', 0.1),
+    ('adapt_then_combine',),
+  ):
+    for given in (chain, mj.allreduce(axis_name='workers')):
+      with pytest.raises(ValueError, match=f'{name}: .* is no gossip algorit'):
+        getattr(mj, name)(given, *args)
   one_way = mj.answered(mj.dpsgd(mj.exponential(N), FULL, **SLOTS))
   with pytest.raises(ValueError, match='answered needs a symmetric W'):
     train(one_way, 1)

@@ -98,6 +98,25 @@ def test_counts_of_steps_and_fragments_may_be_numpys():
     traced(tx)
 
 
+NO_THETA = {
+  r"theta='1'; it must": lambda: mj.moniqua('1', 4),
+  'theta=None; it must': lambda: mj.auto_theta(4, None),
+  r"theta='2'; it must": lambda: mj.fitted_theta(4, '2'),
+  r'theta of shape \(5,\); .* scaled': lambda: mj.moniqua(jnp.ones(5), 4),
+  r'theta of shape \(2,\); .* scaled': lambda: mj.moniqua([1.0, 2.0], 4),
+  r"gamma='.5'; choco": lambda: gossip(mj.choco, gamma='.5'),
+  'got gamma=None': lambda: mj.lazy(mj.ring(8), None),
+  r'scales=\[1.0, 2.0\]; give': lambda: mj.scaled(mj.sign(), [1.0, 2.0]),
+  'scales=0.5; give': lambda: mj.scaled(mj.sign(), 0.5),
+}
+
+
+@pytest.mark.parametrize('said', NO_THETA)
+def test_what_is_no_number_is_named(said):
+  with pytest.raises(ValueError, match=said):
+    NO_THETA[said]()
+
+
 # ------------------------------------------------------------- no vector
 
 NO_VECTOR = {

@@ -192,12 +192,12 @@ MISTAKES = {
     dict(quantizer=dict(norm='l1')),
     "quantizer.norm='l1'; .* 'linf'",
   ),
-  'capacity': (dict(coded=4.0), 'config.coded: capacity=4.0'),
+  'capacity': (dict(coded=4.0), 'config.coded=4.0 by .*: capacity=4.0'),
   'a code of no codes': (
     dict(
       quantizer=dict(name='natural', bits=None, bucket_size=None), coded=2.0
     ),
-    'config.coded: This quantizer cannot be coded',
+    'config.coded=.*: This quantizer cannot be coded',
   ),
   'levels': (
     dict(quantizer=dict(name='leveled', bits=None, levels=(0.0, 0.5))),

@@ -40,7 +40,7 @@ def suggested(made, step, theta, params):
 
 
 def theta_in(text):
-  return float(re.search(r'try theta=([\d.]+) ', text)[1])
+  return float(re.search(r'try theta=([\d.]+)[ ,]', text)[1])
 
 
 def test_what_is_seen_is_the_distance_of_neighbours():
@@ -90,6 +90,7 @@ def test_a_theta_that_finds_itself_is_not_told_another():
   assert 'not finite' in suggested(made, 9, np.nan, apart(2.0))
 
 
-def test_differences_to_replicas_have_no_such_theory():
-  made = experiment(gossip=dict(name='choco', gamma=0.5))
-  assert 'try theta=1.5 ' in suggested(made, 1, 1.0, apart(9.0))
+@pytest.mark.parametrize('name', ['choco', 'moniqua_jax:dpsgd'])
+def test_differences_and_algorithms_of_ones_own_have_no_such_theory(name):
+  made = experiment(gossip=dict(name=name))
+  assert 'try theta=1.5, or' in suggested(made, 1, 1.0, apart(9.0))

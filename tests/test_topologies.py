@@ -575,6 +575,13 @@ ERRORS = {
   'ring 0': (lambda: tp.ring(0), 'ring needs n >= 1; got n=0'),
   'ring heavy': (lambda: tp.ring(5, 0.6), 'receives sum to 1.2'),
   'torus': (lambda: tp.torus(2, 0), 'torus needs cols >= 1; got cols=0'),
+  'a float': (lambda: tp.star(8.0), 'n >= 1; got n=8.0, which is no whole'),
+  'text': (lambda: tp.torus('2', 4), "rows >= 1; got rows='2', which is no"),
+  'a bool': (lambda: tp.base_graph(4, True), 'k >= 1; got k=True, which is'),
+  'no seed': (
+    lambda: tp.random_matchings(4, 2, None),
+    'random_matchings needs seed >= 0; got seed=None, which is no whole',
+  ),
   'complete': (lambda: tp.complete(-1), 'complete needs n >= 1'),
   'star': (lambda: tp.star(0), 'star needs n >= 1'),
   'cube 0': (lambda: tp.hypercube(0), 'hypercube needs n >= 1'),

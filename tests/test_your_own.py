@@ -228,6 +228,13 @@ REFUSED = {
     dict(optimizer=dict(name='optax:rmsprop'), weight_decay=0.1),
     'has no use for config.weight_decay=0.1',
   ),
+  'a theta without a law': (
+    dict(
+      gossip=dict(name='moniqua_jax:dpsgd'),
+      quantizer=dict(name='auto_theta', bits=4),
+    ),
+    "config.gossip.name='moniqua_jax:dpsgd' is your own, so theory says no",
+  ),
   'layers': (
     dict(optimizer=dict(name='optax:lamb')),
     "config.optimizer.name='optax:lamb' goes by layers",
@@ -302,6 +309,11 @@ def test_what_would_fail_in_training_is_refused_before(mine, monkeypatch, name):
     trained.built(config)
   said = str(error.value)
   assert all(word in said for word in words) and '\n' not in said, said
+
+
+def test_a_limit_of_ones_own_quantizer_is_none_of_a_theta():
+  own = dict(name='moniqua_jax:fitted_theta', bits=4, limit=9.0, theta=None)
+  assert trained.built(config_with(quantizer=own)).quantizer.limit is None
 
 
 def test_a_data_set_must_be_one(monkeypatch):

@@ -10,7 +10,7 @@ import optax
 
 from moniqua_jax import gossip
 from moniqua_jax.algorithms import vectors
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import Gossip, require_gossip
 
 # Of the others, by name: why their order is not to be chosen.
 _FIXED = dict.fromkeys(
@@ -54,7 +54,8 @@ def adapt_then_combine(
 
   Source: Sayed 2014; with few bits it is ours.
   """
-  name = getattr(algorithm, 'name', 'this transformation')
+  require_gossip('adapt_then_combine', algorithm)
+  name = algorithm.name
   if name != 'dpsgd':
     why = _FIXED.get(name, 'the order is not defined for it')
     raise ValueError(

@@ -2,7 +2,7 @@
 
 import optax
 
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import Gossip, require_gossip
 
 
 def answered(
@@ -25,8 +25,8 @@ def answered(
     `push_sum`, whether what came in and what went out on an edge was read.
 
   Raises:
-    ValueError: when it is traced, W is not symmetric; of `push_sum`, a worker
-      gives all away.
+    ValueError: no gossip algorithm; when it is traced, W is not symmetric; of
+      `push_sum`, a worker gives all away.
 
   >>> import jax
   >>> from moniqua_jax import dpsgd, moniqua, ring
@@ -36,6 +36,7 @@ def answered(
 
   Source: ours; the verification by a hash is a remark of arXiv:2002.11787.
   """
+  require_gossip('answered', algorithm)
 
   def update(updates, state, params=None, **extra_args):
     extra_args = {'agree': True, **extra_args}

@@ -39,7 +39,7 @@ def check(opt_state: Any, on_unreadable: str = 'raise') -> str:
   Raises:
     RuntimeError: that line.
     ValueError: the state holds no gossip, or gossip in another place of a chain
-      than the last.
+      than the last; an unknown `on_unreadable`; a call within jit.
 
   >>> from moniqua_jax import dpsgd, moniqua, ring
   >>> tx = dpsgd(ring(8), moniqua(theta=1.0, bits=4), axis_name='workers',
@@ -76,7 +76,7 @@ def report(opt_state: Any) -> dict[str, float]:
     messages are readable.
 
   Raises:
-    ValueError: the state holds no gossip.
+    ValueError: the state holds no gossip; a call within jit.
 
   >>> from moniqua_jax import dpsgd, moniqua, ring
   >>> tx = dpsgd(ring(8), moniqua(theta=1.0, bits=4), axis_name='workers',
@@ -120,8 +120,9 @@ def _heard(tree, asks: str) -> list[gossip.Heard]:
   ]
   if not found:
     raise ValueError(
-      f'{asks}: there is no gossip in {jax.tree.structure(tree)}. Give it the '
-      'state of the optimizer, which tx.init and tx.update return.'
+      f'{asks}: there is no gossip in {jax.tree.structure(tree)!s:.100}. Give '
+      'it the state of the optimizer, as tx.init and tx.update return it (of a '
+      'checkpoint, restored with such a state as its target).'
     )
   told = [heard._replace(tuned=()) for heard in found]
   return jax.tree.map(lambda leaf: _on_the_host(leaf, asks), told)

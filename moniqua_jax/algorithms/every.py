@@ -8,7 +8,7 @@ from jax import lax
 import optax
 
 from moniqua_jax.algorithms import turns, vectors
-from moniqua_jax.algorithms.transformation import Gossip
+from moniqua_jax.algorithms.transformation import Gossip, require_gossip
 
 
 def every(
@@ -30,7 +30,7 @@ def every(
 
   Raises:
     ValueError: steps < 1, pairs that are not in order, one that changes within
-      a period; an algorithm that must see each step.
+      a period; no gossip algorithm, or one that must see each step.
 
   >>> import jax
   >>> from moniqua_jax import dpsgd, moniqua, ring
@@ -40,11 +40,12 @@ def every(
 
   Source: Algorithm 1 of arXiv:2003.10422.
   """
-  clock, within = turns.every(steps), getattr(algorithm, 'period', 1)
+  require_gossip('every', algorithm)
+  clock, within = turns.every(steps), algorithm.period
   require_rest('every', algorithm)
 
   # What would stay in the state is lost in a local step as well.
-  taken = getattr(algorithm, 'taken', lambda *both: both)
+  taken = algorithm.taken
 
   def update(updates, state, params=None, *, step, **extra_args):
     extra_args = {'counted': step} | extra_args

@@ -15,7 +15,11 @@ import optax
 
 from moniqua_jax import wire
 from moniqua_jax.algorithms import vectors
-from moniqua_jax.algorithms.transformation import remembering, unless_finite
+from moniqua_jax.algorithms.transformation import (
+  remembering,
+  require_gossip,
+  unless_finite,
+)
 
 
 class QuasiGlobalState(NamedTuple):
@@ -95,6 +99,7 @@ def quasi_global(
 
   Source: Algorithm 1 (QG-DSGDm) of arXiv:2102.04761; turns of K steps are ours.
   """
+  require_gossip('quasi_global', algorithm)
   name = algorithm.name
   period = algorithm.period
   if period is None:

@@ -61,6 +61,21 @@ class Gossip(optax.GradientTransformationExtraArgs):
     return self
 
 
+def require_gossip(wrapper: str, algorithm) -> None:
+  """Refuses what is no gossip by itself, such as a chain that ends with one.
+
+  Where it rests a chain would give the gradients as they are, of no rate.
+  """
+  if isinstance(algorithm, Gossip):
+    return
+  name = getattr(algorithm, 'name', 'this transformation')
+  raise ValueError(
+    f'{wrapper}: {name} is no gossip algorithm; give it dpsgd or another one, '
+    'or outer of a mean, and nothing else of the chain: optax.chain(optax.sgd('
+    f'0.1), {wrapper}(dpsgd(...), ...)).'
+  )
+
+
 def unless_finite(updates: Any) -> tuple[Any, jax.Array]:
   """Takes updates that are not finite as 0; returns i32[], 1 where it did."""
   sound = base.finite(updates)

@@ -113,8 +113,7 @@ def set_up(argv, network):
 
 
 def _build(argv, network):
-  if len(argv) > 1:
-    raise ValueError(f'{argv[1:]} are not flags.')
+  command_line.only_flags(argv)
   if not _WORKDIR.value:
     raise ValueError('--workdir is not given; it takes a folder.')
   slow = worker_lib.factors(_SLOW.value, network.n)[network.rank]

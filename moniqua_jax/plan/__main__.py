@@ -44,8 +44,7 @@ _UTILISATION = flags.DEFINE_float(
 def main(argv):
   """Prints the choice for a link or a budget, or the plan for some chips."""
   with command_line.one_line_errors(), extras.needed('train'):
-    if len(argv) > 1:
-      raise ValueError(f'{argv[1:]} are not flags.')
+    command_line.only_flags(argv)
     spec = _spec(_CONFIG.value)
     if any(value is not None for value in spec.values()):
       print(chosen(_CONFIG.value, spec, _WORKERS.value))

@@ -59,8 +59,8 @@ def auto_theta(
 
   Source: ours; the rule and its numbers are measured in results/theta.
   """
-  limit = 1000 * start if limit is None else limit
   moniqua(start, bits, rounding)  # checks them
+  limit = 1000 * start if limit is None else limit
   for name, value, valid, range_ in (
     ('safety', safety, safety > 1, 'above 1'),
     ('shrink', shrink, 0 < shrink < 1, 'between 0 and 1'),

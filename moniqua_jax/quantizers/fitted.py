@@ -104,8 +104,8 @@ def fitted_theta(
   Source: ours.
   """
   bits = wire.integer(bits)
-  limit = 1000 * start if limit is None else limit
   moniqua(start, bits)  # checks them
+  limit = 1000 * start if limit is None else limit
   for name, value, valid, range_ in (
     ('chance', chance, 0 < chance < 1, 'between 0 and 1'),
     ('shrink', shrink, 0 < shrink < 1, 'between 0 and 1'),

@@ -21,6 +21,7 @@ import math
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from moniqua_jax import dither, native, wire
 from moniqua_jax.quantizers import at_once, base, circle, digest, forms
@@ -60,8 +61,8 @@ def moniqua(
     float32, becomes an unreadable message: it decodes to NaN.
 
   Raises:
-    ValueError: theta <= 0, bits outside 1 to 8, unknown rounding, or
-      delta >= 1/2 (one bit with stochastic rounding).
+    ValueError: theta <= 0 or not one number, bits outside 1 to 8, unknown
+      rounding, or delta >= 1/2 (one bit with stochastic rounding).
 
   >>> q = moniqua(theta=0.5, bits=8)
   >>> x, y = jnp.array([10.0, -3.0]), jnp.array([10.4, -3.4])
@@ -383,7 +384,14 @@ def _check(theta, bits, rounding):
     raise ValueError(
       f'rounding={rounding!r}; choose from {sorted(circle.ROUNDINGS)}.'
     )
-  if not isinstance(theta, jax.Array) and not 0 < theta < math.inf:
+  if np.ndim(theta):
+    raise ValueError(
+      f'theta of shape {np.shape(theta)}; it is one number. scaled(quantizer, '
+      '((size, scale), ...)) gives each leaf its own.'
+    )
+  if not isinstance(theta, jax.Array) and not (
+    wire.is_number(theta) and 0 < theta < math.inf
+  ):
     raise ValueError(f'theta={theta!r}; it must be positive and finite.')
   if not circle.ROUNDINGS[rounding].delta(bits) < 0.5:
     raise ValueError(

@@ -106,8 +106,12 @@ def scaled(quantizer: base.Either, scales: tuple) -> base.Either:
 
   Source: ours.
   """
-  if not scales:
-    raise ValueError('scales=(); give a (size, scale) for every leaf.')
+  is_pair = lambda v: isinstance(v, (tuple, list)) and len(v) == 2
+  known = isinstance(scales, (tuple, list)) and scales
+  if not known or not all(map(is_pair, scales)):
+    raise ValueError(
+      f'scales={scales!r:.60}; give a (size, scale) for every leaf.'
+    )
   for index, (size, scale) in enumerate(scales):
     if not (size > 0 and 0 < scale < math.inf):
       raise ValueError(

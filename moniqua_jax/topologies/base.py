@@ -17,6 +17,17 @@ ROUNDING = 1e-9  # slack for sums of float64 weights
 TOLERANCE = 1e-6  # slack for a matrix from outside, perhaps once float32
 
 
+def require_whole(name: str, least: int = 1, **numbers) -> None:
+  """Refuses by its name what is no whole number, or too small a one."""
+  for key, value in numbers.items():
+    whole = type(wire.integer(value)) is int
+    if not whole or value < least:
+      why = '' if whole else ', which is no whole number'
+      raise ValueError(
+        f'{name} needs {key} >= {least}; got {key}={value!r}{why}.'
+      )
+
+
 class _Edges(NamedTuple):
   edges: tuple[tuple[Weight, Perm], ...]
 
@@ -256,9 +267,8 @@ def one_symmetric(
   rounds = schedule(topology)
   if len(rounds) > 1:
     raise ValueError(
-      f'{algorithm} remembers its neighbours and takes one topology for all '
-      f'steps, not {len(rounds)}; dpsgd, adpsgd, deepsqueeze and push_sum take '
-      'several.'
+      f'{algorithm} takes one topology for all steps, not {len(rounds)}; '
+      'dpsgd, adpsgd, deepsqueeze and push_sum take several.'
     )
   require_symmetric(rounds, algorithm)
   return rounds

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from moniqua_jax.topologies.base import Topology
+from moniqua_jax.topologies.base import Topology, require_whole
 from moniqua_jax.topologies.given import coloured
 
 
@@ -41,9 +41,7 @@ def base_graph(n: int, k: int = 1) -> tuple[Topology, ...]:
 
   Source: Algorithms 1 to 3 of arXiv:2305.11420.
   """
-  for name, value in (('n', n), ('k', k)):
-    if value < 1:
-      raise ValueError(f'base_graph needs {name} >= 1; got {name}={value}.')
+  require_whole('base_graph', n=n, k=k)
   radices = _radices(n, k + 1)
   smooth = math.prod(radices)
   rest = n // smooth

@@ -4,14 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from moniqua_jax.topologies.base import Perm, Topology
+from moniqua_jax.topologies.base import Perm, Topology, require_whole
 from moniqua_jax.topologies.given import metropolis
-
-
-def _check_at_least_one(name: str, **sizes: int) -> None:
-  for key, value in sizes.items():
-    if value < 1:
-      raise ValueError(f'{name} needs {key} >= 1; got {key}={value}.')
 
 
 def _shift(n: int, hop: int) -> Perm:
@@ -53,7 +47,7 @@ def ring(n: int, weight: float | None = None) -> Topology:
 
   Source: Lian et al. 2017.
   """
-  _check_at_least_one('ring', n=n)
+  require_whole('ring', n=n)
   return _uniform([_shift(n, 1), _shift(n, -1)], weight)
 
 
@@ -80,7 +74,7 @@ def torus(rows: int, cols: int, weight: float | None = None) -> Topology:
 
   Source: the Cartesian product of two rings; compared in Ying et al. 2021.
   """
-  _check_at_least_one('torus', rows=rows, cols=cols)
+  require_whole('torus', rows=rows, cols=cols)
   grid = np.arange(rows * cols).reshape(rows, cols)
   steps = [(-1, 0), (1, 0), (-1, 1), (1, 1)]
   moved = [np.roll(grid, step, axis).ravel() for step, axis in steps]
@@ -108,7 +102,7 @@ def complete(n: int) -> Topology:
 
   Source: all-to-all averaging; the mean of centralized SGD.
   """
-  _check_at_least_one('complete', n=n)
+  require_whole('complete', n=n)
   return _uniform(_shift(n, hop) for hop in range(n))
 
 
@@ -131,7 +125,7 @@ def star(n: int) -> Topology:
 
   Source: `from_graph` of the star graph; the parameter server.
   """
-  _check_at_least_one('star', n=n)
+  require_whole('star', n=n)
   hub = np.arange(n) == 0
   return metropolis(hub ^ hub[:, None])
 
@@ -155,7 +149,7 @@ def hypercube(n: int) -> Topology:
 
   Source: the hypercube network; compared in Ying et al. 2021.
   """
-  _check_at_least_one('hypercube', n=n)
+  require_whole('hypercube', n=n)
   if n & (n - 1):
     raise ValueError(f'hypercube needs n to be a power of two; got n={n}.')
   return _uniform(_swap(n, hop) for hop in _hops(n))
@@ -189,7 +183,7 @@ def exponential(n: int) -> Topology:
 
   Source: Ying et al. 2021 (the static exponential graph).
   """
-  _check_at_least_one('exponential', n=n)
+  require_whole('exponential', n=n)
   return _uniform(_shift(n, hop) for hop in _hops(n))
 
 
@@ -214,7 +208,7 @@ def one_peer_exponential(n: int) -> tuple[Topology, ...]:
   Source: Assran et al., "Stochastic Gradient Push", ICML 2019; Ying et al.
   2021 (exact averaging).
   """
-  _check_at_least_one('one_peer_exponential', n=n)
+  require_whole('one_peer_exponential', n=n)
   return tuple(_uniform([_shift(n, hop)]) for hop in _hops(n))
 
 
@@ -238,7 +232,7 @@ def one_peer_hypercube(n: int) -> tuple[Topology, ...]:
 
   Source: the hypercube, a dimension a round; Takezawa et al., arXiv:2305.11420.
   """
-  _check_at_least_one('one_peer_hypercube', n=n)
+  require_whole('one_peer_hypercube', n=n)
   if n & (n - 1):
     raise ValueError(
       f'one_peer_hypercube needs n to be a power of two; got n={n}. '
@@ -262,7 +256,7 @@ def random_matchings(n: int, rounds: int, seed: int) -> tuple[Topology, ...]:
     A tuple of `rounds` Topologies, cycled by step; each one symmetric.
 
   Raises:
-    ValueError: if n < 1 or rounds < 1.
+    ValueError: if n < 1, rounds < 1 or seed < 0.
 
   >>> [pairs.edges[0][1] for pairs in random_matchings(2, rounds=2, seed=0)]
   [(1, 0), (1, 0)]
@@ -270,7 +264,8 @@ def random_matchings(n: int, rounds: int, seed: int) -> tuple[Topology, ...]:
   Source: Boyd et al., "Randomized Gossip Algorithms", 2006 (many pairs at
   once); Wang et al., "MATCHA", 2019.
   """
-  _check_at_least_one('random_matchings', n=n, rounds=rounds)
+  require_whole('random_matchings', n=n, rounds=rounds)
+  require_whole('random_matchings', 0, seed=seed)
   rng = np.random.default_rng(seed)
 
   def matching():

@@ -59,8 +59,7 @@ _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'This one, from 0.')
 def main(argv):
   """Runs what the flags say: a dry run, a laboratory, or training."""
   with command_line.one_line_errors():
-    if len(argv) > 1:
-      raise ValueError(f'{argv[1:]} are not flags.')
+    command_line.only_flags(argv)
     config = _config()
     validation.check_entries(config)
     if 'laboratory' in config:

@@ -123,6 +123,7 @@ def from_config(config) -> Experiment:
   pace = _pace(setup, read)
   model = _model(setup, read)
   setup = _within_budget(setup, model)
+  unfit.fragments(setup.config, model.held.part)
   part, gradient = model.held.part, _gradient(model.held, setup.pod)
   quantized = quantizer.make(
     setup,

@@ -60,6 +60,12 @@ def with_limit(config, schedule) -> dict:
   }
   if spec['limit'] or not schedule:
     return spec
+  if ':' in config.gossip.name:
+    raise ValueError(
+      f'config.gossip.name={config.gossip.name!r} is your own, so theory says '
+      f'no limit of theta for config.quantizer.name={spec["name"]!r}: give '
+      '--config.quantizer.limit=THETA, beyond which the run stops.'
+    )
   schedule = optimizer.mixing(config, schedule)
   try:
     limit = theory.auto_theta_limit(
@@ -111,7 +117,10 @@ def build(config, spec, leaf_sizes):
     try:
       quantizer = coding.coded(quantizer, config.coded, code)
     except ValueError as error:
-      raise ValueError(f'config.coded: {error}') from error
+      raise ValueError(
+        f'config.coded={config.coded} by config.code.name='
+        f'{config.code.name!r}: {error}'
+      ) from error
   return quantizers.rotated(quantizer) if config.rotated else quantizer
 
 
@@ -148,7 +157,8 @@ def make(setup, learning_rate, steps, part, leaves) -> Quantized:
       )
     except ValueError as error:
       raise ValueError(f'config.smoothness: {error}') from error
-  return Quantized(quantizer, theta, spec['limit'])
+  limit = spec['limit'] if spec['name'] in _FOLLOWING else None
+  return Quantized(quantizer, theta, limit)
 
 
 def _scales(run, part):

@@ -82,6 +82,8 @@ def evaluated(run: Saved) -> dict:
 
 def export(run: Saved, folder: str) -> str:
   """Writes the mean model as orbax does, and how to load it; returns that."""
+  if not folder:
+    raise ValueError('--export is empty; it takes a folder.')
   path = pathlib.Path(folder)
   workdir_lib.require_plain('--export', path)
   if path.exists() and (path.is_file() or any(path.iterdir())):

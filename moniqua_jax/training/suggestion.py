@@ -37,12 +37,14 @@ def make(experiment, own) -> Callable:
         f'{config.quantizer.name} does not catch up: try a smaller learning '
         'rate, a smaller gamma (python -m moniqua_jax.theory), or more bits.'
       )
-    apart = max(theta, _apart(setup, own, params))
+    seen = _apart(setup, own, params)
+    apart = max(theta, seen)
+    told = f' (they are {apart:.2g} apart, and get further)' if seen else ''
     wanted = SAFETY * apart * further(step)
     return (
-      f'They are further apart than theta={theta:.4g}: try theta={wanted:.2g} '
-      f'(they are {apart:.2g} apart, and get further), or '
-      '--config.quantizer.name=auto_theta, which finds a theta.'
+      f'They are further apart than theta={theta:.4g}: try theta='
+      f'{wanted:.2g}{told}, or --config.quantizer.name=auto_theta, which finds '
+      'a theta.'
     )
 
   return cure
@@ -83,8 +85,8 @@ def _relaxing(setup) -> np.ndarray:
   the workers are alike; where they differ, half the variance is a worker's own
   for good.
   """
-  config, law = setup.config, laws.law(optimizer.law(setup.config))
-  if law.recursion is None:  # differences to replicas: nothing is known
+  config, law = setup.config, laws.LAWS.get(optimizer.law(setup.config))
+  if law is None or law.recursion is None:  # one's own, or of replicas
     return np.ones(1)
   schedule = optimizer.mixing(config, setup.schedule)
   weights, n = [law.weights(r) for r in schedule], schedule[0].n
@@ -119,10 +121,12 @@ def _relaxing(setup) -> np.ndarray:
 def _apart(setup, own, params) -> float:
   """The largest distance of neighbours, of which this process has both.
 
-  0 where it says nothing of messages: in other coordinates, or of differences.
+  0 where it says nothing of messages: in other coordinates, of differences, or
+  in an algorithm of one's own.
   """
   config = setup.config
-  if laws.law(optimizer.law(config)).recursion is None:
+  law = laws.LAWS.get(optimizer.law(config))
+  if law is None or law.recursion is None:
     return 0.0
   if config.rotated or config.scales_from or setup.smoothness is not None:
     return 0.0

@@ -5,6 +5,8 @@ What a config alone tells is in `entries` and `dependences`.
 
 import inspect
 
+import jax
+
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.training import monitor, optimizer, registry
 
@@ -139,6 +141,16 @@ def smoothness(config, shape, schedule) -> None:
     raise ValueError(
       f'{entry}: {name} reads a message by the values of who reads it, so all '
       'share one D; set it False.'
+    )
+
+
+def fragments(config, part) -> None:
+  """Refuses more fragments than a device has parameters."""
+  size = sum(leaf.size for leaf in jax.tree.leaves(part))
+  if config.fragments > size:
+    raise ValueError(
+      f'config.fragments={config.fragments} is more than the {size} parameters '
+      f'of a device; use at most {size}.'
     )
 
 
