@@ -69,6 +69,6 @@ METHODS = {
   'gossip10': _gossip(10, bits=32),
   'gossip6_4bits': _gossip(6, bits=4),
   'gossip10_4bits': _gossip(10, bits=4),
-  'gossip10_2bits': _gossip(10, bits=2, gamma=0.5),
+  'gossip6_2bits': _gossip(6, bits=2, gamma=0.2),
   'demo': dict(model=dict(width=64, layers=2), **_gossip(10, bits=4)),
 }

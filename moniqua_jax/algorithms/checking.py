@@ -90,7 +90,7 @@ def report(opt_state: Any) -> dict[str, float]:
   for heard in _heard(opt_state, 'report'):
     account, seen = heard.account, heard.seen
     messages = account.messages.astype(float)
-    size = account.size @ [2.0**32, 1]
+    size = np.asarray(account.size, float) @ np.array([2.0**32, 1])
     theta = np.where(np.isfinite(seen.theta), seen.theta, 0)
     more = {
       'gossip/messages': int(messages.sum()),
