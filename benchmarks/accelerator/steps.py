@@ -137,10 +137,10 @@ def _problem(net):
     losses = optax.softmax_cross_entropy_with_integer_labels
     return losses(net.apply(params, images), labels).mean()
 
-  # As `train.py` does: that of x itself would be a concatenation.
-  gradient = lambda x, batch: gossip.flatten(jax.grad(loss)(unravel(x), batch))[
-    0
-  ]
+  def gradient(x, batch):
+    # As `train.py` does: that of x itself would be a concatenation.
+    return gossip.flatten(jax.grad(loss)(unravel(x), batch))[0]
+
   return gradient, x, (images, labels)
 
 

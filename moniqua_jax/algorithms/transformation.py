@@ -64,7 +64,8 @@ class Gossip(optax.GradientTransformationExtraArgs):
 def require_gossip(wrapper: str, algorithm) -> None:
   """Refuses what is no gossip by itself, such as a chain that ends with one.
 
-  Where it rests a chain would give the gradients as they are, of no rate.
+  A wrapper that lets it rest hands the updates on as they are: to a chain those
+  are gradients, which nothing has made a step of yet.
   """
   if isinstance(algorithm, Gossip):
     return

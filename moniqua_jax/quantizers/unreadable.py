@@ -37,8 +37,8 @@ class Account(NamedTuple):
 
   Attributes:
     messages: i32[], that went to another worker.
-    size: u32[2], bytes of one, with its answer, in 2^32 and what is left; 0
-      before the first.
+    size: u32[2], bytes of one message, with its answer: how many times 2^32,
+      and the rest; 0 before the first.
     unreadable: i32[], of those that came in.
     in_a_row: i32[R, E], unreadable ones in a row until now, by round and edge.
     step: i32[], in which an edge failed first; -1 as long as none did.
@@ -113,6 +113,7 @@ def booked(
   unreadable = jnp.sum(~seen.readable, dtype=jnp.int32)
   account = Account(
     account.messages + went,
+    # A sum, so that it stays one of this worker on a mesh that is checked.
     0 * account.size + np.array(divmod(size, 2**32), np.uint32),
     account.unreadable + unreadable,
     account.in_a_row.at[at].set(row),

@@ -85,8 +85,8 @@ def _relaxing(setup) -> np.ndarray:
   the workers are alike; where they differ, half the variance is a worker's own
   for good.
   """
-  config, law = setup.config, laws.LAWS.get(optimizer.law(setup.config))
-  if law is None or law.recursion is None:  # one's own, or of replicas
+  config, law = setup.config, _law(setup.config)
+  if law is None:
     return np.ones(1)
   schedule = optimizer.mixing(config, setup.schedule)
   weights, n = [law.weights(r) for r in schedule], schedule[0].n
@@ -118,6 +118,12 @@ def _relaxing(setup) -> np.ndarray:
   return np.maximum(apart, max(apart) * 1e-3)
 
 
+def _law(config) -> laws.Law | None:
+  """What theory knows of the algorithm; None of one's own, or of replicas."""
+  law = laws.LAWS.get(optimizer.law(config))
+  return law if law and law.recursion else None
+
+
 def _apart(setup, own, params) -> float:
   """The largest distance of neighbours, of which this process has both.
 
@@ -125,8 +131,7 @@ def _apart(setup, own, params) -> float:
   in an algorithm of one's own.
   """
   config = setup.config
-  law = laws.LAWS.get(optimizer.law(config))
-  if law is None or law.recursion is None:
+  if _law(config) is None:
     return 0.0
   if config.rotated or config.scales_from or setup.smoothness is not None:
     return 0.0
