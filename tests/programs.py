@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pathlib
 import runpy
+import signal
 import sys
 import time
 from typing import NamedTuple
@@ -73,7 +74,9 @@ def started(*command: str, folder, settings: Mapping = ()):
 def ended(process, folder) -> Ended:
   """Waits for a program that was started in the folder."""
   process.join(SECONDS)
-  assert process.exitcode is not None, f'{process} takes too long'
+  late = process.exitcode is None
+  process.kill()
+  assert not late, f'{process} takes too long'
   said = ((folder / name).read_text() for name in ('out', 'err'))
   return Ended(process.exitcode, *said)
 
@@ -111,6 +114,12 @@ def parsed(monkeypatch, *arguments):
   return values.config
 
 
+def heed_signals():
+  """As in the foreground: who is started by `&` or nohup ignores them."""
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def wait_for(condition):
   """Returns as soon as it holds."""
   until = time.monotonic() + SECONDS
@@ -122,6 +131,7 @@ def wait_for(condition):
 def _become(command, folder, settings):
   import jax
 
+  heed_signals()
   for name, value in (SETTINGS | settings).items():
     jax.config.update(name, value)
   for name, descriptor in (('out', 1), ('err', 2)):

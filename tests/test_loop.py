@@ -119,6 +119,7 @@ def test_what_an_algorithm_keeps_is_saved(tmp_path, entries, vectors):
     pytest.param('SIGINT', 130, marks=SLOW),
   ],
 )
+@pytest.mark.usefixtures('heeding')
 def test_a_signal_saves_the_step_and_resuming_gives_the_same_bits(
   tmp_path, whole, name, status
 ):

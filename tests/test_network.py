@@ -617,6 +617,7 @@ def test_a_worker_that_is_killed_ends_the_run(tmp_path):
 @pytest.mark.parametrize(
   'number, status', [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)]
 )
+@pytest.mark.usefixtures('heeding')
 def test_an_owner_that_is_asked_to_end_leaves_nothing(tmp_path, number, status):
   if why := _why_not():
     pytest.skip(why)

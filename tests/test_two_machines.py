@@ -319,6 +319,7 @@ def test_both_end_and_go_on(network, whole, tmp_path, how, lost):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('how,status', [('SIGTERM', 0), ('SIGINT', 130)])
+@pytest.mark.usefixtures('heeding')
 def test_both_save_after_the_same_step(network, tmp_path, how, status):
   """One is asked, and each has its rows of it on its own disk."""
   machines = Machines(network, tmp_path)
