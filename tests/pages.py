@@ -43,6 +43,7 @@ def prose(page) -> str:
 def commands(page) -> list[str]:
   """The shell commands, each in one line; comments kept."""
   text = re.sub(r'\\\n\s*', '', '\n'.join(fenced(page, 'bash')))
+  text = re.sub(r'^(\w+=\S+)\n', r'\1 && ', text, flags=re.MULTILINE)
   return [line for line in text.splitlines() if re.match(r'\w', line)]
 
 
@@ -65,6 +66,9 @@ def shell(folder):
   """Runs command lines in `folder`, made to look like a clone to them."""
   for name in ('train.py', 'configs', 'moniqua_jax'):
     (folder / name).symlink_to(ROOT / name)
+  (folder / 'results').mkdir()
+  kept = 'results/cifar10_cpu'
+  (folder / kept).symlink_to(ROOT / kept)
   env = (
     os.environ
     | programs.ENVIRONMENT

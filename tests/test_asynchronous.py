@@ -501,7 +501,10 @@ def interrupted(rank, number, workdir, environment, *arguments):
       process.send_signal(signal.SIGSTOP)
       os.kill(int(pids[rank]), number)
       time.sleep(0.5)
-      process.send_signal(signal.SIGCONT)
+      process.send_signal(signal.SIGCONT)  # which it hands on to all of them
+      if number == signal.SIGSTOP:
+        time.sleep(0.5)
+        os.kill(int(pids[rank]), number)
       status = process.wait(timeout=60)
     finally:
       process.kill()

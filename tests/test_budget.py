@@ -312,7 +312,7 @@ def test_a_run_takes_the_choice_and_says_what_came(tmp_path):
     'train.py',
     '--config=configs/digits.py:dpsgd',
     '--config.budget.bits=1',
-    '--config.epochs=.2',
+    '--config.epochs=.728',  # 8 steps: whole turns
     f'--workdir={workdir}',
     folder=tmp_path,
   )

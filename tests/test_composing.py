@@ -358,7 +358,7 @@ def test_every_third_step_is_each_step(name):
   tx, x = GOSSIP[name](NEAREST), parameters()
   if name == 'dcd' or name == 'ecd':  # which start from the same x
     x = jax.tree.map(lambda v: np.repeat(v[:1], N, axis=0), x)
-  y, _ = train(tx, 5, x)
+  y, each = train(tx, 5, x)
   wrapper = optax.MultiSteps(tx, 3)
   # (As its `gradient_transformation` it would keep `step=` to itself.)
   seldom = optax.GradientTransformationExtraArgs(wrapper.init, wrapper.update)
@@ -366,7 +366,8 @@ def test_every_third_step_is_each_step(name):
   z, state = train(seldom, 15, x, start=-2)
   close = functools.partial(np.testing.assert_allclose, atol=2e-6)
   jax.tree.map(close, y, z)
-  assert (tx.heard(state.inner_opt_state).turn == 5).all()
+  turn = tx.heard(state.inner_opt_state).turn
+  assert (turn == tx.heard(each).turn).all() and (turn >= 5).all()
 
 
 def test_rounds_begin_with_their_step_and_are_one_number_to_vmap():

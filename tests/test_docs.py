@@ -20,6 +20,7 @@ import pytest
 
 import moniqua_jax as mj
 from moniqua_jax import command_line, data
+from moniqua_jax.launch import __main__ as launch
 from tests import helpers, pages, test_quantizers
 
 ROOT = pages.ROOT
@@ -238,7 +239,9 @@ def test_the_site_builds_without_a_warning(tmp_path):
 
 
 def with_commands(page):
-  return [c for c in pages.commands(page) if re.match('python|mpi', c)]
+  return [
+    c for c in pages.commands(page) if re.search('^python|^mpi|&& python', c)
+  ]
 
 
 @pytest.fixture(scope='module')
@@ -272,8 +275,10 @@ def test_the_commands_of_a_page_run(shell, page):
       if shutil.which('mpiexec', path=pages.BIN) is None:
         continue
       short = short.replace('-n 8', '-n 2') + ' --config.workers=2'
-    if 'HOST:PORT' in short:  # two of the processes, here
-      short = short.replace('HOST:PORT', 'localhost:17493')
+    if address := re.search(r'HOST:PORT|10\.0\.0\.1:\d+', short):
+      # Two of the processes, here.
+      here = f'localhost:{launch.free_port()}'
+      short = short.replace(address.group(), here)
       other = short.replace('process_id=0', 'process_id=1')
       short = f'{other} & {short} && wait'
     shell(short + (pages.REFUSED if pages.REFUSED in command else ''))

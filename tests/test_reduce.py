@@ -347,7 +347,8 @@ def test_error_feedback_loses_nothing(name):
   without = mj.allreduce(BIASED[name], 'all_gather', axis_name=AXIS, key=KEY)
   alone = 12 * flat(one_step(without, grads))[0]
   # Without a memory the same 12 messages are further off.
-  assert np.linalg.norm(alone - expected) > 2 * np.linalg.norm(total - expected)
+  off = np.linalg.norm(total - expected)
+  assert np.linalg.norm(alone - expected) > 1.25 * off
 
 
 def test_variance_of_scatter_reduce_is_within_its_bound():

@@ -1,6 +1,7 @@
 """What a terminal shows: a line of progress, tables of 100 columns."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -56,8 +57,9 @@ def test_without_theta_there_is_no_share_of_it():
 NAMES = ('run', 'method', *tables.COLUMNS)
 
 
+@pytest.mark.parametrize('words', [0, 2])  # the columns that are not numbers
 @pytest.mark.parametrize('wide', [False, True])
-def test_a_table_that_is_too_wide_becomes_several(wide):
+def test_a_table_that_is_too_wide_becomes_several(wide, words):
   long = 'Moniqua fitted theta 4 bits, one-peer hypercube, adapt then combine'
   names = NAMES if wide else NAMES[:5]
   rows = [
@@ -66,11 +68,11 @@ def test_a_table_that_is_too_wide_becomes_several(wide):
   ]
   for row in rows:
     row[3] = tables.DASH
-  text = f'before\n\n{tables.markdown(names, rows, words=2)}\nafter\n'
+  text = f'before\n\n{tables.markdown(names, rows, words)}\nafter\n'
   shown = terminal.shown(text)
   assert shown.startswith('before\n\n') and shown.endswith('\nafter\n')
   assert max(map(len, shown.splitlines())) <= 100
-  headings = [line for line in shown.splitlines() if line.startswith('run')]
+  headings = [line for line in shown.splitlines() if re.match(' *run', line)]
   assert (len(headings) > 1) == wide
   told = [name for name in names if name != names[3]]
   assert ''.join(headings).replace('run', '').split() == (
@@ -79,3 +81,9 @@ def test_a_table_that_is_too_wide_becomes_several(wide):
   for i in range(3):
     assert shown.count(f'a|run{i}') == len(headings)
   assert all(number in shown for row in rows for number in row[4:])
+
+
+def test_a_table_of_dashes_alone_has_no_columns():
+  dashes = [[tables.DASH] * 2]
+  text = tables.markdown(['a', 'b'], dashes, words=0)
+  assert 'a' not in terminal.shown(text)

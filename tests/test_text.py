@@ -312,7 +312,7 @@ def test_a_run_on_text_is_measured_and_goes_on_by_itself(folder, tmp_path):
 def test_a_run_on_text_is_the_same_with_a_device_for_each(folder, tmp_path):
   for runner in ('simulated', 'sharded'):
     config = small(folder)
-    config.runner = runner
+    config.runner, config.workers = runner, 8
     loop.train_and_evaluate(config, tmp_path / runner)
   for one, other in zip(
     metrics.read(tmp_path / 'simulated'),

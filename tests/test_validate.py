@@ -364,6 +364,8 @@ def test_a_walk_that_resolves_runs_two_steps(tmp_path):
 
 @pytest.mark.slow
 def test_long_walks_resolve_as_well():
-  walks(3000)(
-    hypothesis.given(WALK)(lambda walk: ends(resolve.resolve, walk))
-  )()
+  walks(3000)(hypothesis.given(WALK)(_ends))()
+
+
+def _ends(walk):
+  ends(resolve.resolve, walk)

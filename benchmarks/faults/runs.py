@@ -41,7 +41,10 @@ def started(workdir: pathlib.Path, *flags: str):
   """Starts a run; what it says goes to SAID/out and SAID/err."""
   words = ['moniqua-train', *FLAGS, f'--workdir={workdir}', *flags]
   said = pathlib.Path(os.environ['FAULTS_SAID'])
-  process = FORKED.Process(target=_become, args=(words, said), daemon=True)
+  compiled = os.environ['FAULTS_COMPILED']  # a server that is there has its own
+  process = FORKED.Process(
+    target=_become, args=(words, said, compiled), daemon=True
+  )
   process.start()
   return process
 
@@ -113,11 +116,11 @@ def _timeless(row) -> dict:
   return {name: value for name, value in row.items() if name != 'seconds'}
 
 
-def _become(words, said):
+def _become(words, said, compiled):
   import jax
 
   jax.config.update('jax_platforms', 'cpu')
-  jax.config.update('jax_compilation_cache_dir', os.environ['FAULTS_COMPILED'])
+  jax.config.update('jax_compilation_cache_dir', compiled)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.05)
   for name, descriptor in (('out', 1), ('err', 2)):
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC

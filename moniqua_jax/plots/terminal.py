@@ -38,14 +38,15 @@ def _drawn(lines, width) -> str:
     c for c in range(len(titles)) if {row[c] for row in rows} - {tables.DASH}
   ]
   words = [c for c in told if not rule[c].endswith(':')]
+  names = words or told[:1]  # the first is in all parts
   draw = lambda columns: _table(titles, rows, columns, len(words))
-  parts = [words]
-  for column in (c for c in told if c not in words):
+  parts = [names]
+  for column in (c for c in told if c not in names):
     wider = [*parts[-1], column]
     if len(draw(wider).split('\n', 1)[0]) <= width:
       parts[-1] = wider
     else:
-      parts.append([words[0], column])
+      parts.append([names[0], column])
   return '\n\n'.join(map(draw, parts))
 
 
