@@ -42,6 +42,11 @@ ALGORITHMS = {
       ),
     ]
   },
+  'streaming': dict(
+    last=mj.streaming(
+      mj.dpsgd(mj.ring(N), mj.full_precision(), axis_name=AXIS, key=KEY), 2
+    )
+  ),
 }
 # The mean of the workers moves by the mean update, exactly.
 KEEP_THE_MEAN = [name for name in ALGORITHMS if name.startswith('dpsgd')]
@@ -117,6 +122,7 @@ def test_the_mean_moves_by_the_mean_update(name):
       ('allreduce', 'sharded'),
       ('dpsgd moniqua 4 one peer', 'sharded'),
       ('dpsgd moniqua scheduled', 'sharded'),
+      ('streaming', 'sharded'),
       ('dpsgd moniqua 8', 'pmapped'),
     ],
   ),

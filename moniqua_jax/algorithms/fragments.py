@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moniqua_jax import wire
+from moniqua_jax.quantizers import base
 
 Array = jax.Array
 
@@ -41,20 +42,27 @@ class Windows(NamedTuple):
     )
     start = start * jnp.uint32(self.unit)
     at = start + lax.iota(jnp.uint32, self.size)
-    return (jnp.uint32(0), start), (begin <= at) & (at < end)
+    places = (base.index(place, int(self.ends[-1])) for place in (0, start))
+    return tuple(places), (begin <= at) & (at < end)
 
   def read(self, vector: Array, f) -> Array:
     """Returns the window of a fragment, with zeros for its neighbours."""
     start, own = self._place(f)
-    values = lax.dynamic_slice(vector[None], start, (1, self.size))[0]
+    values = self._slice(vector, start)
     return jnp.where(own, values, 0)
+
+  def _slice(self, vector, start) -> Array:
+    row, cut = vector[None], (1, self.size)
+    return lax.dynamic_slice(row, start, cut, allow_negative_indices=False)[0]
 
   def write(self, vector: Array, f, new: Array) -> Array:
     """Puts a fragment back, and leaves its neighbours as they are."""
     start, own = self._place(f)
-    old = lax.dynamic_slice(vector[None], start, (1, self.size))[0]
+    old = self._slice(vector, start)
     new = jnp.where(own, new.astype(vector.dtype), old)
-    written = lax.dynamic_update_slice(vector[None], new[None], start)
+    written = lax.dynamic_update_slice(
+      vector[None], new[None], start, allow_negative_indices=False
+    )
     # Else the place would be sought again for each value of the whole sum.
     return lax.optimization_barrier(written)[0]
 

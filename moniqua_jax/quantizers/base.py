@@ -319,9 +319,18 @@ def update_part(
   """
   if stop - start == vector.size:
     return change(vector)
-  at = (lax.optimization_barrier(jnp.uint32(start)),)
-  part = change(lax.dynamic_slice(vector, at, (stop - start,)))
-  return lax.dynamic_update_slice(vector, part, at)
+  at = (lax.optimization_barrier(index(start, vector.size)),)
+  forward = {'allow_negative_indices': False}
+  part = change(lax.dynamic_slice(vector, at, (stop - start,), **forward))
+  return lax.dynamic_update_slice(vector, part, at, **forward)
+
+
+def index(start: Array | int, size: int) -> Array:
+  """A place in a vector of so many values, for `lax.dynamic_slice`.
+
+  Signed where it can be: JAX 0.7 loses what `vmap` writes at unsigned places.
+  """
+  return jnp.asarray(start, jnp.int32 if size < 2**31 else jnp.uint32)
 
 
 def sum_rows(rows: Array) -> Array:
