@@ -173,12 +173,16 @@ def _within_budget(setup, model) -> Setup:
 
 
 def _data(setup) -> Data:
-  config, dataset = setup.config, setup.make.dataset()
+  config = setup.config
+  with ones_own.named(config, 'data', ones_own.A_DATA_SET):
+    dataset = setup.make.dataset()
   ones_own.dataset(config, dataset)
   labels = np.asarray(dataset.train.labels)
-  shards = setup.make.partition(
-    labels=labels, n=config.workers, seed=config.seed
-  )
+  with ones_own.named(config, 'partition', ones_own.A_PARTITION):
+    shards = setup.make.partition(
+      labels=labels, n=config.workers, seed=config.seed
+    )
+  shards = ones_own.shards(config, shards, len(labels))
   unfit.batch(config.batch_size, shards)
   return Data(dataset, shards)
 
@@ -190,11 +194,13 @@ def _pace(setup, read) -> Pace:
   learning_rate = setup.make.learning_rate(
     steps=steps, steps_per_epoch=steps_per_epoch
   )
+  ones_own.learning_rate(config, learning_rate)
   return Pace(steps, steps_per_epoch, learning_rate)
 
 
 def _model(setup, read) -> Model:
-  module = setup.make.model(num_classes=read.dataset.num_classes)
+  with ones_own.named(setup.config, 'model', ones_own.A_MODEL):
+    module = setup.make.model(num_classes=read.dataset.num_classes)
   variables = _variables(setup.config, module, read.dataset)
   held = pods.hold(variables['params'], setup.pod)
   if setup.pod.size > 1:

@@ -105,4 +105,9 @@ BY_FIELD = {'image': classification, 'text': continuation}
 
 def of(dataset: Dataset) -> Task:
   """Returns the task of a data set."""
+  if dataset.task is None and dataset.field not in BY_FIELD:
+    raise ValueError(
+      f'field={dataset.field!r}: a data set is of {sorted(BY_FIELD)}, or has a '
+      'task of its own, Dataset(task=...)'
+    )
   return dataset.task or BY_FIELD[dataset.field](dataset)
