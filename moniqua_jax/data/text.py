@@ -94,7 +94,7 @@ def text(
     raise ValueError(f'window={window!r}; it must be 1 or more, an int.')
   if symbols not in SYMBOLS:
     raise ValueError(f'symbols={symbols!r}; choose from {sorted(SYMBOLS)}.')
-  documents, origin = _folder(path) if path else _topics()
+  documents, origin = _topics() if path is None else _folder(path)
   known, number = SYMBOLS[symbols](documents)
   cut = [int(len(document) * (1 - HELD_OUT)) for document in documents]
   parts = list(zip(documents, cut, strict=True))
@@ -189,6 +189,11 @@ def _topics() -> tuple[list[str], str]:
 
 def _folder(path) -> tuple[list[str], str]:
   """The file, or all files below the folder, by their names' order."""
+  if path == '':  # not that one is in, as of a variable that is not set
+    raise ValueError(
+      "path='' is no file, and no folder of files; None, the default, is the "
+      'text that comes with Python.'
+    )
   root = pathlib.Path(path).expanduser()
   hidden = lambda p: any(n.startswith('.') for n in p.relative_to(root).parts)
   files = sorted(p for p in root.rglob('*') if p.is_file() and not hidden(p))

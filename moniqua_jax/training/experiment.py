@@ -47,6 +47,8 @@ class Data(NamedTuple):
     marked = {'labels': labels, 'shards': np.concatenate(self.shards)}
     if text:
       marked['text'] = np.frombuffer(bytes.fromhex(text.sha256), np.uint8)
+      symbols = repr(text.symbols).encode()
+      marked['symbols'] = np.frombuffer(symbols, np.uint8)
     return digests.of(marked)
 
 
@@ -114,6 +116,13 @@ class Experiment(NamedTuple):
   def run(self) -> Callable:
     """The runner, (fn, in_axes, **jit_options) -> mapped fn."""
     return self.setup.run
+
+  def marks(self) -> dict[str, str]:
+    """Digests of the data and of the shapes of the model, see `same_run`."""
+    leaves = jax.tree.leaves(self.model.variables['params'])
+    shapes = repr([leaf.shape for leaf in leaves]).encode()
+    parameters = {'parameters': np.frombuffer(shapes, np.uint8)}
+    return self.data.marks() | digests.of(parameters)
 
 
 def from_config(config) -> Experiment:

@@ -65,7 +65,7 @@ def opened(config, workdir: str) -> Saved:
   of = experiment.from_config(config)
   noted = workdir_lib.noted(workdir).get('data', {})
   flag = f'--workdir={workdir}'
-  same_run.check_data(noted, of.data.marks(), flag)
+  same_run.check_data(noted, of.marks(), flag)
   rows = of.setup.pod.devices
   step, state = checkpoint.last(pathlib.Path(workdir), rows, '--workdir')
   statistics = state.get('model_state') or {}
