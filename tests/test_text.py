@@ -127,6 +127,12 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path):
     data.text(tmp_path)
 
 
+def test_a_link_to_a_folder_is_a_folder(folder, tmp_path):
+  (tmp_path / 'there').symlink_to(folder)
+  of = [data.text(path, window=T).text.sha256 for path in (folder, tmp_path)]
+  assert of[0] == of[1]
+
+
 # ---------------------------------------------------------------- the decoder
 
 SIZES = dict(num_classes=11, width=8, layers=2, heads=2)

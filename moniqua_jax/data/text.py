@@ -8,6 +8,7 @@ training a window is moved by up to half its length.
 
 from collections.abc import Sequence
 import functools
+import glob
 import hashlib
 import lzma
 import pathlib
@@ -195,8 +196,9 @@ def _folder(path) -> tuple[list[str], str]:
       'text that comes with Python.'
     )
   root = pathlib.Path(path).expanduser()
-  hidden = lambda p: any(n.startswith('.') for n in p.relative_to(root).parts)
-  files = sorted(p for p in root.rglob('*') if p.is_file() and not hidden(p))
+  # Links to folders, too, and nothing hidden.
+  names = glob.glob('**', root_dir=root, recursive=True)
+  files = sorted(root / name for name in names if (root / name).is_file())
   files = [root] if root.is_file() else files
   if not files:
     raise ValueError(f'path={path!r} is no file, and no folder of files.')
