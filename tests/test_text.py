@@ -260,6 +260,8 @@ def test_gradients_are_those_of_finite_differences(model):
   [
     (dict(width=10, heads=4), r'width=10 is cut into heads=4'),
     (dict(width=6, heads=2), r'a width that 2 \* 2 divides'),
+    (dict(heads=0), 'heads=0; a decoder needs 1 or more'),
+    (dict(layers=0), 'layers=0; a decoder needs 1 or more'),
     (dict(mlp='relu'), r"mlp='relu'; choose from \['gelu', 'swiglu'\]"),
   ],
 )
