@@ -123,7 +123,7 @@ def _examples(read) -> None:
     inputs, labels = split.read(some)
     batch = {read.field: made(inputs), 'label': labels}
     for name, like in task.example(SOME).items():
-      found = np.shape(batch.get(name))
+      found = np.shape(batch[name]) if name in batch else 'not there'
       if found != like.shape:
         raise ValueError(
           f'of {SOME} {part} examples {name} is {found}; of shape={read.shape} '
