@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 import zlib
 
 from flax.traverse_util import unflatten_dict
@@ -104,6 +105,15 @@ def test_the_text_that_comes_with_python():
   bits = 8 * len(packed) / len(dataset.text.held_out)
   assert 2 < bits < 3 and dataset.text.packed()['zlib'] == bits
   assert data.text(window=64).text.sha256 == dataset.text.sha256
+
+
+def test_compressors_get_no_more_of_a_long_text_than_takes_seconds(
+  folder, monkeypatch
+):
+  about = data.text(folder, window=T).text
+  short = about._replace(held_out=about.held_out[:50]).packed()
+  monkeypatch.setattr(sys.modules[data.text.__module__], 'PACKED', 50)
+  assert about.packed() == short
 
 
 @pytest.mark.parametrize(
