@@ -253,12 +253,13 @@ def chain_fault(tree) -> str:
   tree. What a loop does to updates by itself leaves no trace in it.
   """
   for node in _nodes(tree):
-    if _skips(node) and any(map(gossips, _nodes(node))):
+    if _skips(node) and any(map(_sends, _nodes(node))):
       return (
-        f'{type(node).__name__} is around a gossip: a worker whose update is '
-        'not finite would skip the messages that the others wait for. Put it '
-        'around the local optimizer alone: '
-        'optax.chain(optax.apply_if_finite(optax.sgd(0.1), 5), gossip).'
+        f'{type(node).__name__} is around a gossip, a mean or dadam: a worker '
+        'whose update is not finite would skip the messages that the others '
+        'wait for. Put it around a local optimizer alone: '
+        'optax.chain(optax.apply_if_finite(optax.sgd(0.1), 5), gossip); dadam '
+        'takes such a gradient as 0 by itself.'
       )
     if type(node) is not tuple or not all(map(_is_part, node)):
       continue
@@ -292,11 +293,17 @@ def gossips(node) -> bool:
   return hasattr(node, 'heard')
 
 
+def _sends(node) -> bool:
+  """Tells whether it is the state of what sends messages, as far as it says."""
+  return any(hasattr(node, each) for each in ('heard', 'short', 'told'))
+
+
 def _is_part(node) -> bool:
   """Tells whether this may be the state of a part of a chain."""
   if type(node) is tuple:
     return all(map(_is_part, node))
-  return gossips(node) or type(node).__module__.startswith('optax.')
+  ours = type(node).__module__.startswith(('moniqua_jax.', 'optax.'))
+  return ours or gossips(node)
 
 
 def _nodes(tree) -> Iterator:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -350,6 +351,32 @@ def test_a_worker_that_lost_its_state_takes_that_of_the_others(tmp_path):
   assert worker.steps == 3 and row == {}
   with pytest.raises(ValueError, match='holds no worker.*/state.npz'):
     resumed(tmp_path, OfTwo([0.0, 0.0], 0))
+
+
+def test_the_row_of_a_run_has_what_its_task_measures(monkeypatch, tmp_path):
+  """As bits for a character; of a worker that is alone."""
+  some = types.SimpleNamespace
+  network = some(
+    rank=0,
+    n=1,
+    barrier=lambda *_: None,
+    known=dict,
+    sum=lambda x: x,
+    gather=lambda row: row[None],
+    during=lambda fn: fn(),
+  )
+  worker = some(state=some(x=np.zeros(3), model_state={}), save=lambda *_: None)
+  row = {source: 1.0 for source, _ in training.OF_ALL.values()}
+  log = some(write=lambda **more: row | more)
+  task = some(measures=lambda loss: {'test/twice': 2 * loss})
+  built = some(experiment=some(task=task), config=some(tensorboard=False))
+  folder = tmp_path / 'worker0'
+  folder.mkdir()
+  (folder / 'metrics.jsonl').write_text('{}\n')
+  monkeypatch.setattr(training, '_evaluate', lambda *_: (1.5, 0.5))
+  result = training.finish((built, worker, None, network, log, folder))
+  assert (result['test/loss'], result['test/twice']) == (1.5, 3.0)
+  assert metrics.read(tmp_path)[0]['test/twice'] == 3.0
 
 
 # ----------------------------------------------------------------- mistakes

@@ -265,6 +265,10 @@ def test_no_budget_changes_nothing():
       ('--link=10Mbit/min', 'error: --link=10Mbit/min: a link is'),
       ('--budget=.001', 'error: a budget of 0.001 bits: nothing fits'),
       (
+        '--config.local_momentum=0.9',  # which the best way rules out
+        'error: config.local_momentum=0.9 is of means of gradients',
+      ),
+      (
         '--config.model.name=mpl',
         "error: config.model.name='mpl'; choose from",
       ),

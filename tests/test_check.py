@@ -326,6 +326,8 @@ def test_it_looks_outside_of_jit():
 # ------------------------------------------------- its place in a chain
 
 SGD = optax.sgd(0.1)
+DADAM = mj.dadam(0.1, topology=mj.ring(N), **SLOTS)
+MEAN = mj.allreduce(mj.sign(), 'all_gather', keep=lambda leaf: False, **SLOTS)
 FAULTS = {
   'a clip': (optax.chain(SGD, gossip(), optax.clip(1.0)), 'EmptyState stands'),
   'a schedule': (
@@ -337,9 +339,21 @@ FAULTS = {
     optax.chain(optax.masked(gossip(), True), optax.clip(1.0)),
     'EmptyState stands behind',
   ),
+  'a clip, of dadam': (
+    optax.chain(DADAM, gossip(), optax.clip(1.0)),
+    'EmptyState stands behind the gossip',
+  ),
   'skipped by one': (
     optax.apply_if_finite(optax.chain(SGD, gossip()), 5),
     'ApplyIfFiniteState is around a gossip',
+  ),
+  'moments skipped by one': (
+    optax.chain(optax.apply_if_finite(DADAM, 5), gossip()),
+    'ApplyIfFiniteState is around .*dadam takes such a gradient as 0',
+  ),
+  'a mean skipped by one': (
+    optax.chain(optax.apply_if_finite(optax.chain(MEAN, SGD), 5), gossip()),
+    'ApplyIfFiniteState is around a gossip, a mean',
   ),
   'skipped in MultiSteps': (
     optax.MultiSteps(gossip(), 2, should_skip_update_fn=optax.skip_not_finite),

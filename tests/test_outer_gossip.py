@@ -146,6 +146,28 @@ def test_fragments_arrive_in_turn():
       np.testing.assert_allclose(xs[k][:, at], x, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize('delay', helpers.tiered([1, 2], [2]))
+def test_a_fragment_that_is_late_is_so_by_turns_of_its_own(delay):
+  """With updates in its turns alone it goes as it would by itself."""
+  outer, own = mj.outer(WAYS['mean'][1], NESTEROV, 2, delay), U[:6]
+  updates = np.zeros((H * len(own), N, D), np.float32)
+  parts = [np.s_[f * D // H : (f + 1) * D // H] for f in range(H)]
+  for f, at in enumerate(parts):
+    updates[f::H, :, at] = own[:, :, at]
+  alone, _ = train(outer, own)
+  bad = updates.copy()
+  bad[1, 2, 0] = np.nan  # and all else of it is lost
+  updates[1, 2] = 0
+  streamed = mj.streaming(outer, H)
+  (xs, state), (others, _) = train(streamed, bad), train(streamed, updates)
+  np.testing.assert_array_equal(xs, others)
+  np.testing.assert_array_equal(state.heard.lost, np.arange(N) == 2)
+  for f, at in ((0, parts[0]), (2, parts[2])):
+    np.testing.assert_allclose(
+      xs[f::H, :, at], alone[:, :, at], rtol=0, atol=1e-6
+    )
+
+
 @pytest.mark.parametrize('delay', [-1, 4, 1.5, True])
 def test_delays_that_are_none(delay):
   with pytest.raises(ValueError, match=f'delay={delay}; .* at most the 3 from'):

@@ -6,6 +6,7 @@ import re
 import shutil
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
@@ -167,6 +168,17 @@ def test_a_config_comes_back_from_json(tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps(held | other))
     with pytest.raises(ValueError, match=f'config.json: .*{said}'):
       same_run.config_of(tmp_path)
+
+
+def test_a_call_of_ones_own_is_python():
+  spec = dict(name='tests.trained:small', of=dict(width=3), sizes=(3, 4))
+  import_, call = saved._call(ml_collections.ConfigDict(spec), 2)
+  assert import_.startswith('# tests.trained is looked for on PYTHONPATH\n')
+  names = {}
+  exec(import_, names)
+  arguments = eval(call.replace('small', 'dict', 1))
+  assert names['small'] is trained.small
+  assert arguments == dict(of={'width': 3}, sizes=(3, 4))
 
 
 # ----------------------------------------------------------------- the program

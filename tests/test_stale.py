@@ -282,6 +282,24 @@ def test_two_programs_and_a_third_are_the_one(name):
     jax.tree.map(close, (states[0], report), (states[1], other))
 
 
+# What makes a step of gradients in the gossip, or may talk beside it.
+NOT_BESIDE = {
+  'quasi-global': dict(momentum_kind=dict(name='quasi_global')),
+  'dadam': dict(optimizer=dict(name='dadam')),
+  'one of my own': dict(optimizer=dict(name='moniqua_jax:dadam')),
+}
+
+
+@pytest.mark.parametrize('name', NOT_BESIDE)
+def test_two_programs_are_for_updates_that_nobody_else_talks_of(
+  name, monkeypatch
+):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  late = LATE | dict(order='adapt_then_combine')
+  assert overlap.pays(config_of('dpsgd', **late))
+  assert not overlap.pays(config_of('dpsgd', **late, **NOT_BESIDE[name]))
+
+
 def test_dpsgd_overlaps_as_it_is():
   plain = experiment.from_config(config_of('dpsgd', overlap=False))
   late = experiment.from_config(config_of('dpsgd'))

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 import zlib
 
 from flax.traverse_util import unflatten_dict
@@ -14,7 +15,15 @@ from configs import text as texts
 from moniqua_jax import data
 from moniqua_jax.models.functional import nnx_model
 from moniqua_jax.models.transformer import rotated, transformer
-from moniqua_jax.training import loop, metrics, resolve, summary
+from moniqua_jax.training import (
+  experiment,
+  loop,
+  metrics,
+  resolve,
+  same_run,
+  summary,
+  tasks,
+)
 from tests import trained
 
 T = 16
@@ -98,12 +107,22 @@ def test_the_text_that_comes_with_python():
   assert data.text(window=64).text.sha256 == dataset.text.sha256
 
 
+def test_compressors_get_no_more_of_a_long_text_than_takes_seconds(
+  folder, monkeypatch
+):
+  about = data.text(folder, window=T).text
+  short = about._replace(held_out=about.held_out[:50]).packed()
+  monkeypatch.setattr(sys.modules[data.text.__module__], 'PACKED', 50)
+  assert about.packed() == short
+
+
 @pytest.mark.parametrize(
   ('entries', 'said'),
   [
     (dict(window=0), 'window=0; it must be 1 or more'),
     (dict(symbols='words'), "symbols='words'; choose from .*bytes.*characters"),
     (dict(path='/nowhere'), "path='/nowhere' is no file, and no folder"),
+    (dict(path=''), "path='' is no file, .* comes with Python"),
     (dict(window=10**7), 'pydoc_data.topics has .* take a longer text'),
   ],
 )
@@ -116,6 +135,12 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path):
   (tmp_path / 'latin.txt').write_bytes('Ä'.encode('latin-1') * 100)
   with pytest.raises(ValueError, match='latin.txt is not UTF-8'):
     data.text(tmp_path)
+
+
+def test_a_link_to_a_folder_is_a_folder(folder, tmp_path):
+  (tmp_path / 'there').symlink_to(folder)
+  of = [data.text(path, window=T).text.sha256 for path in (folder, tmp_path)]
+  assert of[0] == of[1]
 
 
 # ---------------------------------------------------------------- the decoder
@@ -245,6 +270,8 @@ def test_gradients_are_those_of_finite_differences(model):
   [
     (dict(width=10, heads=4), r'width=10 is cut into heads=4'),
     (dict(width=6, heads=2), r'a width that 2 \* 2 divides'),
+    (dict(heads=0), 'heads=0; a decoder needs 1 or more'),
+    (dict(layers=0), 'layers=0; a decoder needs 1 or more'),
     (dict(mlp='relu'), r"mlp='relu'; choose from \['gelu', 'swiglu'\]"),
   ],
 )
@@ -259,6 +286,41 @@ def test_statistics_are_refused():
   model = nnx_model(lambda rngs: nnx.BatchNorm(3, rngs=rngs))
   with pytest.raises(ValueError, match='keeps .* beside its parameters'):
     model.init(jax.random.key(0), None)
+
+
+# -------------------------------------------------------------------- the task
+
+
+def test_a_loss_is_in_float32_whatever_a_model_computes_in(folder):
+  losses = tasks.of(data.text(folder, window=T)).losses
+  rng = np.random.default_rng(0)
+  logits = jnp.asarray(rng.normal(size=(2, T, 256)), jnp.bfloat16)
+  batch = dict(text=rng.integers(0, 256, (2, T + 1)))
+  found, expected = losses(logits, batch), losses(jnp.float32(logits), batch)
+  assert found[0].dtype == jnp.float32
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_of_tokens_nobody_knows_the_characters(folder):
+  dataset = data.text(folder, window=T)
+  assert 'test/bits_per_character' in tasks.of(dataset).measures(1.0)
+  of_tokens = tasks.of(dataset._replace(text=None)).measures(1.0)
+  assert of_tokens == {'test/perplexity': math.e}
+
+
+def test_a_mean_model_is_of_its_symbols(tmp_path):
+  """Of as many others it would foretell something else."""
+  marks = []
+  for name in ('abc ', 'xyz '):
+    (tmp_path / name).write_text(name * 50)
+    dataset = data.text(tmp_path / name, window=T, symbols='characters')
+    marks.append(experiment.Data(dataset, (np.arange(3),)).marks())
+  one, other = marks
+  with pytest.raises(ValueError, match='start_from=a: .* knows other symbols'):
+    same_run.check_start(one, other, 'a')
+  same_run.check_start(one, other | {'symbols': one['symbols']}, 'a')
+  with pytest.raises(ValueError, match='config.model gives other parameters'):
+    same_run.check_data(one | {'parameters': 'a'}, one | {'parameters': 'b'})
 
 
 # ------------------------------------------------------------------ the program
@@ -300,6 +362,11 @@ def test_a_run_on_text_is_measured_and_goes_on_by_itself(folder, tmp_path):
   with (tmp_path / 'metrics.jsonl').open('a') as file:
     file.write('{"step": 99}\n')
   assert summary.came(tmp_path) == came
+  # As many parameters, in other leaves.
+  other = small(texts)
+  other.model.update(mlp='gelu', hidden_width=36)
+  with pytest.raises(ValueError, match='--start_from.* leaves of other shapes'):
+    loop.train_and_evaluate(other, tmp_path / 'other', start_from=tmp_path)
   # Of the same length, so that windows and shards are the same.
   (texts / 'c.txt').write_text('y' * 95)
   with pytest.raises(

@@ -60,6 +60,25 @@ def unlabelled():
 nothing = lambda learning_rate: None
 searches = lambda: optax.lbfgs()
 shortens = lambda: optax.stateless(lambda u, p: u[:3])
+
+def keyed():
+  return {}['images']
+
+def windows(T=4, **more):
+  words = np.arange(40 * (T + 1)).reshape(40, T + 1) % 3
+  same, source = lambda x: x, data.in_memory(words, np.zeros(40))
+  text = dict(field='text', shape=(T,), augment=data.plain(same))
+  return data.Dataset(source, source, 3, preprocess=same, **text | more)
+
+beyond = lambda: windows()._replace(num_classes=2)
+shorter = lambda: windows(shape=(5,))
+sounds = lambda: stripes()._replace(field='sound')
+narrow = lambda: stripes()._replace(preprocess=lambda x: np.float32(x[:, :2]))
+level = lambda peak, warmup_epochs: peak
+twice = lambda peak, warmup_epochs: lambda step: np.full(2, peak)
+branches = lambda peak, warmup_epochs: lambda step: peak if step else 0.0
+few = lambda labels, n: [np.arange(9)] * (n - 1)
+others = lambda labels, n: [np.arange(9) + len(labels)] * n
 """
 
 
@@ -287,6 +306,20 @@ FAILS = {
   'ends': ('model', 'config.model: SystemExit()'),
   'untested': ('data', "untested' has nothing in its test part"),
   'unlabelled': ('data', 'labels from 0 to 1; of num_classes=1 they are from'),
+  'keyed': ('data', "keyed': 'images' (", 'wrong.py, line ', 'a data set is'),
+  'beyond': ('data', 'symbols from 0 to 2, int64; of num_classes=2 they are'),
+  'shorter': ('data', 'text is (16, 5); of shape=(5,) it must be (16, 6)'),
+  'sounds': ('data', "field='sound': a data set is of ['image', 'text'], or"),
+  'narrow': ('data', 'test examples image is (16, 2, 4, 1); of shape=(4, 4'),
+  'level': ('learning_rate', 'a learning rate is a function of the step'),
+  'twice': ('learning_rate', 'of a step it makes ', 'shape=(2,)'),
+  'branches': ('learning_rate', 'Attempted boolean conversion', 'line '),
+  'few': (
+    'partition',
+    'few',
+    'it gives 7, and n=8; a partition gives n',
+  ),
+  'others': ('partition', 'of 512 labels it gives a worker int64[9], 512 to'),
   'nothing': (
     'optimizer',
     "nothing': 'NoneType' object has no attribute 'init",
@@ -304,7 +337,8 @@ def test_what_would_fail_in_training_is_refused_before(mine, monkeypatch, name):
   monkeypatch.chdir(mine)
   what, *words = FAILS[name]
   own = dict(data=dict(name='mine:stripes'), model=dict(name='mine:Net'))
-  config = config_with(**{**own, what: dict(name=f'wrong:{name}')})
+  wrong = {what: dict(name=f'wrong:{name}')}
+  config = config_with(clip=1.0, **own | wrong)
   with pytest.raises(ValueError, match=f'^config.{what}') as error:
     trained.built(config)
   said = str(error.value)

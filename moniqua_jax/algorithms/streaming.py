@@ -95,11 +95,17 @@ def streaming(
     own = jax.vmap(algorithm.init)(rows)
     return StreamingState(_heard(algorithm, own, 0), own)
 
+  # What would stay in the state is lost in the other fragments as well.
+  def taken(updates, state):
+    row = _row(state.own, 0)
+    updates, counted = algorithm.taken(updates, row)
+    lost = state.heard.lost + counted.heard.lost - row.heard.lost
+    return updates, state._replace(heard=state.heard._replace(lost=lost))
+
   def update(updates, state, params=None, *, step, **extra_args):
     x, unravel = gossip.flatten(params)
     u = vectors.flatten_like(updates, params)
-    # What would stay in the state is lost in the other fragments as well.
-    u, state = algorithm.taken(u, state)
+    u, state = taken(u, state)
     windows = parts.windows(x.size, fragments)
     extra_args = {'counted': step} | extra_args
     turn = gossip.turn(state.heard, step)
@@ -124,7 +130,8 @@ def streaming(
   def message(quantizer, d):
     return algorithm.message(quantizer, parts.windows(d, fragments).size)
 
-  says, within = {**vars(algorithm), 'message': message}, algorithm.period
+  says = vars(algorithm) | dict(message=message, taken=taken)
+  within = algorithm.period
   says['heard'] = algorithm.heard and operator.attrgetter('heard')
   says['period'] = within and fragments * within
   return Gossip(init, update, **says)

@@ -294,9 +294,11 @@ def finish(process: Process) -> dict | None:
     columns = dict(zip(sources, rows.T, strict=False))
     result = {name: f(columns[source]) for name, (source, f) in OF_ALL.items()}
     pooled = jax.vmap(unravel)(jnp.float32(rows[:, len(sources) :]))
-    result['test/loss'], result['test/accuracy'] = network.during(
+    loss, accuracy = network.during(
       lambda: _evaluate(built, jnp.asarray(mean), norms.combine(pooled))
     )
+    result |= {'test/loss': loss, 'test/accuracy': accuracy}
+    result |= built.experiment.task.measures(loss)
     writer = metrics.Writer(folder.parent, built.config.tensorboard)
     writer.write(result)
     writer.close()

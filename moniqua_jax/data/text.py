@@ -8,6 +8,7 @@ training a window is moved by up to half its length.
 
 from collections.abc import Sequence
 import functools
+import glob
 import hashlib
 import lzma
 import pathlib
@@ -21,6 +22,7 @@ from moniqua_jax.data.base import Dataset, Source
 __all__ = ['text']
 
 HELD_OUT = 0.1  # of each document, at its end
+PACKED = 10**6  # characters that compressors get; lzma takes two seconds for it
 
 
 class Text(NamedTuple):
@@ -46,13 +48,14 @@ class Text(NamedTuple):
     return noted | {'bits_per_character': self.packed()}
 
   def packed(self) -> dict[str, float]:
-    """Bits a character that compressors need for what is held out."""
-    whole = self.held_out.encode()
+    """Bits a character that compressors need for the first PACKED held out."""
+    first = self.held_out[:PACKED]
+    whole = first.encode()
     sizes = {
       'zlib': len(zlib.compress(whole, 9)),
       'lzma': len(lzma.compress(whole)),
     }
-    many = max(1, len(self.held_out))
+    many = max(1, len(first))
     return {name: 8 * size / many for name, size in sizes.items()}
 
   def shown(self, tokens: Sequence[int]) -> str:
@@ -94,7 +97,7 @@ def text(
     raise ValueError(f'window={window!r}; it must be 1 or more, an int.')
   if symbols not in SYMBOLS:
     raise ValueError(f'symbols={symbols!r}; choose from {sorted(SYMBOLS)}.')
-  documents, origin = _folder(path) if path else _topics()
+  documents, origin = _topics() if path is None else _folder(path)
   known, number = SYMBOLS[symbols](documents)
   cut = [int(len(document) * (1 - HELD_OUT)) for document in documents]
   parts = list(zip(documents, cut, strict=True))
@@ -189,9 +192,15 @@ def _topics() -> tuple[list[str], str]:
 
 def _folder(path) -> tuple[list[str], str]:
   """The file, or all files below the folder, by their names' order."""
+  if path == '':  # not that one is in, as of a variable that is not set
+    raise ValueError(
+      "path='' is no file, and no folder of files; None, the default, is the "
+      'text that comes with Python.'
+    )
   root = pathlib.Path(path).expanduser()
-  hidden = lambda p: any(n.startswith('.') for n in p.relative_to(root).parts)
-  files = sorted(p for p in root.rglob('*') if p.is_file() and not hidden(p))
+  # Links to folders, too, and nothing hidden.
+  names = glob.glob('**', root_dir=root, recursive=True)
+  files = sorted(root / name for name in names if (root / name).is_file())
   files = [root] if root.is_file() else files
   if not files:
     raise ValueError(f'path={path!r} is no file, and no folder of files.')

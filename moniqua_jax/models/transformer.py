@@ -141,6 +141,9 @@ def transformer(
   """
   if mlp not in MLPS:
     raise ValueError(f'mlp={mlp!r}; choose from {sorted(MLPS)}.')
+  for name, number in (('width', width), ('layers', layers), ('heads', heads)):
+    if number < 1:
+      raise ValueError(f'{name}={number!r}; a decoder needs 1 or more.')
   if width % heads or width // heads % 2:
     raise ValueError(
       f'width={width} is cut into heads={heads}, each of an even width; take a '

@@ -84,6 +84,7 @@ def chosen(config, spec: dict, workers: int | None = None) -> str:
   assert budget is not None  # the spec has an entry
   rows = choice.of_config(config, params, budget)
   best = choice.best(rows, budget)
+  _try(choice.applied(config, best))
   size = round(8 * best.nbytes / best.bits)
   limits = [
     f'{config.workers} workers, {config.model.name}: {size:,} parameters'
@@ -103,6 +104,14 @@ def chosen(config, spec: dict, workers: int | None = None) -> str:
   table = report.table(rows, best, columns)
   parts = ('; '.join(limits), table, notes, flags)
   return '\n\n'.join(parts)
+
+
+def _try(config) -> None:
+  """Refuses, as training would, a way that the rest of a config rules out."""
+  from moniqua_jax.training import resolve
+
+  config.runner = 'simulated'  # its devices may be elsewhere
+  resolve.resolve(config)
 
 
 def run():

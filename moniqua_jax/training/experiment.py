@@ -47,6 +47,8 @@ class Data(NamedTuple):
     marked = {'labels': labels, 'shards': np.concatenate(self.shards)}
     if text:
       marked['text'] = np.frombuffer(bytes.fromhex(text.sha256), np.uint8)
+      symbols = repr(text.symbols).encode()
+      marked['symbols'] = np.frombuffer(symbols, np.uint8)
     return digests.of(marked)
 
 
@@ -115,6 +117,13 @@ class Experiment(NamedTuple):
     """The runner, (fn, in_axes, **jit_options) -> mapped fn."""
     return self.setup.run
 
+  def marks(self) -> dict[str, str]:
+    """Digests of the data and of the shapes of the model, see `same_run`."""
+    leaves = jax.tree.leaves(self.model.variables['params'])
+    shapes = repr([leaf.shape for leaf in leaves]).encode()
+    parameters = {'parameters': np.frombuffer(shapes, np.uint8)}
+    return self.data.marks() | digests.of(parameters)
+
 
 def from_config(config) -> Experiment:
   """Builds what a config names; a `ValueError` says what does not fit."""
@@ -173,12 +182,16 @@ def _within_budget(setup, model) -> Setup:
 
 
 def _data(setup) -> Data:
-  config, dataset = setup.config, setup.make.dataset()
+  config = setup.config
+  with ones_own.named(config, 'data', ones_own.A_DATA_SET):
+    dataset = setup.make.dataset()
   ones_own.dataset(config, dataset)
   labels = np.asarray(dataset.train.labels)
-  shards = setup.make.partition(
-    labels=labels, n=config.workers, seed=config.seed
-  )
+  with ones_own.named(config, 'partition', ones_own.A_PARTITION):
+    shards = setup.make.partition(
+      labels=labels, n=config.workers, seed=config.seed
+    )
+  shards = ones_own.shards(config, shards, len(labels))
   unfit.batch(config.batch_size, shards)
   return Data(dataset, shards)
 
@@ -190,11 +203,13 @@ def _pace(setup, read) -> Pace:
   learning_rate = setup.make.learning_rate(
     steps=steps, steps_per_epoch=steps_per_epoch
   )
+  ones_own.learning_rate(config, learning_rate)
   return Pace(steps, steps_per_epoch, learning_rate)
 
 
 def _model(setup, read) -> Model:
-  module = setup.make.model(num_classes=read.dataset.num_classes)
+  with ones_own.named(setup.config, 'model', ones_own.A_MODEL):
+    module = setup.make.model(num_classes=read.dataset.num_classes)
   variables = _variables(setup.config, module, read.dataset)
   held = pods.hold(variables['params'], setup.pod)
   if setup.pod.size > 1:

@@ -19,6 +19,7 @@ from moniqua_jax.training import (
   evaluation,
   gradient_noise,
   monitor,
+  same_run,
   signals,
   suggestion,
   summary,
@@ -42,7 +43,7 @@ def train_and_evaluate(
   """
   experiment = _experiment(config, None if resume else start_from)
   config = experiment.setup.config  # with what a budget chose
-  marks = experiment.data.marks()
+  marks = experiment.marks()
   opened = workdir_lib.opened(pathlib.Path(workdir), config, resume, marks)
   with opened as workdir, contextlib.ExitStack() as stack:
     return _train(experiment, workdir, stack)
@@ -120,6 +121,8 @@ def _experiment(config, start_from):
   if not start_from:
     return experiment
   variables = checkpoint.mean_model(start_from, experiment.model.variables)
+  noted = workdir_lib.noted(start_from).get('data', {})
+  same_run.check_start(noted, experiment.marks(), start_from)
   return experiment_lib.starting_at(experiment, variables)
 
 

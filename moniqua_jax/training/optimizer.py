@@ -13,7 +13,7 @@ from moniqua_jax.algorithms import large_leaves, transformation
 from moniqua_jax.algorithms.dadam import DadamState
 from moniqua_jax.algorithms.delayed import delayed
 from moniqua_jax.quantizers import base
-from moniqua_jax.training import registry, talk
+from moniqua_jax.training import ones_own, registry, talk
 from moniqua_jax.training.by_leaf import by_leaf
 
 # Of a config, not of its `optimizer`: each optimizer takes those it knows.
@@ -114,19 +114,20 @@ def local(
   if config.momentum_kind.name != 'local':
     return _clipped(config, optax.add_decayed_weights(config.weight_decay))
   entries = {entry: config[entry] for entry in ENTRIES}
-  optimizer = registry.build(
-    registry.OPTIMIZERS,
-    'optimizer',
-    config.optimizer,
-    learning_rate=learning_rate,
-    by_leaf=functools.partial(by_leaf, held),
-    topology=schedule,
-    axis_name=workers.AXIS,
-    # Not that of the gossip, whose dither is of the same places.
-    key=jax.random.fold_in(jax.random.key(config.seed), 1),
-    **entries,
-  )
-  return _clipped(config, optimizer)
+  with ones_own.named(config, 'optimizer', ones_own.AN_OPTIMIZER):
+    optimizer = registry.build(
+      registry.OPTIMIZERS,
+      'optimizer',
+      config.optimizer,
+      learning_rate=learning_rate,
+      by_leaf=functools.partial(by_leaf, held),
+      topology=schedule,
+      axis_name=workers.AXIS,
+      # Not that of the gossip, whose dither is of the same places.
+      key=jax.random.fold_in(jax.random.key(config.seed), 1),
+      **entries,
+    )
+    return _clipped(config, optimizer)
 
 
 def moments_of(state) -> DadamState | None:

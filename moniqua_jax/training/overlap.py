@@ -8,6 +8,7 @@ the messages and the gradient side by side already.
 
 from collections.abc import Callable
 from concurrent import futures
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +16,21 @@ import optax
 
 from moniqua_jax import pods
 from moniqua_jax.gossip import no_news
-from moniqua_jax.training import optimizer
+from moniqua_jax.training import optimizer, registry
 
 
 def pays(config) -> bool:
-  """Tells whether two threads help: on CPUs, where nothing but gossip talks."""
-  silent = config.reduce.name == 'none' or optimizer.is_outer(config)
-  silent = silent and config.optimizer.name != 'dadam'
+  """Tells whether two threads help: on CPUs, where nothing but gossip talks.
+
+  And where it takes updates: quasi-global momentum makes them of gradients.
+  """
+  makes = registry.found(
+    registry.OPTIMIZERS, 'optimizer', config.optimizer.name
+  )
+  # One that is given the axis, as dadam, may talk by itself.
+  silent = 'axis_name' not in inspect.signature(makes).parameters
+  silent &= config.reduce.name == 'none' or optimizer.is_outer(config)
+  silent &= config.momentum_kind.name == 'local'
   alone = silent and pods.of(config).size == 1
   several = jax.default_backend() == 'cpu' and jax.process_count() > 1
   return (config.overlap or config.outer.delay > 0) and alone and several

@@ -60,14 +60,36 @@ def check(old: dict, new: dict, workdir: pathlib.Path, saved: bool) -> None:
 
 
 def check_data(old: dict, new: dict, flag: str = '--resume') -> None:
-  """Refuses data that are others under the same name."""
-  other = sorted(k for k in old.keys() & new.keys() if old[k] != new[k])
+  """Refuses data, or a model, that are others under the same name."""
+  other = _other(old, new)
   if other:
+    entry = 'model' if other == ['parameters'] else 'data'
     raise ValueError(
-      f'{flag}: config.data gives other {" and ".join(other)} than when the '
-      'run began; that would be another run: put the data back, or take '
+      f'{flag}: config.{entry} gives other {" and ".join(other)} than when the '
+      f'run began; that would be another run: put the {entry} back, or take '
       'another --workdir.'
     )
+
+
+# What a mean model is nothing without, and what to do where it is another.
+OF_A_MEAN_MODEL = {
+  'parameters': 'has leaves of other shapes: set config.model as it was there',
+  'symbols': 'knows other symbols; one of config.data.symbols=bytes knows all',
+}
+
+
+def check_start(old: dict, new: dict, workdir: str) -> None:
+  """Refuses to start at a mean model that would mean something else here."""
+  for mark in _other(old, new):
+    if mark in OF_A_MEAN_MODEL:
+      raise ValueError(
+        f'--start_from={workdir}: its model {OF_A_MEAN_MODEL[mark]}.'
+      )
+
+
+def _other(old: dict, new: dict) -> list[str]:
+  """Names the marks that differ; one that there was not yet is none."""
+  return sorted(k for k in old.keys() & new.keys() if old[k] != new[k])
 
 
 def config_of(workdir: str, given=None):

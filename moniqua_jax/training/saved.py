@@ -65,7 +65,7 @@ def opened(config, workdir: str) -> Saved:
   of = experiment.from_config(config)
   noted = workdir_lib.noted(workdir).get('data', {})
   flag = f'--workdir={workdir}'
-  same_run.check_data(noted, of.data.marks(), flag)
+  same_run.check_data(noted, of.marks(), flag)
   rows = of.setup.pod.devices
   step, state = checkpoint.last(pathlib.Path(workdir), rows, '--workdir')
   statistics = state.get('model_state') or {}
@@ -125,10 +125,13 @@ def _call(spec, classes: int) -> tuple[str, str]:
   takes = inspect.signature(
     registry.found(registry.MODELS, 'model', spec.name)
   ).parameters
-  given: dict[str, Any] = {k: v for k, v in spec.items() if v is not None}
-  module, _, name = given.pop('name').rpartition(':')
+  # A dict of one's own would be written as YAML.
+  entries: dict[str, Any] = spec.to_dict()
+  module, _, name = entries.pop('name').rpartition(':')
+  given = {k: v for k, v in entries.items() if v is not None}
   if 'num_classes' in takes:
     given = {'num_classes': classes} | given
   arguments = ', '.join(f'{k}={value!r}' for k, value in given.items())
-  module = module or 'moniqua_jax.models'
-  return f'from {module} import {name}', f'{name}({arguments})'
+  import_ = f'from {module or "moniqua_jax.models"} import {name}'
+  own = f'# {module} is looked for on PYTHONPATH\n' if module else ''
+  return own + import_, f'{name}({arguments})'

@@ -53,10 +53,9 @@ def classification(dataset: Dataset) -> Task:
 def continuation(dataset: Dataset) -> Task:
   """Windows of text: each symbol but the first from those before it.
 
-  A row says bits for a character, and the perplexity of a symbol.
+  A row says the perplexity of a symbol and, of a text, bits for a character.
   """
   (window,), symbols = dataset.shape, dataset.num_classes
-  each = getattr(dataset.text, 'per_character', 1.0)
 
   def losses(logits, batch):
     of_symbols = _cross_entropy(logits, batch['text'][:, 1:])
@@ -67,12 +66,18 @@ def continuation(dataset: Dataset) -> Task:
     lambda batch: batch['text'][:, :-1],
     losses,
     lambda size: (size, window, symbols),
-    lambda loss: {
-      'test/bits_per_character': loss / math.log(2) * each,
-      'test/perplexity': math.exp(min(loss, 700.0)),
-    },
+    functools.partial(_measures, dataset.text),
     functools.partial(_continued, dataset),
   )
+
+
+def _measures(text, loss: float) -> dict[str, float]:
+  """Says what a mean loss of a symbol is; nobody knows a token's characters."""
+  row = {'test/perplexity': math.exp(min(loss, 700.0))}
+  if text is not None:
+    bits = loss / math.log(2) * text.per_character
+    row['test/bits_per_character'] = bits
+  return row
 
 
 def _continued(dataset, apply, variables, count: int = 400) -> str:
@@ -84,7 +89,7 @@ def _continued(dataset, apply, variables, count: int = 400) -> str:
   @jax.jit
   def step(window, key):
     logits = apply(variables, window, train=False)[:, -1]
-    new = jax.random.categorical(key, logits).astype(window.dtype)
+    new = jax.random.categorical(key, jnp.float32(logits)).astype(window.dtype)
     return jnp.concatenate([window[:, 1:], new[:, None]], axis=1), new[0]
 
   window, made = jnp.asarray(start), []
@@ -96,6 +101,7 @@ def _continued(dataset, apply, variables, count: int = 400) -> str:
 
 
 def _cross_entropy(logits, labels):
+  logits = jnp.float32(logits)  # whatever a model computes in
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
   return losses, (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
 
@@ -105,4 +111,9 @@ BY_FIELD = {'image': classification, 'text': continuation}
 
 def of(dataset: Dataset) -> Task:
   """Returns the task of a data set."""
+  if dataset.task is None and dataset.field not in BY_FIELD:
+    raise ValueError(
+      f'field={dataset.field!r}: a data set is of {sorted(BY_FIELD)}, or has a '
+      'task of its own, Dataset(task=...)'
+    )
   return dataset.task or BY_FIELD[dataset.field](dataset)
