@@ -70,7 +70,7 @@ def auto_theta(
       raise ValueError(f'{name}={value!r}; auto_theta needs it {range_}.')
 
   def init():
-    return jnp.asarray(start, jnp.float32)
+    return jnp.array(start, jnp.float32)  # of each state its own
 
   def quantizer(theta: Array, step: Array) -> base.Quantizer:
     del step

@@ -115,7 +115,7 @@ def fitted_theta(
       raise ValueError(f'{name}={value!r}; fitted_theta needs it {range_}.')
 
   def init():
-    return Fit(jnp.asarray(min(start, limit), jnp.float32), jnp.bool(False))
+    return Fit(jnp.array(min(start, limit), jnp.float32), jnp.bool(False))
 
   def quantizer(fit: Fit, step: Array) -> base.Quantizer:
     del step
