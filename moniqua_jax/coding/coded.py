@@ -50,6 +50,7 @@ def coded(
   Source: ours; the codes are those of arXiv:1610.02132 and arXiv:1908.06077.
   """
   code = message.recursive() if code is None else code
+  base.require_known(quantizer)
   if isinstance(quantizer, base.Tuned):
     make = quantizer.quantizer
     return quantizer._replace(
