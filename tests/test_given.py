@@ -322,3 +322,10 @@ def test_tables_and_delays_may_be_of_numpy_or_a_list():
   tables = {'h': np.full((8, 2000), 0.5)}
   traced(reduced(mj.dcgd, mj.per_worker(own, tables, 'workers')))
   traced(gossip(mj.adpsgd, delays=[0, 1] * 4))
+
+
+def test_what_is_replaced_keeps_what_it_says():
+  """As `every`, `outer` and `check` ask for it."""
+  for tx in (gossip(mj.d2), reduced(strategy='all_gather')):
+    again = tx._replace(init=lambda params, tx=tx: tx.init(params))
+    assert vars(again) == vars(tx) and again.init is not tx.init

@@ -55,6 +55,11 @@ def _is_whole(step) -> bool:
   return isinstance(step, int) or (of_array and not jnp.ndim(step))
 
 
+def _replaced(self, **changes):
+  """As of any named tuple, and keeps what stands beside the pair."""
+  return type(self)(**self._asdict() | vars(self) | changes)
+
+
 class Gossip(optax.GradientTransformationExtraArgs):
   """A transformation that stands last in the chain, and what it says.
 
@@ -68,6 +73,8 @@ class Gossip(optax.GradientTransformationExtraArgs):
     taken: (u_k, state) -> (what counts of u_k, state), see `remembering`.
     period: steps in which each parameter is in one message; None if it changes.
   """
+
+  _replace = _replaced
 
   def __new__(
     cls,
@@ -145,6 +152,8 @@ class Reduction(optax.GradientTransformationExtraArgs):
     whole: () -> the same `Reduction`, of a vector without leaves; None where it
       must see each gradient, or takes no mean.
   """
+
+  _replace = _replaced
 
   def __new__(
     cls,
