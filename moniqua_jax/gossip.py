@@ -342,7 +342,8 @@ def worker_key(key: Array, step: Array, axis_name: str, shared: bool) -> Array:
 
   Keys are never stored, so a restart at a step repeats that step.
   """
-  key = jax.random.fold_in(key, step)
+  # As i32, so that a number of Python may be below 0 as well.
+  key = jax.random.fold_in(key, jnp.asarray(step, jnp.int32))
   return key if shared else jax.random.fold_in(key, lax.axis_index(axis_name))
 
 

@@ -273,7 +273,7 @@ def test_a_step_that_is_none_is_named(name):
 
 
 def test_a_step_may_be_a_number_of_anybody():
-  for step in (3, np.int64(3), np.uint32(3), jnp.int32(-3)):
+  for step in (3, -3, np.int64(3), np.uint32(3), jnp.int32(-3)):
     traced(gossip(), how={'step': step})
 
 
@@ -305,6 +305,7 @@ OTHERS = {
   'coded': lambda: mj.coded(mj.nuqsgd, 2.0),
   'make=.*both are functions': lambda: mj.scheduled(mj.sign(), lambda k: k),
   'schedule=0.5; both': lambda: mj.scheduled(mj.top_k, 0.5),
+  'optimizer=0.7; outer takes': lambda: mj.outer(gossip(), 0.7),
 }
 NO_QUANTIZER = {'rotated', 'scaled', 'coded'}
 
