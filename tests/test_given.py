@@ -111,6 +111,14 @@ NO_THETA = {
   'got gamma=None': lambda: mj.lazy(mj.ring(8), None),
   r'scales=\[1.0, 2.0\]; give': lambda: mj.scaled(mj.sign(), [1.0, 2.0]),
   'scales=0.5; give': lambda: mj.scaled(mj.sign(), 0.5),
+  "safety='2'; auto_theta needs": lambda: mj.auto_theta(4, 1.0, safety='2'),
+  'shrink=None; auto_theta': lambda: mj.auto_theta(4, 1.0, shrink=None),
+  'chance=None; fitted_theta': lambda: mj.fitted_theta(4, chance=None),
+  "limit='9'; fitted_theta": lambda: mj.fitted_theta(4, limit='9'),
+  'clip=None; it counts': lambda: mj.terngrad(clip=None),
+  'capacity=None bits': lambda: mj.coded(mj.nuqsgd(4), None),
+  'momentum=None; quasi': lambda: mj.quasi_global(gossip(), 1, None),
+  "mu='.9'; quasi": lambda: mj.quasi_global(gossip(), 1, mu='.9'),
 }
 
 

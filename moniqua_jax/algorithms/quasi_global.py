@@ -185,8 +185,9 @@ def _check(name, momentum, mu, warmup):
   warmup = wire.integer(warmup)
   # `optax.inject_hyperparams` traces both shares: nothing is known of them.
   traced = lambda value: isinstance(value, jax.core.Tracer)
-  share = traced(momentum) or 0 < momentum < 1
-  kept = traced(mu) or 0 <= mu < 1
+  number = wire.is_number
+  share = traced(momentum) or (number(momentum) and 0 < momentum < 1)
+  kept = traced(mu) or (number(mu) and 0 <= mu < 1)
   whole = type(warmup) is int and warmup >= 0
   for entry, value, valid, range_ in (
     ('momentum', momentum, share, 'above 0 and below 1'),

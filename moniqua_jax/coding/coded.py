@@ -57,7 +57,7 @@ def coded(
       quantizer=lambda state, step: coded(make(state, step), capacity, code)
     )
   about = _about(quantizer)
-  if not 0 < capacity < about.bits:
+  if not (wire.is_number(capacity) and 0 < capacity < about.bits):
     raise ValueError(
       f'capacity={capacity!r} bits per value; it must be above 0 and below the '
       f'{about.bits} bits of a packed code, or nothing is gained.'
