@@ -295,6 +295,7 @@ def correction(
 
   Source: lines 2 to 5 of Algorithm 1 of Moniqua, arXiv:2002.11787.
   """
+  topology = topologies.base.single(topology, 'correction')
   each = Round(topology, quantizer, axis_name)
   (_, pull), seen = _encoded(_read, each, x, key)
   return pull, seen
@@ -341,7 +342,8 @@ def worker_key(key: Array, step: Array, axis_name: str, shared: bool) -> Array:
 
   Keys are never stored, so a restart at a step repeats that step.
   """
-  key = jax.random.fold_in(key, step)
+  # As i32, so that a number of Python may be below 0 as well.
+  key = jax.random.fold_in(key, jnp.asarray(step, jnp.int32))
   return key if shared else jax.random.fold_in(key, lax.axis_index(axis_name))
 
 
@@ -385,7 +387,10 @@ def vector_type(params):
   """Returns the type of a vector of all leaves, which must be floats."""
   leaves = jax.tree.leaves(params)
   if not leaves:
-    raise ValueError('gossip needs parameters; update() was given none.')
+    raise ValueError(
+      'gossip needs parameters, and was given none, or no leaf: '
+      'tx.update(updates, opt_state, params, step=step).'
+    )
   collectives.require(jnp.floating, params, 'params')
   double = all(jnp.result_type(leaf) == jnp.float64 for leaf in leaves)
   return jnp.float64 if double else jnp.float32

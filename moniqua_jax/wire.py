@@ -42,6 +42,7 @@ def pack(codes: jax.Array, bits: int) -> jax.Array:
   >>> pack(jnp.arange(4, dtype=jnp.uint8), 4)
   Array([32, 49], dtype=uint8)
   """
+  _require_bytes('codes', codes)
   return join(codes, bits)
 
 
@@ -59,6 +60,7 @@ def unpack(packed: jax.Array, bits: int, size: int) -> jax.Array:
   >>> unpack(pack(jnp.arange(5, dtype=jnp.uint8), 3), 3, 5)
   Array([0, 1, 2, 3, 4], dtype=uint8)
   """
+  _require_bytes('packed', packed)
   needed = packed_size(size, bits)
   require(packed[:needed], needed, size)
   native_form = functools.partial(native.unpack, size=size, bits=bits)
@@ -135,6 +137,12 @@ def require(payload: jax.Array, expected: int, size: int) -> None:
       f'{expected}. The sender and the receiver differ in their quantizer, or '
       'in the number of values.'
     )
+
+
+def _require_bytes(name: str, array) -> None:
+  kind = getattr(array, 'dtype', type(array).__name__)
+  if kind != jnp.uint8:
+    raise ValueError(f'{name} is {kind}; the wire holds uint8 alone.')
 
 
 def integer(value):

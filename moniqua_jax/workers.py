@@ -103,7 +103,8 @@ def sharded(
       jax.tree.map(only, arg) if axis == 0 else arg
       for arg, axis in zip(args, in_axes, strict=True)
     ]
-    return jax.tree.map(lambda leaf: leaf[None], looked_at(*own))
+    row = lambda leaf: jnp.asarray(leaf)[None]  # a number of Python as well
+    return jax.tree.map(row, looked_at(*own))
 
   rows = P(mesh.axis_names)
   specs = tuple(rows if axis == 0 else P() for axis in in_axes)

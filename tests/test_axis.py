@@ -153,6 +153,18 @@ def test_runners_take_whole_arguments(runner):
       runner(lambda *args: args, in_axes)
 
 
+@pytest.mark.parametrize('runner', helpers.RUNNERS.values())
+def test_runners_give_a_row_of_any_number(runner):
+  """Of Python as well: what a step says of itself may be known."""
+  step = lambda x: (x, {'samples': len(x), 'rate': 0.5, 'key': KEY})
+  _, said = jax.eval_shape(runner(step, (0,)), np.zeros((N, D), 'f4'))
+  assert {name: value.shape for name, value in said.items()} == {
+    'samples': (N,),
+    'rate': (N,),
+    'key': (N,),
+  }
+
+
 @pytest.mark.parametrize('within', [False, True])
 def test_a_mesh_with_explicit_axes_is_one_as_well(within):
   """As `jax.make_mesh` makes it; and within `jax.set_mesh` of it."""

@@ -60,7 +60,7 @@ ALL = {
   **MEANS,
   'dpsgd moniqua': mj.dpsgd(PAIRS, MONIQUA, **SLOTS),
   'choco alq': mj.choco(RING, ALQ, 0.5, **SLOTS),
-  'dpsgd auto': mj.dpsgd(MATES, mj.auto_theta(8, start=4.0), **SLOTS),
+  'dpsgd auto': mj.dpsgd(MATES, mj.auto_theta(8, jnp.float32(4)), **SLOTS),
   'push_sum full': mj.push_sum(PAIRS, FULL, **SLOTS),
   'push_sum moniqua': mj.push_sum(PAIRS, MONIQUA, **SLOTS),
   'quantize': mj.quantize(mj.nuqsgd(4, bucket_size=11), KEY),

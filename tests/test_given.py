@@ -10,12 +10,15 @@ import optax
 import pytest
 
 import moniqua_jax as mj
+from moniqua_jax.algorithms import vectors
 from tests.helpers import A_KIND_EACH, QUANTIZERS, tiered
 
 KEY = jax.random.key(0)
 OF = {'axis_name': 'workers', 'key': KEY}
 GRADIENT = {'w': np.ones((40, 50), np.float32), 'b': np.ones(5, np.float32)}
 SLACK = mj.lazy(mj.ring(8), 0.5)
+B = np.ones(2, np.float32)
+STEP = {'step': jnp.int32(3)}
 
 
 def gossip(algorithm=mj.dpsgd, topology=SLACK, **entries):
@@ -26,14 +29,14 @@ def reduced(algorithm=mj.allreduce, quantizer=None, **entries):
   return algorithm(quantizer or mj.qsgd(4, 64), **OF, **entries)
 
 
-def traced(tx, gradient=GRADIENT, params=None):
+def traced(tx, gradient=GRADIENT, params=None, how=STEP):
   """Traces a step of eight workers."""
 
   def step(i):
     own = lambda leaf: leaf + 0 * i if hasattr(leaf, 'shape') else leaf
     each = jax.tree.map(own, gradient)
     state = tx.init(params or GRADIENT)
-    return tx.update(each, state, params or GRADIENT, step=jnp.int32(3))
+    return tx.update(each, state, params or GRADIENT, **how)
 
   return jax.eval_shape(jax.vmap(step, axis_name='workers'), jnp.arange(8.0))
 
@@ -108,6 +111,14 @@ NO_THETA = {
   'got gamma=None': lambda: mj.lazy(mj.ring(8), None),
   r'scales=\[1.0, 2.0\]; give': lambda: mj.scaled(mj.sign(), [1.0, 2.0]),
   'scales=0.5; give': lambda: mj.scaled(mj.sign(), 0.5),
+  "safety='2'; auto_theta needs": lambda: mj.auto_theta(4, 1.0, safety='2'),
+  'shrink=None; auto_theta': lambda: mj.auto_theta(4, 1.0, shrink=None),
+  'chance=None; fitted_theta': lambda: mj.fitted_theta(4, chance=None),
+  "limit='9'; fitted_theta": lambda: mj.fitted_theta(4, limit='9'),
+  'clip=None; it counts': lambda: mj.terngrad(clip=None),
+  'capacity=None bits': lambda: mj.coded(mj.nuqsgd(4), None),
+  'momentum=None; quasi': lambda: mj.quasi_global(gossip(), 1, None),
+  "mu='.9'; quasi": lambda: mj.quasi_global(gossip(), 1, mu='.9'),
 }
 
 
@@ -169,6 +180,7 @@ def test_a_leaf_that_is_no_array_of_floats_is_named(what):
 def test_a_number_of_python_is_an_array():
   one = {'w': np.ones((40, 50), np.float32), 'scale': 1.5}
   traced(reduced(mj.error_feedback, mj.sign(64)), one, one)
+  traced(gossip(mj.d2), one, one)
 
 
 # ------------------------------------------------------------- traced numbers
@@ -249,3 +261,80 @@ def test_no_message_promotes_in_silence(name):
   quantizer = WRAPPED[name] if name in WRAPPED else QUANTIZERS[name][0]
   with jax.numpy_dtype_promotion('strict'):
     spoken(quantizer)
+
+
+# ------------------------------------------------------------- no step
+
+ASKS = {**STRICT, 'dadam': lambda: mj.dadam(0.1, topology=SLACK, **OF)}
+NO_STEP = {'None': {}, '0.5': {'step': 0.5}, 'array': {'step': np.arange(8)}}
+
+
+@pytest.mark.parametrize(
+  'name', tiered(ASKS, ['dpsgd', 'd2', 'stale', 'outer', 'diana', 'dadam'])
+)
+def test_a_step_that_is_none_is_named(name):
+  """Loops of others forget it, or hand on a share of an epoch."""
+  for said, how in NO_STEP.items():
+    match = rf'\w+: update\(\) was given step={said}.*params, step=step\)'
+    with pytest.raises(TypeError, match=match):
+      traced(ASKS[name](), how=how)
+
+
+def test_a_step_may_be_a_number_of_anybody():
+  for step in (3, -3, np.int64(3), np.uint32(3), jnp.int32(-3)):
+    traced(gossip(), how={'step': step})
+
+
+# ------------------------------------------------------------- another kind
+
+OTHERS = {
+  'topology=8; expected a Topology': lambda: gossip(topology=8),
+  'topology=None; expected': lambda: mj.spectral_gap(None),
+  'topology=8; matrix takes one': lambda: mj.matrix(8),
+  r'topology=\(Topo.*; matrix': lambda: mj.matrix(mj.one_peer_exponential(8)),
+  'topology=8; correction': lambda: mj.correction(
+    jnp.ones(3), KEY, topology=8, quantizer=mj.sign(), axis_name='workers'
+  ),
+  'levels=8; give them all': lambda: mj.leveled(8),
+  'levels=.*, an array of JAX': lambda: mj.leveled(jnp.array([0, 0.5, 1])),
+  'block_sizes=5; a block': lambda: mj.block(0.5, 5),
+  'block_sizes=64; a block': lambda: mj.dithering(1, block_sizes=64),
+  'first=100; the choice is counts': lambda: mj.alq(3, first=100),
+  r'L has the shape \(\); it': lambda: mj.smooth(mj.sign(), 2.0),
+  r'L has the shape \(3, 4\)': lambda: mj.smooth(mj.sign(), np.ones((3, 4))),
+  'from 0.5 to 2.0': lambda: mj.random_tau(jnp.array([2, 0.5]), tau=2.5),
+  'codes is int32; the wire': lambda: mj.pack(jnp.arange(4), 4),
+  'codes is list; the wire': lambda: mj.pack([0, 1], 4),
+  'packed is float32; the wire': lambda: mj.unpack(jnp.ones(2), 4, 4),
+  'same leaves in other nodes': lambda: vectors.complete((B,), [B]),
+  r'tables: first axes of \[0\]': lambda: mj.per_worker(mj.sign, [1.0], 'w'),
+  'rotated': lambda: mj.rotated(mj.moniqua),
+  'scaled': lambda: mj.scaled(mj.moniqua, ((64, 1.0),)),
+  'coded': lambda: mj.coded(mj.nuqsgd, 2.0),
+  'make=.*both are functions': lambda: mj.scheduled(mj.sign(), lambda k: k),
+  'schedule=0.5; both': lambda: mj.scheduled(mj.top_k, 0.5),
+  'optimizer=0.7; outer takes': lambda: mj.outer(gossip(), 0.7),
+}
+NO_QUANTIZER = {'rotated', 'scaled', 'coded'}
+
+
+@pytest.mark.parametrize('said', OTHERS)
+def test_what_is_of_another_kind_is_named(said):
+  match = 'expected a Quantizer or a' if said in NO_QUANTIZER else said
+  with pytest.raises((ValueError, TypeError), match=match):
+    OTHERS[said]()
+
+
+def test_tables_and_delays_may_be_of_numpy_or_a_list():
+  """A traced index finds no row of an array of NumPy."""
+  own = lambda row: mj.varying_steps(row['h'], bits=4)
+  tables = {'h': np.full((8, 2000), 0.5)}
+  traced(reduced(mj.dcgd, mj.per_worker(own, tables, 'workers')))
+  traced(gossip(mj.adpsgd, delays=[0, 1] * 4))
+
+
+def test_what_is_replaced_keeps_what_it_says():
+  """As `every`, `outer` and `check` ask for it."""
+  for tx in (gossip(mj.d2), reduced(strategy='all_gather')):
+    again = tx._replace(init=lambda params, tx=tx: tx.init(params))
+    assert vars(again) == vars(tx) and again.init is not tx.init

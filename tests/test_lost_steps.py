@@ -175,3 +175,18 @@ def test_a_mean_that_is_not_finite_leaves_the_memory_as_it_was(name):
     for kept_, now in zip(old, new, strict=True):
       if now.dtype != np.uint8:  # a message, which was sent
         np.testing.assert_array_equal(kept_, now)
+
+
+@pytest.mark.parametrize('name', ['allreduce', 'error_feedback'])
+def test_a_mean_beyond_float16_is_lost(name):
+  """Values of 60,000 are within it, the norm of eight of them is not."""
+  how = dict(strategy='all_gather', keep=lambda leaf: False, **SLOTS)
+  tx = getattr(mj, name)(mj.qsgd(2, bucket_size=8), **how)
+  g = np.full((N, 64), 6e4, np.float16)
+  step = lambda g: tx.update(g, tx.init(g), step=np.int32(0))
+  mean, state = mj.simulated(step, (0,))(g)
+  np.testing.assert_array_equal(state.lost, 1)
+  if name == 'error_feedback':
+    assert not mean.any() and not state.error.any()
+  else:
+    assert np.isinf(mean).any()

@@ -118,6 +118,22 @@ def test_numbers_out_of_range_are_named(name, value):
     mj.quasi_global(DPSGD, 0.1, **{name: value})
 
 
+def test_optax_may_inject_its_numbers():
+  """They are traced then, and give what they give when they are known."""
+  inject = optax.inject_hyperparams(mj.quasi_global, static_args='warmup')
+  both = [make(DPSGD, learning_rate=0.1) for make in (inject, mj.quasi_global)]
+
+  def step(x):
+    last = []
+    for tx in both:
+      _, state = tx.update(x, tx.init(x), x, step=jnp.int32(0))
+      last.append(tx.update(x, state, x, step=jnp.int32(1))[0])
+    return last
+
+  injected, known = mj.simulated(step, (0,))(CENTRES)
+  np.testing.assert_allclose(injected, known, rtol=1e-6)
+
+
 def test_it_stands_around_every_not_within():
   with pytest.raises(ValueError, match='quasi_global_dpsgd must see each step'):
     mj.every(mj.quasi_global(DPSGD, 0.1), 2)

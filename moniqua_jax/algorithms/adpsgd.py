@@ -113,7 +113,7 @@ def adpsgd(
 
 
 def _checked_delays(delays, n: int) -> tuple[int, ...]:
-  each = delays if isinstance(delays, tuple) else (delays,) * n
+  each = delays if isinstance(delays, (tuple, list)) else (delays,) * n
   each = tuple(map(wire.integer, each))
   if len(each) != n or not all(
     isinstance(tau, int) and tau >= 0 for tau in each

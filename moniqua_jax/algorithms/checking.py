@@ -161,9 +161,11 @@ def _unreadable(heard: list[gossip.Heard]) -> str:
 def _lost(heard: list[gossip.Heard]) -> str:
   """One line of updates that were lost, one in ten or more; '' if fewer."""
   for each in heard:
-    lost, rounds = np.ravel(each.lost), np.ravel(each.turn)
+    lost, account = np.ravel(each.lost), each.account
+    # Not its turn: that begins with the step of the loop.
+    rounds = np.max(account.messages) / account.in_a_row.shape[-1]
     worst = int(np.argmax(lost))
-    if lost[worst] >= max(unreadable.PATIENCE, rounds[worst] / 10):
+    if lost[worst] >= max(unreadable.PATIENCE, rounds / 10):
       return (
         f'{lost[worst]} updates of worker {worst} were not finite, and were '
         'lost (its momentum may stay so for good). Try a smaller learning rate.'

@@ -131,4 +131,5 @@ def dadam(
     way = m / (1 - b1**count) / root + weight_decay * x
     return unravel(-rate(state.gradients) * way), DadamState(heard, count, m, v)
 
+  update = transformation.stepped(update, 'dadam')
   return optax.GradientTransformationExtraArgs(init, update)

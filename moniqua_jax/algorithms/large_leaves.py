@@ -137,8 +137,8 @@ def on_large_leaves(
     reduced, left = rule.mean(current, x, state.error, own_key, axis_name)
     observed = tuned.observe(state.tuned, gossip.no_news(1), x)
     kept = collectives.mean(join.kept, axis_name)
-    took = base.finite((told(reduced.mean, axis_name), kept))
     mean = join.together(reduced.mean, kept)
+    took = base.finite((told(reduced.mean, axis_name), kept)) & held(mean)
     if _is_memory(left):
       mean = or_nothing(took, mean)
     left = base.select(took, left, state.error)
@@ -180,6 +180,12 @@ def told(mean: Array, axis_name: str) -> Array:
   this tells as much as a pass over all values.
   """
   return mean[:: -(-mean.size // lax.axis_size(axis_name))]
+
+
+def held(mean) -> Array:
+  """Tells whether leaves of float16 hold a mean: a code may round it up."""
+  leaves = jax.tree.leaves(mean)
+  return base.finite([leaf for leaf in leaves if leaf.dtype == jnp.float16])
 
 
 def chosen(quantizer, strategy: str, key) -> quantized_mean.Strategy:

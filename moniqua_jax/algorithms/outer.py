@@ -104,6 +104,7 @@ def outer(
   Raises:
     ValueError: another algorithm, or `every` or `streaming` of one, which stand
       around this; steps < 1; a delay above the steps.
+    TypeError: an optimizer that is none, such as a learning rate.
 
   >>> from moniqua_jax import allreduce, eden
   >>> mean = allreduce(eden(bits=2), 'scatter_reduce',
@@ -113,7 +114,13 @@ def outer(
   Source: Algorithm 1 of arXiv:2311.08105 and of arXiv:1909.13014; Section 2.3
   of arXiv:2501.18512 for the delay.
   """
-  optimizer = optax.with_extra_args_support(optimizer or optax.sgd(1.0))
+  optimizer = optax.sgd(1.0) if optimizer is None else optimizer
+  if not hasattr(optimizer, 'update'):
+    raise TypeError(
+      f'optimizer={optimizer!r:.60}; outer takes one of optax, such as '
+      'optax.sgd(0.7, momentum=0.9, nesterov=True).'
+    )
+  optimizer = optax.with_extra_args_support(optimizer)
   if isinstance(algorithm, Gossip) and algorithm.heard:
     if algorithm.period != 1:
       raise ValueError(

@@ -103,8 +103,9 @@ def power_sgd(
       for qs in (right, rows)
     )
     error = [m - s for m, s in zip(full, said, strict=True)]
-    took = base.finite((right, kept))
-    result = large_leaves.or_nothing(took, join.together(means, kept))
+    result = join.together(means, kept)
+    took = base.finite((right, kept)) & large_leaves.held(result)
+    result = large_leaves.or_nothing(took, result)
     error, right = base.select(took, (error, right), state[:2])
     lost = state.lost + (~took).astype(jnp.int32)
     return result, PowerState(error, right, lost)

@@ -183,10 +183,16 @@ def _check(name, momentum, mu, warmup):
       'deepsqueeze.'
     )
   warmup = wire.integer(warmup)
+  # `optax.inject_hyperparams` traces both shares: nothing is known of them.
+  traced = lambda value: isinstance(value, jax.core.Tracer)
+  number = wire.is_number
+  share = traced(momentum) or (number(momentum) and 0 < momentum < 1)
+  kept = traced(mu) or (number(mu) and 0 <= mu < 1)
+  whole = type(warmup) is int and warmup >= 0
   for entry, value, valid, range_ in (
-    ('momentum', momentum, 0 < momentum < 1, 'above 0 and below 1'),
-    ('mu', mu, 0 <= mu < 1, 'at least 0 and below 1'),
-    ('warmup', warmup, type(warmup) is int and warmup >= 0, 'a number >= 0'),
+    ('momentum', momentum, share, 'above 0 and below 1'),
+    ('mu', mu, kept, 'at least 0 and below 1'),
+    ('warmup', warmup, whole, 'a whole number >= 0'),
   ):
     if not valid:
       raise ValueError(f'{entry}={value!r}; quasi_global needs it {range_}.')

@@ -6,6 +6,8 @@ itself is in attributes beside the pair, which wrappers hand on:
 """
 
 from collections.abc import Callable
+import functools
+import inspect
 import operator
 from typing import Any, NamedTuple
 
@@ -28,6 +30,36 @@ class Counted(NamedTuple):
   lost: jax.Array
 
 
+def stepped(update: Callable, name: str) -> Callable:
+  """Refuses what is no number of a step, where an update asks for one."""
+  if 'step' not in inspect.signature(update).parameters:
+    return update
+
+  @functools.wraps(update)
+  def with_step(updates, state, params=None, **extra_args):
+    step = extra_args.get('step')
+    if not _is_whole(step):
+      raise TypeError(
+        f'{name}: update() was given step={step!r:.60}; it takes the number of '
+        'the step, one whole number, the same on all workers: tx.update(grads, '
+        'opt_state, params, step=step). apply_gradients of a TrainState of '
+        'flax and gradient_transformation() of optax.MultiSteps hand none on.'
+      )
+    return update(updates, state, params, **extra_args)
+
+  return with_step
+
+
+def _is_whole(step) -> bool:
+  of_array = jnp.issubdtype(getattr(step, 'dtype', float), jnp.integer)
+  return isinstance(step, int) or (of_array and not jnp.ndim(step))
+
+
+def _replaced(self, **changes):
+  """As of any named tuple, and keeps what stands beside the pair."""
+  return type(self)(**self._asdict() | vars(self) | changes)
+
+
 class Gossip(optax.GradientTransformationExtraArgs):
   """A transformation that stands last in the chain, and what it says.
 
@@ -42,6 +74,8 @@ class Gossip(optax.GradientTransformationExtraArgs):
     period: steps in which each parameter is in one message; None if it changes.
   """
 
+  _replace = _replaced
+
   def __new__(
     cls,
     init: Callable,
@@ -54,7 +88,7 @@ class Gossip(optax.GradientTransformationExtraArgs):
     taken: Callable = lambda updates, state: (updates, state),
     period: int | None = 1,
   ):
-    self = super().__new__(cls, init, update)
+    self = super().__new__(cls, init, stepped(update, name))
     self.name, self.heard, self.may_rest = name, heard, may_rest
     self.told, self.message, self.taken = told, message, taken
     self.period = period
@@ -99,6 +133,7 @@ def remembering(
   update of a worker's own that is not finite is lost: taken as 0, and counted.
   """
 
+  @functools.wraps(update)
   def steady(updates, state, params=None, **extra_args):
     updates, state = taken(updates, state)
     return update(updates, state, params, **extra_args)
@@ -118,6 +153,8 @@ class Reduction(optax.GradientTransformationExtraArgs):
       must see each gradient, or takes no mean.
   """
 
+  _replace = _replaced
+
   def __new__(
     cls,
     init: Callable,
@@ -128,7 +165,7 @@ class Reduction(optax.GradientTransformationExtraArgs):
     axis_name: str | None = None,
     whole: Callable | None = None,
   ):
-    self = super().__new__(cls, init, update)
+    self = super().__new__(cls, init, stepped(update, name))
     self.name, self.quantizes, self.shift = name, quantizes, shift
     self.axis_name, self.whole = axis_name, whole
     return self

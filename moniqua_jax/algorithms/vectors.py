@@ -28,7 +28,7 @@ def complete(updates, params):
   try:
     owners = tree.flatten_up_to(params)
   except ValueError as error:
-    raise ValueError(_mismatch(updates, params)) from error
+    raise ValueError(_mismatch(updates, params, error)) from error
 
   def one(path, update, owner):
     if _is_absent(update):
@@ -60,15 +60,19 @@ def _is_absent(update) -> bool:
   return update is None or isinstance(update, optax.MaskedNode)
 
 
-def _mismatch(updates, params) -> str:
-  """Names the leaves that only one of two trees has."""
-  paths = lambda tree: {
-    jax.tree_util.keystr(path)
-    for path, _ in jax.tree.leaves_with_path(tree, is_leaf=_is_absent)
-  }
+def _mismatch(updates, params, error) -> str:
+  """Names the leaves that only one of two trees has, or where they differ."""
+  ours, theirs = (
+    {
+      jax.tree_util.keystr(path)
+      for path, _ in jax.tree.leaves_with_path(tree, is_leaf=_is_absent)
+    }
+    for tree in (updates, params)
+  )
+  if ours == theirs:
+    return f'updates and params have the same leaves in other nodes: {error}'
   return (
     'updates and params have another structure. Only in updates: '
-    f'{sorted(paths(updates) - paths(params))}; only in params: '
-    f'{sorted(paths(params) - paths(updates))}. A parameter without an update '
-    'has None in its place.'
+    f'{sorted(ours - theirs)}; only in params: {sorted(theirs - ours)}. A '
+    'parameter without an update has None in its place.'
   )

@@ -50,13 +50,14 @@ def coded(
   Source: ours; the codes are those of arXiv:1610.02132 and arXiv:1908.06077.
   """
   code = message.recursive() if code is None else code
+  base.require_known(quantizer)
   if isinstance(quantizer, base.Tuned):
     make = quantizer.quantizer
     return quantizer._replace(
       quantizer=lambda state, step: coded(make(state, step), capacity, code)
     )
   about = _about(quantizer)
-  if not 0 < capacity < about.bits:
+  if not (wire.is_number(capacity) and 0 < capacity < about.bits):
     raise ValueError(
       f'capacity={capacity!r} bits per value; it must be above 0 and below the '
       f'{about.bits} bits of a packed code, or nothing is gained.'

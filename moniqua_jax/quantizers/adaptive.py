@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from moniqua_jax import collectives, wire
 from moniqua_jax.quantizers import base, densities, least_variance
@@ -246,7 +247,8 @@ def _agreed(value, axis_name):
 
 
 def _check(bits: int, watch: Watch):
-  schedule = (-1, *watch.first)
+  first = watch.first if np.ndim(watch.first) else (-1,)  # no count at all
+  schedule = (-1, *first)
   ascending = all(a < b for a, b in zip(schedule, schedule[1:], strict=False))
   for name, value, valid, range_ in (
     ('bits', bits, type(bits) is int and bits in range(2, 9), '2 to 8'),

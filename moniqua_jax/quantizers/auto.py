@@ -7,6 +7,7 @@ header of its messages, so the thetas need not agree.
 import jax
 import jax.numpy as jnp
 
+from moniqua_jax import wire
 from moniqua_jax.quantizers import base
 from moniqua_jax.quantizers.moniqua import moniqua
 
@@ -61,16 +62,17 @@ def auto_theta(
   """
   moniqua(start, bits, rounding)  # checks them
   limit = 1000 * start if limit is None else limit
+  number = wire.is_number
   for name, value, valid, range_ in (
-    ('safety', safety, safety > 1, 'above 1'),
-    ('shrink', shrink, 0 < shrink < 1, 'between 0 and 1'),
-    ('limit', limit, limit > start, f'above start={start!r}'),
+    ('safety', safety, number(safety) and safety > 1, 'above 1'),
+    ('shrink', shrink, number(shrink) and 0 < shrink < 1, 'between 0 and 1'),
+    ('limit', limit, number(limit) and limit > start, f'above start={start!r}'),
   ):
     if not valid:
       raise ValueError(f'{name}={value!r}; auto_theta needs it {range_}.')
 
   def init():
-    return jnp.asarray(start, jnp.float32)
+    return jnp.array(start, jnp.float32)  # of each state its own
 
   def quantizer(theta: Array, step: Array) -> base.Quantizer:
     del step

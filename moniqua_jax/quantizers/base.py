@@ -154,15 +154,20 @@ class Tuned(NamedTuple):
 Either = TypeVar('Either', Quantizer, Tuned, Quantizer | Tuned)
 
 
-def tuned(quantizer: Quantizer | Tuned) -> Tuned:
-  """Returns a `Tuned` for either: a plain quantizer is one that never moves."""
-  if isinstance(quantizer, Tuned):
-    return quantizer
-  if not isinstance(quantizer, Quantizer):
+def require_known(quantizer) -> None:
+  """Refuses what is no quantizer, such as a function that makes one."""
+  if not isinstance(quantizer, Quantizer | Tuned):
     raise TypeError(
       f'quantizer={quantizer!r}; expected a Quantizer or a Tuned, as the '
       'functions of moniqua_jax.quantizers return.'
     )
+
+
+def tuned(quantizer: Quantizer | Tuned) -> Tuned:
+  """Returns a `Tuned` for either: a plain quantizer is one that never moves."""
+  require_known(quantizer)
+  if isinstance(quantizer, Tuned):
+    return quantizer
   return scheduled(lambda step: quantizer, lambda step: step)
 
 
@@ -186,10 +191,15 @@ def scheduled(
   Args:
     make: number f32[] -> Quantizer, for instance
       `lambda theta: moniqua(theta, bits=4)`.
-    schedule: step i32[] -> number f32[], for instance an optax schedule.
+    schedule: step i32[] -> number f32[], for instance an optax schedule. The
+      step is the algorithm's: within `every`, `rounds` and `streaming` its own
+      rounds.
 
   Returns:
     A `Tuned` without state.
+
+  Raises:
+    TypeError: make or schedule is no function.
 
   >>> halving = scheduled(lambda theta: full_precision(), lambda step: .5**step)
   >>> halving.init()
@@ -197,6 +207,10 @@ def scheduled(
 
   Source: the theta_k of arXiv:2002.11787 is such a number.
   """
+  if not (callable(make) and callable(schedule)):
+    raise TypeError(
+      f'make={make!r:.40}, schedule={schedule!r:.40}; both are functions.'
+    )
   return Tuned(
     init=lambda: (),
     quantizer=lambda state, step: make(schedule(step)),
@@ -253,7 +267,8 @@ def select(first: Array, tree: Any, other: Any) -> Any:
   """
 
   def one(new, old):
-    return new if new.dtype == jnp.uint8 else jnp.where(first, new, old)
+    is_bytes = jnp.result_type(new) == jnp.uint8
+    return new if is_bytes else jnp.where(first, new, old)
 
   return jax.tree.map(one, tree, other)
 

@@ -157,10 +157,12 @@ def block(
 
 def _checked_sizes(block_sizes) -> tuple[int, ...]:
   """Refuses blocks that are none, or of less than one coordinate."""
-  sizes = tuple(map(wire.integer, block_sizes))
+  several = np.ndim(block_sizes) == 1
+  sizes = tuple(map(wire.integer, block_sizes)) if several else ()
   if not sizes or any(type(size) is not int or size < 1 for size in sizes):
     raise ValueError(
-      f'block_sizes={sizes!r}; a block has 1 or more coordinates, an int.'
+      f'block_sizes={block_sizes!r:.60}; a block has 1 or more coordinates, an '
+      'int.'
     )
   return sizes
 

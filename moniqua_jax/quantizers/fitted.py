@@ -106,16 +106,17 @@ def fitted_theta(
   bits = wire.integer(bits)
   moniqua(start, bits)  # checks them
   limit = 1000 * start if limit is None else limit
+  number = wire.is_number
   for name, value, valid, range_ in (
-    ('chance', chance, 0 < chance < 1, 'between 0 and 1'),
-    ('shrink', shrink, 0 < shrink < 1, 'between 0 and 1'),
-    ('limit', limit, limit > 0, 'above 0'),
+    ('chance', chance, number(chance) and 0 < chance < 1, 'between 0 and 1'),
+    ('shrink', shrink, number(shrink) and 0 < shrink < 1, 'between 0 and 1'),
+    ('limit', limit, number(limit) and limit > 0, 'above 0'),
   ):
     if not valid:
       raise ValueError(f'{name}={value!r}; fitted_theta needs it {range_}.')
 
   def init():
-    return Fit(jnp.asarray(min(start, limit), jnp.float32), jnp.bool(False))
+    return Fit(jnp.array(min(start, limit), jnp.float32), jnp.bool(False))
 
   def quantizer(fit: Fit, step: Array) -> base.Quantizer:
     del step

@@ -28,8 +28,8 @@ def leveled(
   Args:
     levels: ascending, at most 256. Either signed, from -1 to 1, or magnitudes
       up to 1, which are mirrored: (0, .5, 1) stands for (-1, -.5, 0, .5, 1) and
-      (.5, 1) for (-1, -.5, .5, 1). May be a traced f32[k] of signed levels,
-      which are then not checked and ride at the end of the payload.
+      (.5, 1) for (-1, -.5, .5, 1). An array of JAX, perhaps traced, is f32[k]
+      of signed levels, not checked, which ride at the end of the payload.
     bucket_size: values that share a norm; the last bucket may be shorter.
     norm: 'l2' or 'linf'.
 
@@ -48,12 +48,20 @@ def leveled(
   Source: Section 3 of arXiv:1908.06077, for any levels and any norm.
   """
   if isinstance(levels, jax.Array):
+    traced = isinstance(levels, jax.core.Tracer)
+    if not traced and np.asarray(levels)[0] >= 0:
+      raise ValueError(
+        f'levels={levels}, an array of JAX: it is of signed levels, from -1 to '
+        '1; give magnitudes as a tuple.'
+      )
     return _with_levels_in_the_payload(levels, bucket_size, norm)
   return buckets.bucketed(grid(signed(levels), bucket_size), norm)
 
 
 def signed(levels: Sequence[float]) -> tuple[float, ...]:
   """Checks levels and returns them from -1 to 1: as given, or mirrored."""
+  if np.ndim(levels) != 1:
+    raise ValueError(f'levels={levels!r}; give them all, as (0, 0.5, 1).')
   values = tuple(float(level) for level in levels)
   if values and values[0] >= 0:
     values = tuple(-v for v in reversed(values) if v > 0) + values

@@ -70,8 +70,10 @@ def per_worker(
 
   Source: Section 2 of arXiv:2106.03524, where one server knows all L_i.
   """
-  counts = {leaf.shape[0] for leaf in jax.tree.leaves(tables)}
-  if len(counts) != 1:
+  # A traced index finds no row of an array of NumPy.
+  tables = jax.tree.map(jnp.asarray, tables)
+  counts = {sum(leaf.shape[:1]) for leaf in jax.tree.leaves(tables)}
+  if len(counts) != 1 or counts == {0}:
     raise ValueError(
       f'tables: first axes of {sorted(counts)}; each array has a row for every '
       'worker.'

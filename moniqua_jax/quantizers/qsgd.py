@@ -84,7 +84,7 @@ def terngrad(bucket_size: int = 512, clip: float = 2.5) -> base.Quantizer:
 
   Source: equations 1, 2 and 8 of arXiv:1705.07878; S is that of the clipped x.
   """
-  if not clip > 0:
+  if not (wire.is_number(clip) and clip > 0):
     raise ValueError(f'clip={clip!r}; it counts standard deviations, above 0.')
 
   def clipped(real, rows):

@@ -70,6 +70,11 @@ def root(matrix, pseudo_inverse: bool = False) -> Root:
     left, right = (root(part, pseudo_inverse) for part in matrix)
     return Root(*map(Kronecker, left, right))
   matrix = np.asarray(matrix, np.float64)
+  if not matrix.ndim or matrix.shape[-1] != matrix.shape[-2:][0]:
+    raise ValueError(
+      f'L has the shape {matrix.shape}; it is a diagonal, [d], or a matrix, '
+      '[d, d].'
+    )
   if not np.isfinite(matrix).all():
     raise ValueError('L has an entry that is not finite.')
   if matrix.ndim == 1:

@@ -45,6 +45,7 @@ def rotated(quantizer: base.Either, seed: int = 0) -> base.Either:
 
   Source: arXiv:1611.00429 and arXiv:2002.09268; the strides are ours.
   """
+  base.require_known(quantizer)
   if isinstance(quantizer, base.Tuned):
     return base.Tuned(
       quantizer.init,

@@ -142,17 +142,18 @@ def random_tau(
 
   Source: Section 3 of arXiv:2102.07245.
   """
-  if isinstance(probabilities, jax.Array):
-    if tau is None:
-      raise ValueError('tau=None; for traced probabilities, give their sum.')
-    p: Array | np.ndarray = probabilities.astype(jnp.float32)
-  else:
+  if not isinstance(probabilities, jax.core.Tracer):
     known = np.asarray(probabilities, np.float32)
     if not ((known > 0) & (known <= 1)).all():
       raise ValueError(
         f'probabilities from {known.min()} to {known.max()}; take above 0, at '
         'most 1.'
       )
+  if isinstance(probabilities, jax.Array):
+    if tau is None:
+      raise ValueError('tau=None; for traced probabilities, give their sum.')
+    p: Array | np.ndarray = probabilities.astype(jnp.float32)
+  else:
     p, tau = known, float(known.sum())
   room = min(p.size, math.ceil(tau + 6 * math.sqrt(tau)))
   # The chance to be drawn: `dither.uniform` gives multiples of 2^-24.

@@ -43,6 +43,7 @@ def within(
 
   Source: ours.
   """
+  base.require_known(quantizer)
   if isinstance(quantizer, base.Tuned):
     return base.Tuned(
       quantizer.init,

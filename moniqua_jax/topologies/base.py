@@ -119,15 +119,26 @@ def _check_received(edges, n: int) -> None:
 
 def rounds_of(topology: Topology | Sequence[Topology]) -> tuple[Topology, ...]:
   """A Topology or several, as a tuple of the same n."""
-  rounds = (topology,) if isinstance(topology, Topology) else tuple(topology)
+  given = (topology,) if isinstance(topology, Topology) else topology
+  rounds = tuple(given) if isinstance(given, Iterable) else ()
   if not rounds or not all(isinstance(r, Topology) for r in rounds):
     raise ValueError(
-      f'expected a Topology or a non-empty tuple of them; got {topology!r}.'
+      f'topology={topology!r:.60}; expected a Topology or a non-empty tuple of '
+      'them, such as ring(8); from_matrix(w) and from_graph(g) make one.'
     )
   sizes = [r.n for r in rounds]
   if len(set(sizes)) > 1:
     raise ValueError(f'all rounds must have the same n; got {sizes}.')
   return rounds
+
+
+def single(topology: Topology, name: str) -> Topology:
+  """Refuses, by the name of who asks, what is not one Topology."""
+  if not isinstance(topology, Topology):
+    raise ValueError(
+      f'topology={topology!r:.60}; {name} takes one Topology, such as ring(8).'
+    )
+  return topology
 
 
 def sources(perm: Sequence[int]) -> Perm:
@@ -166,7 +177,7 @@ def matrix(topology: Topology) -> np.ndarray:
 
   Source: W of Lian et al. 2017 and Lu and De Sa 2020.
   """
-  workers = np.arange(topology.n)
+  workers = np.arange(single(topology, 'matrix').n)
   w = np.zeros((topology.n, topology.n))
   for weight, perm in topology.edges:
     w[workers, sources(perm)] += weight
@@ -289,7 +300,8 @@ def push_matrix(topology: Topology) -> np.ndarray:
 
   Source: the column stochastic P of Assran et al. 2019.
   """
-  back = [(weight, sources(perm)) for weight, perm in topology.edges]
+  edges = single(topology, 'push_matrix').edges
+  back = [(weight, sources(perm)) for weight, perm in edges]
   return matrix(Topology(back)).T
 
 
