@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import subprocess
 import sys
 
@@ -325,6 +326,25 @@ def test_a_letter_that_a_terminal_has_not_is_a_question_mark(monkeypatch):
   with contextlib.closing(sys.stderr):
     progress.make(2, 0).close()
   assert stream.buffer.getvalue().endswith(b'2.5 ? 0.1\n')
+
+
+@pytest.mark.parametrize('name', ['stdout', 'stderr'])
+def test_a_stream_that_nobody_reads_ends_no_program(name, monkeypatch):
+  """As after | head, or | tee that the same Ctrl-C has ended."""
+  reader, writer = os.pipe()
+  os.close(reader)
+  with open(writer, 'w') as stream:
+    monkeypatch.setattr(sys, name, stream)
+    monkeypatch.setattr(sys, f'__{name}__', stream)
+    command_line.legible()
+    print('x' * 10**5, file=getattr(sys, name), flush=True)
+
+
+def test_ctrl_c_is_one_line_and_status_130(capsys):
+  with pytest.raises(SystemExit) as ended, command_line.one_line_errors():
+    raise KeyboardInterrupt
+  assert ended.value.code == 130
+  assert capsys.readouterr().err == 'interrupted.\n'
 
 
 def test_an_unknown_name_is_told_the_names(capsys):
