@@ -638,7 +638,8 @@ ERRORS = {
   'gamma 0': (lambda: tp.lazy(tp.ring(3), 0), 'lazy needs 0 < gamma <= 1'),
   'gamma 2': (lambda: tp.lazy(tp.ring(3), 2.0), 'got gamma=2.0'),
   'gamma nan': (lambda: tp.lazy(tp.ring(3), NAN), 'got gamma=nan'),
-  'no rounds': (lambda: tp.schedule(()), r'non-empty tuple of them; got \(\)'),
+  'no rounds': (lambda: tp.schedule(()), r'non-empty tuple of .* got \(\)'),
+  'a number': (lambda: tp.schedule(8), r'such as ring\(8\); got 8'),
   'bare edges': (
     lambda: tp.schedule(((0.5, (1, 0)),)),
     'expected a Topology or a non-empty tuple',

@@ -4,7 +4,7 @@ n: workers. Row i of W is receiver i, column j is sender j.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -119,10 +119,13 @@ def _check_received(edges, n: int) -> None:
 
 def rounds_of(topology: Topology | Sequence[Topology]) -> tuple[Topology, ...]:
   """A Topology or several, as a tuple of the same n."""
-  rounds = (topology,) if isinstance(topology, Topology) else tuple(topology)
+  rounds: Any = (topology,)
+  if isinstance(topology, Iterable) and not isinstance(topology, Topology):
+    rounds = tuple(topology)
   if not rounds or not all(isinstance(r, Topology) for r in rounds):
     raise ValueError(
-      f'expected a Topology or a non-empty tuple of them; got {topology!r}.'
+      'expected a Topology or a non-empty tuple of them, such as ring(8); got '
+      f'{topology!r}.'
     )
   sizes = [r.n for r in rounds]
   if len(set(sizes)) > 1:
