@@ -291,6 +291,12 @@ def test_what_a_file_does_when_it_is_read_is_a_mistake(text, tmp_path):
   assert WHEN_READ[text] in run.err
 
 
+def test_a_config_of_another_type_is_told_so(tmp_path, capsys):
+  (tmp_path / 'mine.py').write_text('get_config = lambda: {"seed": 1}')
+  status, text = parsed(capsys, f'--config={tmp_path}/mine.py')
+  assert status == 2 and "get_config gives {'seed': 1}, a dict; it must" in text
+
+
 def test_home_is_found_in_a_flag(tmp_path, monkeypatch, capsys):
   monkeypatch.setenv('HOME', str(tmp_path))
   _, text = parsed(capsys, '--config=~/nope.py:dpsgd')
