@@ -46,15 +46,20 @@ _WAYS = {
 def one_line_errors():
   """Turns a `ValueError` into one line on stderr and exit status 2.
 
-  A missing extra as well; an `OSError`, which is no mistake, has status 1.
+  A missing extra as well; an `OSError`, which is no mistake, has status 1, and
+  Ctrl-C 130.
 
   >>> with one_line_errors():
   ...   pass
   """
+  legible()
   try:
     yield
   except (ValueError, extras.MissingExtra, OSError) as error:
     sys.exit(told(error))
+  except KeyboardInterrupt:
+    print('interrupted.', file=sys.stderr)
+    sys.exit(130)
 
 
 def told(error: Exception) -> int:
@@ -99,22 +104,46 @@ def legible() -> None:
   """Makes stdout and stderr take all that is printed: no run ends by it.
 
   A letter that they have not is a ?. One that is closed leads nowhere: the next
-  file that is opened would get its number, and what libraries print.
+  file that is opened would get its number, and what libraries print. So does
+  one that nobody reads any more.
   """
   for name in ('stdout', 'stderr'):
     stream = getattr(sys, name)
     if stream is None:
       setattr(sys, name, open(os.devnull, 'w'))
+    elif stream is getattr(sys, f'__{name}__'):
+      setattr(sys, name, _unread(stream))
     elif isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors='replace')
 
 
+def _unread(stream) -> io.TextIOWrapper:
+  """The same stream, which may lose its reader."""
+  stream.flush()
+  return io.TextIOWrapper(
+    io.BufferedWriter(_Unread(stream.fileno(), 'w', closefd=False)),
+    stream.encoding,
+    errors='replace',
+    line_buffering=stream.line_buffering or stream.write_through,
+  )
+
+
+class _Unread(io.FileIO):
+  """A file that takes what nobody reads, as after | head or without a tty."""
+
+  def write(self, data) -> int:
+    try:
+      return super().write(data)
+    except OSError as error:
+      if error.errno not in (errno.EPIPE, errno.EIO):
+        raise
+      return len(data)
+
+
 def plots() -> None:
   """The console script `moniqua-plots`, where importing it may fail."""
-  legible()
   with one_line_errors():
-    runs = importlib.import_module('moniqua_jax.plots.runs')
-  sys.exit(runs.main())
+    sys.exit(importlib.import_module('moniqua_jax.plots.runs').main())
 
 
 def parser(
@@ -141,7 +170,7 @@ def parser(
     if _HELP.intersection(argv):
       print(f'{doc}\n{flags.FLAGS.main_module_help()}\n{_help(argv, says)}')
       sys.exit()
-    argv = [_with_path(_at_home(argument)) for argument in argv]
+    argv = [_with_path(argument) for argument in at_home(argv)]
     try:
       left = parse(flags.FLAGS, argv)
     except (Exception, SystemExit) as error:  # of a file of the user's, too
@@ -149,6 +178,18 @@ def parser(
   if not flags.FLAGS['verbosity'].present:
     logging.set_verbosity(logging.WARNING)  # checkpoints are talkative
   return left
+
+
+def at_home(argv: Sequence[str] | None = None) -> list[str]:
+  """The home folder in the place of a ~ with which a flag's value begins.
+
+  A shell leaves it there. Of what this program was given, if nothing is.
+
+  >>> at_home(['--out=report', 'a=b'])
+  ['--out=report', 'a=b']
+  """
+  parts = [a.partition('=') for a in (sys.argv[1:] if argv is None else argv)]
+  return [f'{flag}{is_}{os.path.expanduser(to)}' for flag, is_, to in parts]
 
 
 def only_flags(argv: Sequence[str]) -> None:
@@ -232,7 +273,8 @@ def _one_line(file: str):
   try:
     yield
   except SyntaxError as error:
-    raise ValueError(f'{file}, line {error.lineno}: {error.msg}.') from error
+    at = f', line {error.lineno}' if error.lineno else ''
+    raise ValueError(f'{file}{at}: {error.msg}.') from error
   except (Exception, SystemExit) as error:
     stack = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in stack if frame.filename == file]
@@ -295,12 +337,6 @@ def _with_path(argument) -> str:
   return f'{flag}config={":".join([path(name), *method])}'
 
 
-def _at_home(argument) -> str:
-  """A flag whose value begins with ~ with the home folder in its place."""
-  flag, equals, value = argument.partition('=')
-  return f'{flag}{equals}{os.path.expanduser(value)}'
-
-
 def _config_of(argv) -> str:
   """What --config says: NAME or PATH, and :METHOD if there is one."""
   named = [a.split('=', 1)[1] for a in argv if re.match(r'^--?config=', a)]
@@ -357,10 +393,10 @@ def _indented(words) -> str:
 def _why(argv, error, says) -> str:
   """Says why flags could not be parsed: of the config, of an entry, of one."""
   whole = config(_config_of(argv))  # which may say that itself
-  if not hasattr(whole, 'items'):
+  if type(whole).__name__ != 'ConfigDict':
     return (
-      f'--config={_config_of(argv)}: get_config gives {whole!r}; it must be an '
-      'ml_collections.ConfigDict.'
+      f'--config={_config_of(argv)}: get_config gives {whole!r:.40}, a '
+      f'{type(whole).__name__}; it must be an ml_collections.ConfigDict.'
     )
   if isinstance(error, (AttributeError, KeyError)):
     return _unknown_entry(argv, whole)
@@ -397,7 +433,8 @@ def _unknown_entry(argv, whole) -> str:
         within = '.'.join([*keys[:depth], ''])
         near = [name for name in near if name.startswith(within)] or near
         meant = f'did you mean {" or ".join(near)}?'
-        there = meant if near else f'it has {entries}.'
+        there = f'it has {entries}.' if entries else f'it is {node!r}.'
+        there = meant if near else there
         return f'{argument}: {parent} has no {key!r}; {there}'
       node = node[key]
   return 'the config has no such entry.'

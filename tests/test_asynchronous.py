@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import digits
+from configs import digits, smoothness
 import moniqua_jax as mj
 from moniqua_jax.asynchronous import report, training
 from moniqua_jax.asynchronous import worker as worker_lib
@@ -404,6 +404,7 @@ def config_of(n, method='moniqua4', **entries):
       config_of(4, optimizer={'name': 'dadam'}, momentum=0.0),
       "config.optimizer.name='dadam': .* take 'adamw'",
     ),
+    (4, smoothness.get_config(), 'of a laboratory: train.py runs it'),
     (4, config_of(4, batch_size=400), 'batch_size=400 is larger than the shar'),
     (4, config_of(4, topology={'name': 'rign'}), "config.topology.name='rign'"),
     (
@@ -655,6 +656,8 @@ def test_a_killed_worker_is_named(environment, tmp_path):
   assert '--resume' in check_lost(found, r'1 \(process \d+ on .*: dead')
   saved = {file.parent.name for file in workdir.glob('*/state.npz')}
   assert saved >= {'worker0', 'worker2'}
+  noted = json.loads((workdir / 'run.json').read_text())
+  assert {*noted['data']} == {'labels', 'shards'}  # which --resume compares
 
 
 def check_lost(found, words):

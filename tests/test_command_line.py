@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import subprocess
 import sys
 
@@ -290,6 +291,12 @@ def test_what_a_file_does_when_it_is_read_is_a_mistake(text, tmp_path):
   assert WHEN_READ[text] in run.err
 
 
+def test_a_config_of_another_type_is_told_so(tmp_path, capsys):
+  (tmp_path / 'mine.py').write_text('get_config = lambda: {"seed": 1}')
+  status, text = parsed(capsys, f'--config={tmp_path}/mine.py')
+  assert status == 2 and "get_config gives {'seed': 1}, a dict; it must" in text
+
+
 def test_home_is_found_in_a_flag(tmp_path, monkeypatch, capsys):
   monkeypatch.setenv('HOME', str(tmp_path))
   _, text = parsed(capsys, '--config=~/nope.py:dpsgd')
@@ -325,6 +332,25 @@ def test_a_letter_that_a_terminal_has_not_is_a_question_mark(monkeypatch):
   with contextlib.closing(sys.stderr):
     progress.make(2, 0).close()
   assert stream.buffer.getvalue().endswith(b'2.5 ? 0.1\n')
+
+
+@pytest.mark.parametrize('name', ['stdout', 'stderr'])
+def test_a_stream_that_nobody_reads_ends_no_program(name, monkeypatch):
+  """As after | head, or | tee that the same Ctrl-C has ended."""
+  reader, writer = os.pipe()
+  os.close(reader)
+  with open(writer, 'w') as stream:
+    monkeypatch.setattr(sys, name, stream)
+    monkeypatch.setattr(sys, f'__{name}__', stream)
+    command_line.legible()
+    print('x' * 10**5, file=getattr(sys, name), flush=True)
+
+
+def test_ctrl_c_is_one_line_and_status_130(capsys):
+  with pytest.raises(SystemExit) as ended, command_line.one_line_errors():
+    raise KeyboardInterrupt
+  assert ended.value.code == 130
+  assert capsys.readouterr().err == 'interrupted.\n'
 
 
 def test_an_unknown_name_is_told_the_names(capsys):

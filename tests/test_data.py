@@ -337,6 +337,11 @@ def test_digits_split_is_stratified_scaled_and_fixed():
   np.testing.assert_array_equal(labels, again.train.labels)
 
 
+def test_images_that_have_no_room_are_not_made():
+  with pytest.raises(ValueError, match='num_train=2000000000 .*GiB .*above 16'):
+    data.synthetic(2 * 10**9, 10, (8, 8, 1), 10, seed=0)
+
+
 def test_synthetic_is_deterministic_and_learnable():
   dataset, again, other = (
     data.synthetic(300, 100, (8, 8, 3), 4, seed) for seed in (0, 0, 1)

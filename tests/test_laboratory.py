@@ -424,6 +424,7 @@ def test_describe_says_what_would_run():
     (dict(norm='l1'), "norm='l1'"),
     (dict(seeds=0), 'config.seeds=0'),
     (dict(iterations=0), 'config.iterations=0'),
+    (dict(iterations=10**8), 'config.iterations=1000.*GiB of records, above 4'),
     (dict(workers=570), 'config.workers=570; 569 rows make 1 to 569'),
     (dict(data=dict(name='libsvm')), 'config.data: libsvm needs data.path'),
     (dict(data=dict(name='mnist')), "config.data.name='mnist'; choose from"),

@@ -56,6 +56,7 @@ def test_a_run_writes_what_it_promises(whole):
   assert {'test/worst_worker', 'gossip/consensus_rms'} <= set(rows[-1])
   run = json.loads((whole / 'run.json').read_text())
   assert run['versions']['jax'] == jax.__version__ and run['seconds'] > 0
+  assert run['saved'] == 22  # which is missed where it is gone
   assert (whole / 'config.json').stat().st_size > 0
   assert list(whole.glob('events.out.tfevents.*'))
 
@@ -279,6 +280,10 @@ def test_theta_per_leaf_from_a_probe(tmp_path):
   config.quantizer.theta = 6.0
   row = loop.train_and_evaluate(config, tmp_path / 'scaled')
   assert row['gossip/unreadable'] == 0 and row['test/accuracy'] > 0.5
+  still = json.dumps(measured | {'Dense_1/bias': 0.0})
+  (tmp_path / 'probe/leaf_distance.json').write_text(still)
+  with pytest.raises(ValueError, match='scales_from=.* 0.0 apart in Dense_1/b'):
+    experiment.from_config(config)
   config = small('moniqua1', model=dict(name='cnn'))
   config.scales_from = str(tmp_path / 'probe')
   with pytest.raises(ValueError, match='another model'):

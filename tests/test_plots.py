@@ -494,10 +494,12 @@ def test_a_folder_without_config_is_named(baseline):
     (['a', 'b'], 'report'),
     (['a', '--out=c'], 'c'),
     (['--out=c', 'a', 'b'], 'c'),
+    (['a', '--out=~/c'], '/home/of/c'),
   ],
 )
 def test_command_line_chooses_the_folder(monkeypatch, capsys, args, out):
   monkeypatch.setattr(runs_lib, 'report', lambda runs, out: f'{runs} {out}')
+  monkeypatch.setenv('HOME', '/home/of')
   assert plots.main(args) == 0
   runs = [arg for arg in args if arg in 'ab']
   assert capsys.readouterr().out == f'{runs} {out}'

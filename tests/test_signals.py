@@ -1,5 +1,9 @@
 """Signals: one ends a run at the end of a step, two end it at once."""
 
+import errno
+import io
+import os
+import queue
 import signal
 import subprocess
 import sys
@@ -8,6 +12,7 @@ import threading
 import jax
 import pytest
 
+from moniqua_jax.launch import __main__ as launch
 from moniqua_jax.launch import watch
 from moniqua_jax.training import signals
 
@@ -31,6 +36,21 @@ def test_the_first_is_heard_and_the_next_does_what_it_does(listening, capfd):
     assert signal.getsignal(listening) == signal.SIG_DFL
     assert f'{listening.name} came: ' in capfd.readouterr().err
   assert signal.getsignal(listening) == signal.SIG_DFL
+
+
+def test_it_is_heard_where_nobody_reads_what_is_said(listening):
+  reader, writer = os.pipe()
+  os.close(reader)
+  stderr = os.dup(2)
+  os.dup2(writer, 2)
+  try:
+    with signals.heard() as came:
+      signal.raise_signal(listening)
+      assert came() == listening
+  finally:
+    os.dup2(stderr, 2)
+    os.close(stderr)
+    os.close(writer)
 
 
 def test_who_ignores_a_signal_goes_on_ignoring_it():
@@ -119,6 +139,22 @@ def test_all_end_after_one_step_that_nobody_has_passed(ahead):
     thread.join()
   assert len(set(ends)) == 1 and ends[0][1] == signal.SIGTERM
   assert max(ahead) <= ends[0][0] <= max(ahead) + 2
+
+
+class Full(io.StringIO):
+  """A log for which a disk has no room."""
+
+  def write(self, text):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+def test_a_log_that_is_full_does_not_hide_how_a_process_ended(monkeypatch):
+  monkeypatch.setattr(sys, 'stdout', Full())
+  program = [sys.executable, '-S', '-c', 'print(1)']
+  process = subprocess.Popen(program, stdout=subprocess.PIPE)
+  with pytest.raises(OSError, match='No space left'):
+    launch._stream(0, process, ended := queue.Queue())
+  assert ended.get_nowait() == (0, 0)
 
 
 PROGRAM = """

@@ -695,6 +695,8 @@ MISTAKES = {
   '--topology=ring:8:1:1': 'got 3',
   '--topology=ring:1': '2 to 256 workers; the topology has 1',
   '--topology=complete:100000': 'n=100000; at most 256',
+  '--topology=random_matchings:4:10001:0': 'rounds=10001; at most 10000',
+  '--rounds=1001': 'rounds=1001; a step has 1 to 1000',
   '--topology=hypercube:6': '--topology=hypercube:6: .*power of two',
   '--topology=ring:2:1': r'rho = 1.0000.*lazy\(topology, 0.5\)',
   '--topology=random_matchings:4:1:0': 'not connected',
@@ -718,6 +720,13 @@ def test_mistakes_get_one_line_and_exit_status_2(argument, capsys):
   text = capsys.readouterr().err
   assert error.value.code == 2 and text.count('\n') == 1
   assert re.match(f'error: .*{MISTAKES[argument]}', text)
+
+
+def test_many_rounds_in_a_step_round_as_one_does():
+  """To the last of their rounds, in less than a second."""
+  one, many = (theory.sums(RING, 'dpsgd', rounds=k) for k in (1, 100))
+  np.testing.assert_allclose(many.noise, one.noise, rtol=1e-5)
+  assert many.gradient < one.gradient
 
 
 UNEVEN = tp.Topology([((0.5, 0.25, 0.25), (1, 2, 0)), ((0, 0.5, 0), (2, 0, 1))])

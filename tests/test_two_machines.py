@@ -94,7 +94,12 @@ def test_a_process_goes_on_with_its_rows_of_one(tmp_path, monkeypatch):
 
 
 def test_the_last_two_are_kept(tmp_path):
+  """And nothing of what was being saved when a process was killed."""
+  folder = tmp_path / 'checkpoints' / 'process_1_of_2'
+  folder.mkdir(parents=True)
+  (folder / '3.npz.0a1b2c3d.partial').write_bytes(b'half')
   save(tmp_path, 1, [1, 3], range(1, 6))
+  assert sorted(path.name for path in folder.iterdir()) == ['4.npz', '5.npz']
   assert sorted(parts.found(tmp_path / 'checkpoints')) == [4, 5]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from configs import smoothness
 from moniqua_jax import command_line
-from moniqua_jax.training import metrics, same_run, whole
+from moniqua_jax.training import checkpoint, metrics, same_run, whole
 from moniqua_jax.training import workdir as workdir_lib
 from moniqua_jax.training.same_run import MAY_CHANGE
 from tests.trained import small
@@ -142,6 +142,23 @@ def test_checkpoints_that_were_deleted_are_missed(stopped):
   with pytest.raises(ValueError, match='checkpoints is gone: put it back'):
     opened(stopped, resume=True)
   assert len(metrics.read(stopped)) == 3
+
+
+def test_a_run_of_asynchronous_workers_is_not_begun_again(tmp_path):
+  opened(tmp_path)
+  workdir_lib.require_saved(tmp_path, 0)
+  (tmp_path / 'worker0').mkdir()
+  (tmp_path / 'worker0' / 'state.npz').touch()
+  opened(tmp_path, resume=True)
+  with pytest.raises(ValueError, match='is of asynchronous workers: python -m'):
+    workdir_lib.require_saved(tmp_path, 0)
+
+
+def test_a_laboratory_has_no_model_to_start_from(tmp_path):
+  (tmp_path / 'checkpoints').mkdir()
+  (tmp_path / 'config.json').write_text(smoothness.get_config().to_json())
+  with pytest.raises(ValueError, match='--start_from=.* is a laboratory: it'):
+    checkpoint.mean_model(str(tmp_path), {})
 
 
 def test_other_data_under_the_same_name_are_refused(stopped):

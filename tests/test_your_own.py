@@ -57,6 +57,7 @@ def untested():
 def unlabelled():
   return stripes()._replace(num_classes=1)
 
+lacks = lambda num_classes: {}['width']
 nothing = lambda learning_rate: None
 searches = lambda: optax.lbfgs()
 shortens = lambda: optax.stateless(lambda u, p: u[:3])
@@ -304,6 +305,7 @@ FAILS = {
   'Draws': ('model', "Draws': Dropout_0 needs PRNG for", 'wrong.py, line '),
   'Constant': ('model', "Constant': it has no parameters", A_MODEL),
   'ends': ('model', 'config.model: SystemExit()'),
+  'lacks': ('model', "lacks': KeyError('width') (", 'wrong.py, line '),
   'untested': ('data', "untested' has nothing in its test part"),
   'unlabelled': ('data', 'labels from 0 to 1; of num_classes=1 they are from'),
   'keyed': ('data', "keyed': 'images' (", 'wrong.py, line ', 'a data set is'),

@@ -72,10 +72,11 @@ def main(argv, mpi):
     with _one_line_errors(mpi.COMM_WORLD.rank):
       network = Network(mpi, _TIMEOUT.value)
     sent = f'worker {network.rank} was sent'
-    for number in (signal.SIGINT, signal.SIGTERM):
-      signal.signal(
-        number, lambda n, _: network.stop(f'{sent} {signal.Signals(n).name}.')
-      )
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+      if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does
+        signal.signal(
+          number, lambda n, _: network.stop(f'{sent} {signal.Signals(n).name}.')
+        )
     with _one_line_errors(network.rank):
       process, pace = set_up(argv, network)
     network.during(lambda: training.train(process, pace))
@@ -122,7 +123,9 @@ def _build(argv, network):
   config.runner = 'simulated'  # of no use here, and asks for no devices
   built = training.setup(config, network.rank, network.n)
   if network.rank == 0:
-    _HELD.enter_context(workdir.opened(folder, config, _RESUME.value))
+    marks = built.experiment.data.marks()
+    opened = workdir.opened(folder, config, _RESUME.value, marks)
+    _HELD.enter_context(opened)
     if not _RESUME.value:
       command = [*COMMAND.format(network.n).split(), *sys.argv[1:]]
       workdir.note(folder, command=shlex.join(command), mpi=network.library)

@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from moniqua_jax import gossip
-from moniqua_jax.training import metrics
+from moniqua_jax.training import metrics, whole
 
 
 class Log:
@@ -19,6 +19,7 @@ class Log:
     self, folder: pathlib.Path, built, worker, averaging, network, before
   ):
     folder.mkdir(parents=True, exist_ok=True)
+    whole.clear(folder)
     self._experiment, self._worker = built.experiment, worker
     self._averaging, self._network = averaging, network
     self._writer = metrics.Writer(folder, built.config.tensorboard)

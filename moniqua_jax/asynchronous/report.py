@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   about = 'Prints tables of asynchronous runs, and writes them.'
   parser = runs_lib.of_runs('asynchronous.report', about)
   parser.add_argument('--out', required=True, help='folder to write into')
-  args = parser.parse_args(argv)
+  args = parser.parse_args(command_line.at_home(argv))
   try:
     if args.keep:
       kept.write(kept.loaded(args.runs), args.out)
@@ -73,4 +73,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  with command_line.one_line_errors():
+    sys.exit(main())

@@ -104,6 +104,8 @@ TAKES = (
 
 def _check(config, n):
   validation.validate(config)
+  if 'laboratory' in config:
+    raise ValueError('this config is of a laboratory: train.py runs it.')
   values = dict(command_line.leaves(config))
   if n < 2:
     raise ValueError(

@@ -1,6 +1,7 @@
 """The datasets by name: two need no files, two read a TFDS directory."""
 
 import functools
+import math
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from moniqua_jax.data.base import Dataset, in_memory
 from moniqua_jax.data.records import on_demand, open_records, preloaded
 
 __all__ = ['cifar10', 'digits', 'imagenet2012', 'synthetic']
+
+LARGEST = 2**32  # values of `synthetic`, 16 GiB
 
 # Mean and standard deviation of the training pixels per channel, 0 to 255.
 _CIFAR10 = (
@@ -82,6 +85,12 @@ def synthetic(
   >>> np.bincount(dataset.train.labels), dataset.train.read([0])[0].dtype
   (array([20, 20, 20]), dtype('uint8'))
   """
+  values = (num_train + num_test) * math.prod(shape)
+  if values > LARGEST:
+    raise ValueError(
+      f'num_train={num_train} and num_test={num_test} images of {shape} are '
+      f'{4 * values / 2**30:.0f} GiB when they are made, above 16.'
+    )
   rng = np.random.default_rng(seed)
   height, width, channels = shape
   blocks = rng.standard_normal((num_classes, 4, 4, channels), np.float32)

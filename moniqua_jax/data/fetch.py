@@ -44,7 +44,7 @@ def main(argv=None):
   parser.add_argument('name', choices=['cifar10'])
   parser.add_argument('folder', metavar='DIR', help='gets cifar10/3.0.2')
   parser.add_argument('--archive', help='the file, if it is there already')
-  args = parser.parse_args(argv)
+  args = parser.parse_args(command_line.at_home(argv))
   with command_line.one_line_errors(), tempfile.TemporaryDirectory() as folder:
     there = _where(args.folder)
     archive = args.archive or download(pathlib.Path(folder))

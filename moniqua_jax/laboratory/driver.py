@@ -35,6 +35,7 @@ from moniqua_jax.training import workdir as workdir_lib
 
 CHUNK = 250  # iterations in one call of the compiled function
 MINUTES = 3  # between two checkpoints
+LARGEST = 2**32 // 12  # values of a `Record` of 4 GiB
 
 DATA: dict[str, Callable] = {
   'libsvm': libsvm.read,
@@ -100,6 +101,13 @@ def methods_of(config, problem) -> dict[str, methods.Method]:
       f'config.methods: {sorted(unknown)} unknown; choose from '
       f'{list(methods.METHODS)}.'
     )
+  values = config.seeds * len(config.methods) * config.iterations
+  if values > LARGEST:
+    raise ValueError(
+      f'config.iterations={config.iterations}: {config.seeds} seeds of '
+      f'{len(config.methods)} methods are {12 * values / 2**30:.0f} GiB of '
+      f'records, above 4; take {LARGEST * config.iterations // values} at most.'
+    )
   return {name: _method_of(config, problem, name) for name in config.methods}
 
 
@@ -152,7 +160,7 @@ def _iterate(config, problem, all_methods, keys, workdir) -> Record:
     checkpoints = checkpoint.manager(workdir, keep=1)
     stack.enter_context(contextlib.closing(checkpoints))
     start, (carry, record) = checkpoint.restore(checkpoints, (carry, record))
-    workdir_lib.saved(workdir, start)
+    workdir_lib.require_saved(workdir, start)
     record = jax.tree.map(np.array, record)
     carry, active, compiled = list(carry), [], None
     began, saved = time.perf_counter() - record.seconds, time.perf_counter()

@@ -23,9 +23,12 @@ import subprocess
 import sys
 import threading
 
+from moniqua_jax import command_line
+
 PATIENCE = 60  # seconds to save in, between the request to end and the end
 
 
+@command_line.one_line_errors()
 def main():
   """Reads the command line, runs the processes, and exits as they do."""
   parser = argparse.ArgumentParser(
@@ -74,21 +77,20 @@ def commands(command: list[str], n: int, port: int) -> list[list[str]]:
 
 def run(programs: list[list[str]]) -> int:
   """Runs programs side by side until all are done or one fails."""
-  started = [
-    subprocess.Popen(
-      program,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      preexec_fn=_with_us(),
-    )
-    for program in programs
-  ]
-  ended = queue.Queue()
-  for i, process in enumerate(started):
-    threading.Thread(
-      target=_stream, args=(i, process, ended), daemon=True
-    ).start()
+  started, ended = [], queue.Queue()
   try:
+    for program in programs:
+      process = subprocess.Popen(
+        program,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=_with_us(),
+      )
+      started.append(process)
+    for i, process in enumerate(started):
+      threading.Thread(
+        target=_stream, args=(i, process, ended), daemon=True
+      ).start()
     for _ in started:
       i, status = ended.get()
       if status:
@@ -98,7 +100,8 @@ def run(programs: list[list[str]]) -> int:
   except KeyboardInterrupt:
     print('interrupted; all processes are ended.', file=sys.stderr)
     _end(started)
-    return max(_status(process.returncode) for process in started)
+    ends = (_status(process.returncode) for process in started)
+    return max(ends, default=130)
   finally:
     _end(started)
 
@@ -118,11 +121,13 @@ def _with_us():
 
 
 def _stream(i, process, ended):
-  with process.stdout:
-    for line in process.stdout:
-      text = line.decode(errors='replace').rstrip().split('\r')[-1]
-      print(f'[{i}] {text}', flush=True)
-  ended.put((i, process.wait()))
+  try:
+    with process.stdout:
+      for line in process.stdout:
+        text = line.decode(errors='replace').rstrip().split('\r')[-1]
+        print(f'[{i}] {text}', flush=True)
+  finally:
+    ended.put((i, process.wait()))
 
 
 def _status(code) -> int:

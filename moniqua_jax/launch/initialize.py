@@ -201,4 +201,4 @@ def _why(error: SystemExit) -> str:
 
 
 def _first_line(error) -> str:
-  return (str(error).splitlines() or [''])[0]
+  return (str(error).splitlines() or [type(error).__name__])[0]

@@ -21,16 +21,16 @@ def main(argv: Sequence[str] = ()) -> None:
   prog = 'python -m moniqua_jax.native'
   about = 'Builds the codec for CPUs, with the compiler that CXX names, or c++.'
   argparse.ArgumentParser(prog, description=about).parse_args(argv)
-  compiler = shlex.split(os.environ.get('CXX', 'c++'))
   target = native.built()
   try:
+    compiler = shlex.split(os.environ.get('CXX') or 'c++')
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
       made, code = f'{folder}/codec.so', native.FOLDER.glob('*.cc')
       options = [*OPTIONS.split(), '-fPIC', '-shared', '-pthread', '-w']
       paths = ['-I', ffi.include_dir(), *map(str, sorted(code)), '-o', made]
       subprocess.run([*compiler, *options, *paths], check=True)
       os.replace(made, target)  # whole, whoever looks
-  except (OSError, subprocess.CalledProcessError) as error:
+  except (OSError, ValueError, subprocess.CalledProcessError) as error:
     sys.exit(
       f'Not built; the codec stays with XLA, with the same bytes: {error}'
     )

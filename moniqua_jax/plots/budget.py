@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add('--line', metavar='LABEL=RUN', help='a horizontal line across it')
   add('--parameters', type=int, required=True, help='of the model')
   add('--out', type=pathlib.Path, default=pathlib.Path('report'))
-  args = parser.parse_args(argv)
+  args = parser.parse_args(command_line.at_home(argv))
   if args.parameters < 1:
     parser.error(f'--parameters={args.parameters}; it must be 1 or more.')
   try:
@@ -130,4 +130,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  with command_line.one_line_errors():
+    sys.exit(main())

@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     '--panels', metavar='X:Y,...', help='only a figure, with these panels'
   )
-  args = parser.parse_args(argv)
+  args = parser.parse_args(command_line.at_home(argv))
   if args.keep and (args.panels or not args.out):
     parser.error('--keep wants --out=FOLDER, and no --panels.')
   own = len(args.runs) == 1 and not kept.is_one(args.runs[0])

@@ -11,7 +11,8 @@ from moniqua_jax.theory import laws
 from moniqua_jax.theory.summary import report
 from moniqua_jax.theory.text import table
 
-_WORKERS = ('n', 'rows', 'cols')
+# Of an argument; more takes minutes.
+_MOST = dict.fromkeys(('n', 'rows', 'cols'), laws.LARGEST) | {'rounds': 10**4}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,10 +59,11 @@ def _number(spec, parameter, text):
       f'--topology={spec}: {parameter.name}={text!r} is not '
       f'{"a whole number" if kind is int else "a number"}.'
     ) from error
-  if parameter.name in _WORKERS and number > laws.LARGEST:
+  most = _MOST.get(parameter.name, number)
+  if number > most:
     raise ValueError(
-      f'--topology={spec}: {parameter.name}={number}; at most {laws.LARGEST} '
-      'workers can be computed.'
+      f'--topology={spec}: {parameter.name}={number}; at most {most} can be '
+      'computed.'
     )
   return number
 
@@ -84,7 +86,7 @@ def main(argv=None):
   with command_line.one_line_errors():
     flags = vars(parser.parse_args(argv))
     found = report(topology(flags.pop('topology')), **flags)
-  print(table(found))
+    print(table(found))
 
 
 if __name__ == '__main__':

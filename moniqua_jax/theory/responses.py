@@ -20,8 +20,9 @@ from moniqua_jax.theory import laws, spectrum
 
 Topology = topologies.Topology
 
-SETTLED = 1e-7  # of the largest response; the sums miss a part like this
+SETTLED = 1e-8  # of the largest response; the sums miss ten times this part
 WORK = 5e10  # multiplications before giving up: some seconds
+ROUNDS = 1000  # of a step at most; in seconds, too
 
 
 class Sums(NamedTuple):
@@ -68,6 +69,12 @@ def messages(
 
   So many rounds are a step; `first` says with which of them it begins.
   """
+  run = _run(algorithm, weights, x, update, rounding, rounds, first)
+  return (message for message, _ in run)
+
+
+def _run(algorithm, weights, x, update, rounding, rounds, first):
+  """Yields each message, and what the workers hold after it."""
   law = laws.law(algorithm)
   given = require_recursion(algorithm)
   again, kept = law.again or given, given.start(x)
@@ -75,11 +82,11 @@ def messages(
     recursion = again if (first + step) % rounds else given
     u = update(step)
     message = recursion.message(x, kept, u)
-    yield message
     noise = rounding(step, message)
     believed = message + noise
     pull = w @ believed - believed
     x, kept = recursion.after(x, kept, u, noise, pull)
+    yield message, (x, kept)
 
 
 def sums(
@@ -117,8 +124,8 @@ def require_recursion(algorithm: str) -> laws.Recursion:
 
 def require_rounds(algorithm: str, rounds: int) -> None:
   """Refuses several rounds in a step of an algorithm that has one."""
-  if not isinstance(rounds, int) or rounds < 1:
-    raise ValueError(f'rounds={rounds!r}; a step has 1 or more.')
+  if not isinstance(rounds, int) or rounds not in range(1, ROUNDS + 1):
+    raise ValueError(f'rounds={rounds!r}; a step has 1 to {ROUNDS}.')
   if rounds > 1 and laws.law(algorithm).again is None:
     known = sorted(name for name, law in laws.LAWS.items() if law.again)
     raise ValueError(
@@ -156,19 +163,22 @@ def _sum(algorithm, weights, where, starts, rounds, kick) -> float:
   for start in starts:
     cycle = weights[start:] + weights[:start]
     at_first = np.zeros((n, n))
-    run = messages(
-      *(algorithm, cycle, at_first, update, rounding, rounds, start)
-    )
-    largest, quiet = 0.0, 0
-    for step, message in enumerate(run):
+    run = _run(algorithm, cycle, at_first, update, rounding, rounds, start)
+    largest = 0.0
+    for step, (message, held) in enumerate(run):
       i, j = where[(start + step) % m].T
       totals[(start + step) % m] += abs(message[i] - message[j]).sum(1)
-      spread = np.ptp(message, axis=0).max()
-      largest = max(largest, spread)
-      # More than a moment: the responses of d2 swing through 0.
-      quiet = quiet + 1 if spread < SETTLED * largest else 0
-      if quiet > m + 2:
+      largest = max(largest, _spread(message))
+      # The messages of d2 swing through 0, all that it holds does not.
+      if _spread(held) <= SETTLED * largest:
         break
       if step * n**3 > WORK or step > spectrum.STEPS:
         raise ValueError(spectrum.too_slow(n))
   return float(max(total.max(initial=0) for total in totals))
+
+
+def _spread(held) -> float:
+  """How far apart the workers are, in an array or in tuples of them."""
+  if isinstance(held, tuple):
+    return max(map(_spread, held))
+  return np.ptp(held, axis=0).max()

@@ -167,11 +167,6 @@ def train(config, workdir) -> int:
     if multihost.is_primary():
       print(f'{error}. {signals.again()}', file=sys.stderr)
     return error.status
-  except KeyboardInterrupt:
-    if jax.process_count() > 1:
-      raise  # the others are told
-    print('interrupted.', file=sys.stderr)
-    return 130
   return 0
 
 

@@ -114,21 +114,23 @@ def many(
   return Allowed(f'{some}{order}, each {each.says}', holds)
 
 
-def pairs() -> Allowed:
+def pairs(most: int = LARGEST) -> Allowed:
   """Changes of a whole number, from a step on each: ((step, number), ...).
 
-  >>> pairs().holds(((200, 4),)), pairs().holds(5)
+  >>> pairs().holds(((200, 4),)), pairs(most=3).holds(((200, 4),))
   (True, False)
   """
-  pair = Allowed('', lambda v: _is_pair(v) and all(map(count().holds, v)))
+  of = count().holds, count(most=most).holds
+  pair = Allowed('', lambda v: _is_pair(v) and of[0](v[0]) and of[1](v[1]))
 
   def holds(values):
     fits = many(pair).holds(values)
     return fits and many(count(), ascending=True).holds([v[0] for v in values])
 
+  to = f', each number at most {most}' if most < LARGEST else ''
   return Allowed(
     'pairs of whole numbers >= 1, ((step, number), ...), steps in ascending '
-    'order',
+    f'order{to}',
     holds,
   )
 

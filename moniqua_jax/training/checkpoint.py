@@ -213,6 +213,10 @@ def mean_model(workdir: str, like: dict) -> dict:
   if not (path / 'checkpoints').is_dir():
     raise ValueError(f'--start_from={workdir}: it holds no checkpoints.')
   config = whole.read_json(path / 'config.json')
+  if 'laboratory' in config:
+    raise ValueError(
+      f'--start_from={workdir} is a laboratory: it has no model.'
+    )
   pod = pods.of(ml_collections.ConfigDict(config))
   _, state = last(path, pod.devices)
   try:

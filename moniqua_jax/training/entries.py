@@ -27,6 +27,7 @@ from moniqua_jax.training.allowed import (
 MOST = 4096  # workers, or devices of one; graphs are n x n matrices
 SEED = count(0, 2**32 - 1)
 SHARE = number(above=0, most=1)
+EPOCHS = number(above=0, most=1e12)
 FACTOR = number(least=0, below=1)
 DELAYS = either(count(0, 1000), many(count(0, 1000), least=1))
 ORDERS = one_of('adapt_with_combine', 'adapt_then_combine')
@@ -183,7 +184,11 @@ TRAINING = (
       'later: ((200, 4),), one of 4 from step 200 on',
     ),
     ('rounds', count(most=1000), 'of gossip, in a step that has some'),
-    ('rounds_from', pairs(), 'later: ((200, 1),), one from step 200 on'),
+    (
+      'rounds_from',
+      pairs(most=1000),
+      'later: ((200, 1),), one from step 200 on',
+    ),
     ('order', ORDERS, 'messages of x, beside the gradient, or of x + u'),
     ('fragments', count(), 'of the model, one sent at a time'),
     ('overlap', flag(), 'messages do not wait for gradients'),
@@ -243,8 +248,8 @@ TRAINING = (
     ('probe_every', count(0), 'steps; distances per leaf, 0 for never'),
     ('gradient_probe_every', count(0), 'steps; noise of means, 0 for never'),
     ('gradient_probe_draws', count(2), 'of that noise'),
-    ('eval_every', number(above=0), 'epochs between tests'),
-    ('checkpoint_every', number(above=0), 'epochs between checkpoints'),
+    ('eval_every', EPOCHS, 'epochs between tests'),
+    ('checkpoint_every', EPOCHS, 'epochs between checkpoints'),
     ('worker_test_images', count(), "for each worker's accuracy"),
     ('tensorboard', flag(), 'writes events as well'),
   ),

@@ -70,6 +70,7 @@ def _train(experiment, workdir, stack) -> dict:
   evaluate = evaluation.make(experiment, eval_step)
   probe = evaluation.Probe(experiment, workdir)
   came = stack.enter_context(signals.heard())  # until all is saved
+  stack.callback(workdir_lib.note_saved, workdir)  # when all is on the disk
   checkpoints = checkpoint.manager(workdir)
   stack.enter_context(contextlib.closing(checkpoints))
   watch = monitor.of(

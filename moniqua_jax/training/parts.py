@@ -35,6 +35,7 @@ class Manager:
     self.directory, self._keep = directory, keep
     self._mine = directory / f'process_{me}_of_{n}'
     self._mine.mkdir(parents=True, exist_ok=True)
+    whole.clear(self._mine)
 
   def all_steps(self) -> list[int]:
     """The steps of which this process has a file."""

@@ -1,6 +1,7 @@
 """The quantizer that a config names, and what is put around it."""
 
 from collections.abc import Callable
+import math
 import pathlib
 from typing import Any, NamedTuple
 
@@ -177,6 +178,12 @@ def _scales(run, part):
       f'leaves there, {len(names)} here, first difference '
       f'{sorted(set(measured) ^ set(names))[:1]}.'
     )
+  for name, apart in measured.items():
+    if not 0 < apart < math.inf:
+      raise ValueError(
+        f'config.scales_from={run!r}: neighbours were {apart} apart in {name}, '
+        'of which no theta is made; take a run that went on for longer.'
+      )
   sizes = [leaf.size for leaf in jax.tree.leaves(part)]
   return tuple(zip(sizes, measured.values(), strict=True))
 

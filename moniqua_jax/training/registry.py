@@ -10,6 +10,7 @@ import functools
 import importlib
 import inspect
 import sys
+import traceback
 
 import optax
 from optax import contrib
@@ -149,6 +150,9 @@ SMOOTHNESS = {'none': refresh.none} | {
 RUNNERS = _from(workers, 'pmapped sharded simulated')
 
 
+# What a factory says of its arguments; what else one of your own may raise has
+# the line that did.
+_MISTAKES = ArithmeticError, MemoryError, SystemExit, TypeError, ValueError
 _ANY_NUMBER = (
   inspect.Parameter.VAR_POSITIONAL,
   inspect.Parameter.VAR_KEYWORD,
@@ -213,8 +217,16 @@ def named(
     context = {k: v for k, v in context.items() if k in accepted}
     try:
       return factory(**(context | kwargs))
-    except (ArithmeticError, SystemExit, TypeError, ValueError) as error:
+    except _MISTAKES as error:
       raise ValueError(f'config.{what}: {str(error) or repr(error)}') from error
+    except Exception as error:
+      if ':' not in name or isinstance(error, (ImportError, OSError)):
+        raise
+      last = traceback.extract_tb(error.__traceback__)[-1]
+      raise ValueError(
+        f'config.{what}.name={name!r}: {error!r} ({last.filename}, line '
+        f'{last.lineno}).'
+      ) from error
 
   return make
 

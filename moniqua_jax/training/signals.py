@@ -40,7 +40,9 @@ def heard() -> Iterator[Callable[[], int]]:
     came.append(number)
     signal.signal(number, signal.SIG_DFL)
     text = _HEARD.format(signal.Signals(number).name)
-    os.write(2, f'\n{text}\n'.encode())  # print may be what was interrupted
+    # Print may be what was interrupted; the signal may have ended tee as well.
+    with contextlib.suppress(OSError):
+      os.write(2, f'\n{text}\n'.encode())
 
   if threading.current_thread() is threading.main_thread():
     numbers = [

@@ -36,6 +36,12 @@ def written(path: pathlib.Path, mode: str = 'w'):
     raise
 
 
+def clear(folder: pathlib.Path) -> None:
+  """Removes from a folder of one's own what writes that were killed left."""
+  for rest in folder.glob('*.partial'):
+    rest.unlink()
+
+
 def write(path: pathlib.Path, text: str) -> None:
   """Writes a text file."""
   with written(path) as file:

@@ -120,6 +120,16 @@ def require_plain(flag: str, folder: pathlib.Path) -> None:
       f'{flag}={folder}: an address is no folder; take one of this machine, as '
       'where a bucket is mounted, or copy it afterwards.'
     )
+  # As where HOME is not set.
+  if str(folder).startswith('~'):
+    raise ValueError(
+      f'{flag}={folder}: there is no such home folder; give its path.'
+    )
+  if str(folder).encode(errors='replace') != os.fsencode(folder):
+    raise ValueError(
+      f'{flag}={str(folder)!r}: what saves checkpoints takes names in UTF-8 '
+      'alone; take another.'
+    )
   if set('[*?') & set(str(folder.absolute())):
     raise ValueError(
       f'{flag}={folder.absolute()}: for what saves checkpoints a path with '
@@ -169,18 +179,26 @@ def note(workdir, **entries):
   whole.write(workdir / 'run.json', text)
 
 
-def saved(workdir, start) -> int:
-  """The last step whose checkpoint was written, as far as run.json knows.
-
-  Raises a `ValueError` where the run would begin again although there was one.
-  """
+def require_saved(workdir, start) -> None:
+  """Refuses to begin again where run.json knows of a checkpoint."""
   last = noted(workdir).get('saved', 0)
   if last and not start:
     raise ValueError(
       f'--resume: {workdir}/checkpoints has none, and that of step {last} was '
       f'written: {_PUT_BACK}'
     )
-  return last
+  if not start and any(workdir.glob('worker*/state.npz')):
+    raise ValueError(
+      f'--resume: {workdir} is of asynchronous workers: python -m '
+      'moniqua_jax.asynchronous goes on with it.'
+    )
+
+
+def note_saved(workdir) -> None:
+  """Notes in run.json the last checkpoint that is on the disk by now."""
+  last = max(parts.found(workdir / 'checkpoints'), default=0)
+  if multihost.is_primary() and last > noted(workdir).get('saved', 0):
+    note(workdir, saved=last)
 
 
 def noted(workdir) -> dict:
@@ -202,7 +220,8 @@ class Log:
 
   def __init__(self, workdir, tensorboard: bool, steps: int, start: int):
     lead, self._workdir = multihost.is_primary(), workdir
-    self._saved = saved(workdir, start) if lead else 0
+    if lead:
+      require_saved(workdir, start)
     self._seconds = rewind(workdir, start) if lead else 0.0
     self._writer = metrics.Writer(workdir, tensorboard) if lead else None
     self._progress = progress.make(steps, start) if lead else progress.silent()
@@ -213,21 +232,13 @@ class Log:
     self._seconds = row['seconds'] = time.perf_counter() - self._began
     if self._writer:
       self._writer.write(row)
-      self._note_saved()
+      note_saved(self._workdir)  # that of this step is still on its way
     self._progress.show(row)
 
   def note_seconds(self) -> None:
     """Adds the seconds of the whole run to run.json."""
     if self._writer:
-      self._note_saved()
       note(self._workdir, seconds=self._seconds)
-
-  def _note_saved(self):
-    """What is on the disk by now; that of this step is still on its way."""
-    last = max(parts.found(self._workdir / 'checkpoints'), default=0)
-    if last > self._saved:
-      self._saved = last
-      note(self._workdir, saved=last)
 
   def close(self) -> None:
     """Closes the files."""
