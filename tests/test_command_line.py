@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import runpy
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 
 from configs import digits
 from moniqua_jax import command_line
+from moniqua_jax.command_line import words
 from moniqua_jax.launch import __main__ as launch
 from moniqua_jax.training import progress, resolve
 from tests import helpers, programs
@@ -376,8 +378,8 @@ def test_what_is_listed_is_there(capsys):
 
 def test_what_has_no_docstring_is_listed(monkeypatch):
   bare = {'__doc__': None, 'METHODS': ('a', 'b')}  # as with python -OO
-  monkeypatch.setattr(command_line.runpy, 'run_path', lambda path: bare)
-  assert command_line._listed('digits') == 'digits: \n  a  b\n'
+  monkeypatch.setattr(runpy, 'run_path', lambda path: bare)
+  assert words.listed('digits') == 'digits: \n  a  b\n'
 
 
 # A program that parses flags has no use for what it runs on.
