@@ -139,6 +139,7 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path):
 
 def test_a_link_to_a_folder_is_a_folder(folder, tmp_path):
   (tmp_path / 'there').symlink_to(folder)
+  (tmp_path / 'round').symlink_to(tmp_path)
   of = [data.text(path, window=T).text.sha256 for path in (folder, tmp_path)]
   assert of[0] == of[1]
 

@@ -198,10 +198,7 @@ def _folder(path) -> tuple[list[str], str]:
       'text that comes with Python.'
     )
   root = pathlib.Path(path).expanduser()
-  # Links to folders, too, and nothing hidden.
-  names = glob.glob('**', root_dir=root, recursive=True)
-  files = sorted(root / name for name in names if (root / name).is_file())
-  files = [root] if root.is_file() else files
+  files = [root] if root.is_file() else _below(root)
   if not files:
     raise ValueError(f'path={path!r} is no file, and no folder of files.')
   documents = []
@@ -211,3 +208,13 @@ def _folder(path) -> tuple[list[str], str]:
     except UnicodeDecodeError as error:
       raise ValueError(f'{file} is not UTF-8: {error}.') from error
   return documents, str(path)
+
+
+def _below(root: pathlib.Path) -> list[pathlib.Path]:
+  """All files that are not hidden, behind links to folders too, each once."""
+  names = glob.glob('**', root_dir=root, recursive=True)
+  found: dict[pathlib.Path, pathlib.Path] = {}
+  for file in sorted(root / name for name in names):
+    if file.is_file():
+      found.setdefault(file.resolve(), file)  # links may lead round
+  return [*found.values()]
