@@ -353,6 +353,12 @@ def test_a_run_says_what_it_sends_on_average():
   rounds = 3 * 4 + 4 + (of.pace.steps - 8) // 3
   sent = of.sent.by_worker.gossip[0] * rounds / of.pace.steps
   assert f'{sent:,.0f} bytes per worker and step' in text
+  assert 'before its first message' not in text
+
+
+def test_a_run_says_that_it_never_talks():
+  of = trained.built(trained.small(local_steps=1000))
+  assert 'ends before its first message' in summary.describe(of)
 
 
 @pytest.mark.slow

@@ -82,9 +82,11 @@ def _describe_data(config, read) -> str:
 def _describe_wire(experiment, size) -> str:
   sent = _bytes_per_step(experiment, experiment.sent.by_worker)
   full = _bytes_per_step(experiment, experiment.sent.in_full_precision)
+  talks = experiment.turns.before(experiment.pace.steps)
   return (
     f'{sent:,.0f} bytes per worker and step, {8 * sent / size:.3f} bits per '
     f'parameter; full precision sends {full / max(sent, 1):.1f} times as much'
+    + ('' if talks else '; but the run ends before its first message')
   )
 
 
