@@ -81,7 +81,8 @@ def follow(
   if not 0 < shrink < 1:
     raise ValueError(f'shrink={shrink!r}; it must be between 0 and 1.')
   rates = np.asarray([float(learning_rate(t)) for t in range(steps)])
-  rates = (rates / rates.max()) ** power
+  # All are 0 where the first round would be behind the end of the run.
+  rates = (rates / rates.max()) ** power if rates.any() else np.ones(steps)
   relative = np.ones(steps)
   for t in range(int(rates.argmax()) + 1, steps):
     relative[t] = max(rates[t], shrink * relative[t - 1])
