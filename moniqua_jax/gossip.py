@@ -295,8 +295,7 @@ def correction(
 
   Source: lines 2 to 5 of Algorithm 1 of Moniqua, arXiv:2002.11787.
   """
-  topology = topologies.base.single(topology, 'correction')
-  each = Round(topology, quantizer, axis_name)
+  each = _alone(topology, quantizer, axis_name)
   (_, pull), seen = _encoded(_read, each, x, key)
   return pull, seen
 
@@ -310,8 +309,19 @@ def mixed(
   axis_name: str,
 ) -> tuple[Array, base.Seen]:
   """Adds the `correction` to x: the same bits in less memory traffic."""
-  each = Round(topology, quantizer, axis_name)
+  each = _alone(topology, quantizer, axis_name)
   return _encoded(_mix, each, x, key, None)
+
+
+def _alone(topology, quantizer, axis_name) -> Round:
+  """A round by itself: on one graph, and of what learns nothing from it."""
+  if not isinstance(quantizer, base.Quantizer):
+    raise TypeError(
+      f'quantizer={quantizer!r:.60}; correction and mixed take a Quantizer. '
+      'What learns, such as auto_theta, is for dpsgd and its like.'
+    )
+  topology = topologies.base.single(topology, 'correction')
+  return Round(topology, quantizer, axis_name)
 
 
 def _encoded(use, each: Round, x, key, *args):

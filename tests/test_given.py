@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import moniqua_jax as mj
+from moniqua_jax import gossip as rounds
 from moniqua_jax.algorithms import vectors
 from tests.helpers import A_KIND_EACH, QUANTIZERS, tiered
 
@@ -294,6 +295,13 @@ OTHERS = {
   r'topology=\(Topo.*; matrix': lambda: mj.matrix(mj.one_peer_exponential(8)),
   'topology=8; correction': lambda: mj.correction(
     jnp.ones(3), KEY, topology=8, quantizer=mj.sign(), axis_name='workers'
+  ),
+  r'quantizer=Tuned\(.*; correction and mixed': lambda: rounds.mixed(
+    jnp.ones(3),
+    KEY,
+    topology=mj.ring(8),
+    quantizer=mj.auto_theta(4, 1.0),
+    axis_name='workers',
   ),
   'levels=8; give them all': lambda: mj.leveled(8),
   'levels=.*, an array of JAX': lambda: mj.leveled(jnp.array([0, 0.5, 1])),
