@@ -308,7 +308,7 @@ FAILS = {
   'lacks': ('model', "lacks': KeyError('width') (", 'wrong.py, line '),
   'untested': ('data', "untested' has nothing in its test part"),
   'unlabelled': ('data', 'labels from 0 to 1; of num_classes=1 they are from'),
-  'keyed': ('data', "keyed': 'images' (", 'wrong.py, line ', 'a data set is'),
+  'keyed': ('data', "keyed': KeyError('images') (", 'wrong.py, line '),
   'beyond': ('data', 'symbols from 0 to 2, int64; of num_classes=2 they are'),
   'shorter': ('data', 'text is (16, 5); of shape=(5,) it must be (16, 6)'),
   'sounds': ('data', "field='sound': a data set is of ['image', 'text'], or"),

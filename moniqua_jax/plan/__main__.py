@@ -15,6 +15,7 @@ choice by itself.
 says what a run on these chips would send and compute.
 """
 
+import inspect
 import shlex
 
 from moniqua_jax import command_line, extras
@@ -108,9 +109,14 @@ def chosen(config, spec: dict, workers: int | None = None) -> str:
 
 def _try(config) -> None:
   """Refuses, as training would, a way that the rest of a config rules out."""
-  from moniqua_jax.training import resolve
+  from moniqua_jax.training import registry, resolve
 
-  config.runner = 'simulated'  # its devices may be elsewhere
+  config.runner = 'simulated'  # its devices may be elsewhere, and its data
+  reads = registry.found(registry.DATASETS, 'data', config.data.name)
+  for entry in {'data_dir', 'path'} & inspect.signature(
+    reads
+  ).parameters.keys():
+    config.data[entry] = config.data.get(entry) or 'elsewhere'
   resolve.resolve(config)
 
 
