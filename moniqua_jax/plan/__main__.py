@@ -113,9 +113,8 @@ def _try(config) -> None:
 
   config.runner = 'simulated'  # its devices may be elsewhere, and its data
   reads = registry.found(registry.DATASETS, 'data', config.data.name)
-  for entry in {'data_dir', 'path'} & inspect.signature(
-    reads
-  ).parameters.keys():
+  takes = inspect.signature(reads).parameters
+  for entry in {'data_dir', 'path'} & takes.keys():
     config.data[entry] = config.data.get(entry) or 'elsewhere'
   resolve.resolve(config)
 
