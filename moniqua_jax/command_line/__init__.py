@@ -28,26 +28,6 @@ from moniqua_jax.command_line.files import (
   path,
 )
 
-__all__ = [
-  'at_home',
-  'config',
-  'failure',
-  'given',
-  'joined',
-  'leaves',
-  'legible',
-  'methods',
-  'names',
-  'one_line_errors',
-  'only_flags',
-  'parse',
-  'parser',
-  'path',
-  'plots',
-  'run',
-  'told',
-]
-
 DEFAULT = 'digits'
 _HELP = {'-h', '-help', '--help', '--helpshort', '--helpfull'}
 _LIST = {'-list', '--list'}
