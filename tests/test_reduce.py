@@ -348,7 +348,9 @@ def test_error_feedback_loses_nothing(name):
   alone = 12 * flat(one_step(without, grads))[0]
   # Without a memory the same 12 messages are further off.
   off = np.linalg.norm(total - expected)
-  assert np.linalg.norm(alone - expected) > 1.25 * off
+  # Of few values in chunks many have not come in 12 messages.
+  times = 1.25 if name == 'chunked_top_k' else 2
+  assert np.linalg.norm(alone - expected) > times * off
 
 
 def test_variance_of_scatter_reduce_is_within_its_bound():

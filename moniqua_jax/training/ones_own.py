@@ -43,11 +43,11 @@ def named(config, what: str, kind: str):
       raise
     said = said or type(error).__name__
     raise ValueError(
-      f'config.{what}.name={name!r}: {said}{_place(error)}; {kind}.'
+      f'config.{what}.name={name!r}: {said}{place(error)}; {kind}.'
     ) from error
 
 
-def _place(error) -> str:
+def place(error) -> str:
   """Says the last line of a user's own file that an exception went through."""
   ours = str(pathlib.Path(__file__).parents[1])
   others = ours, 'site-packages', '<'

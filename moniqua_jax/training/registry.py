@@ -10,7 +10,6 @@ import functools
 import importlib
 import inspect
 import sys
-import traceback
 
 import optax
 from optax import contrib
@@ -27,7 +26,7 @@ from moniqua_jax import (
 from moniqua_jax.algorithms import transformation
 from moniqua_jax.curvature import moments, refresh
 from moniqua_jax.theory import gammas
-from moniqua_jax.training import schedules
+from moniqua_jax.training import ones_own, schedules
 
 
 def _from(namespace, names: str) -> dict:
@@ -222,10 +221,8 @@ def named(
     except Exception as error:
       if ':' not in name or isinstance(error, (ImportError, OSError)):
         raise
-      last = traceback.extract_tb(error.__traceback__)[-1]
       raise ValueError(
-        f'config.{what}.name={name!r}: {error!r} ({last.filename}, line '
-        f'{last.lineno}).'
+        f'config.{what}.name={name!r}: {error!r}{ones_own.place(error)}.'
       ) from error
 
   return make
