@@ -49,3 +49,18 @@ def unit(words: jax.Array) -> jax.Array:
 def seed(key: jax.Array) -> jax.Array:
   """Draws a u32[] seed, to ride in a header, from a JAX key."""
   return jax.random.bits(key, dtype=jnp.uint32)
+
+
+def key_of_step(key: jax.Array, step) -> jax.Array:
+  """Derives the key of a step; a `ValueError` of what is no key of a run."""
+  shape, dtype = getattr(key, 'shape', ()), getattr(key, 'dtype', None)
+  typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+  # Those of jax.random.PRNGKey are words.
+  if shape if typed else (dtype != jnp.uint32 or len(shape) != 1):
+    given = ' '.join(repr(key).split())
+    raise ValueError(
+      f'key={given:.60}; it takes one key of jax.random, such as '
+      'jax.random.key(0).'
+    )
+  # As i32, so that a number of Python may be below 0 as well.
+  return jax.random.fold_in(key, jnp.asarray(step, jnp.int32))

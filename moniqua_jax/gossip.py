@@ -17,7 +17,13 @@ from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import collectives, edge, quantized_mean, topologies
+from moniqua_jax import (
+  collectives,
+  dither,
+  edge,
+  quantized_mean,
+  topologies,
+)
 from moniqua_jax.quantizers import base, forms, unreadable
 
 Array = jax.Array
@@ -352,8 +358,7 @@ def worker_key(key: Array, step: Array, axis_name: str, shared: bool) -> Array:
 
   Keys are never stored, so a restart at a step repeats that step.
   """
-  # As i32, so that a number of Python may be below 0 as well.
-  key = jax.random.fold_in(key, jnp.asarray(step, jnp.int32))
+  key = dither.key_of_step(key, step)
   return key if shared else jax.random.fold_in(key, lax.axis_index(axis_name))
 
 

@@ -33,7 +33,7 @@ ALGORITHMS = {
       (
         'moniqua scheduled',
         mj.ring(N),
-        mj.scheduled(lambda t: mj.moniqua(t, 4), lambda step: 2.0 - step / 90),
+        mj.scheduled(lambda t: mj.moniqua(t, 4), lambda step: 2.0 - step / 180),
       ),
       (
         'moniqua scaled',
@@ -93,12 +93,20 @@ def train(tx, run, steps, b):
   return np.asarray(x), state
 
 
+def apart(x):
+  """How far the one is who is furthest from the mean."""
+  return np.abs(x - x.mean(axis=0)).max()
+
+
 @pytest.mark.parametrize('name', ALGORITHMS)
 def test_the_mean_converges_and_the_workers_stay_together(name):
   b = problem()
   x, _ = train(chain(**ALGORITHMS[name]), mj.simulated, 150, b)
   np.testing.assert_allclose(x.mean(axis=0), b.mean(axis=0), atol=2e-2)
-  assert np.abs(x - x.mean(axis=0)).max() < 2.0
+  alone, _ = train(chain(), mj.simulated, 150, b)
+  # One bit rounds more than those who do not talk are apart.
+  share = 1.5 if '1 lazy' in name else 0.8
+  assert apart(x) < share * apart(alone)
 
 
 @pytest.mark.parametrize('name', KEEP_THE_MEAN)

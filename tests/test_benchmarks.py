@@ -14,7 +14,6 @@ import benchmarks
 from benchmarks import (
   codec,
   coding,
-  mutants,
   nuqsgd_training,
   nuqsgd_variance,
   peers,
@@ -28,6 +27,8 @@ from benchmarks import (
 from benchmarks.accelerator import __main__ as accelerator
 from benchmarks.accelerator import codecs, steps
 from benchmarks.accelerator import rows as turns
+from benchmarks.mutants import __main__ as mutants
+from benchmarks.mutants import changes, trials
 from benchmarks.network import __main__ as network
 from benchmarks.network import training
 from configs import nuqsgd_cifar10_cpu
@@ -326,9 +327,37 @@ def test_costs_are_those_of_the_iterations_that_were_needed(monkeypatch):
 
 
 def test_no_mutant_is_tried_where_tests_fail_without_it(tmp_path, monkeypatch):
-  monkeypatch.setattr(shutil, 'copytree', lambda *args, **kwargs: None)
+  monkeypatch.setattr(trials, 'tried', lambda *_: ('killed', 'any'))
+  mutant = changes.every('wire.py')[0]
+  with pytest.raises(SystemExit, match='wire.py: .* fail without a change'):
+    trials.Trials(tmp_path).verdict(mutant)
+
+
+def test_the_test_that_noticed_a_mutant_is_asked_first(tmp_path, monkeypatch):
+  asked = []
+
+  def tried(folder, module, text, *tests):
+    asked.append(tests)
+    changed = text != trials.source(module)
+    return ('killed', 'a') if changed and tests == ('a',) else ('survived', '')
+
+  monkeypatch.setattr(trials, 'tried', tried)
+  mutant = changes.every('wire.py')[0]
+  assert trials.Trials(tmp_path).verdict(mutant, 'a') == ('killed', 'a')
+  assert asked == [('a',), ('a',)]  # without the change, and with it
+  assert trials.Trials(tmp_path).verdict(mutant, 'b') == ('survived', '')
+  assert len(asked) == 2 + 4
+
+
+def test_a_verdict_stays_where_lines_have_moved(tmp_path, monkeypatch):
   monkeypatch.setattr(mutants, 'KEPT', tmp_path / 'mutants.jsonl')
-  none = lambda folder, module, text: ('killed', 'NO_TESTS_COLLECTED')
-  monkeypatch.setattr(mutants, 'tried', none)
-  with pytest.raises(SystemExit, match='without a change: killed NO_TESTS'):
-    mutants.run([mutants.Mutant('wire.py', 1, 0, '', '', '')], {}, 1.0)
+  there = changes.every('quantizers/qsgd.py')
+  parts = [mutant[3:] for mutant in there]
+  once = next(m for m in there if parts.count(m[3:]) == 1)
+  twice = next(m for m in there if parts.count(m[3:]) > 1)
+  row = dict(verdict='killed', by='a', seconds=1)
+  moved = [m._replace(line=m.line + 1000) for m in (once, twice)]
+  mutants.keep({mutant: row for mutant in [*moved, there[-1]]})
+  known = mutants.kept()
+  assert known == {once: row, there[-1]: row}
+  assert known.keys() <= {*changes.drawn(known)}

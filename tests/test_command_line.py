@@ -436,6 +436,7 @@ COMMANDS = {
   '--config.rotated=yes': 'rotated=yes: Non-boolean argument to boolean fl',
   '--lr=1': "flag 'lr'; --help lists all, and an entry of the config is",
   '--runner=threads': '--runner=threads: value should be one of <',
+  '--flagfile=nowhere': "directory: 'nowhere'; --flagfile takes a file with",
 }
 
 
@@ -449,6 +450,14 @@ def test_exit_status_2_and_one_line(argument, tmp_path):
   assert sum(line.startswith('error: ') for line in lines) == 1
   assert not (tmp_path / 'run').exists()
   assert 'Traceback' not in err
+
+
+def test_a_file_of_flags_stands_for_what_it_holds(tmp_path):
+  file = tmp_path / 'flags'
+  file.write_text(f'{CONFIG}\n--config.quantizer.bits=8\n--dry_run\n')
+  run = programs.run('train.py', f'--flagfile={file}', folder=tmp_path)
+  assert run.status == 0, run.err
+  assert 'moniqua, bits 8' in run.out
 
 
 def test_a_launched_script_is_the_one_beside_python(tmp_path, monkeypatch):

@@ -335,6 +335,16 @@ def test_consensus(runner):
   np.testing.assert_allclose(largest, np.abs(apart).max(), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+  'key', [0, 'a', None, np.uint32(3), jax.random.split(KEY), jnp.zeros(2)]
+)
+def test_what_is_no_key_is_named(key):
+  tx = mj.quantize(mj.uniform(8), key)
+  given = re.escape(' '.join(repr(key).split())[:60])
+  with pytest.raises(ValueError, match=f'key={given}; it takes one key of jax'):
+    tx.update(jnp.ones(3), tx.init(None))
+
+
 def test_keys_are_shared_or_private():
   def draw(shared):
     def worker(step):

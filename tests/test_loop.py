@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import sys
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from configs import cifar10_cpu, digits
 import moniqua_jax as mj
+from moniqua_jax import extras
 from moniqua_jax.training import experiment, loop, metrics, monitor, resolve
 from tests import programs
 from tests.trained import (
@@ -43,6 +45,13 @@ def whole(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('whole')
   loop.train_and_evaluate(small(tensorboard=True), workdir)
   return workdir
+
+
+def test_events_without_their_extra_leave_no_folder(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'tensorboardX', None)
+  with pytest.raises(extras.MissingExtra, match=r'moniqua_jax\[tensorboard\]'):
+    loop.train_and_evaluate(small(tensorboard=True), tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
 
 
 def test_a_run_writes_what_it_promises(whole):

@@ -88,7 +88,8 @@ rates = st.lists(st.floats(0.001, 10), min_size=1, max_size=40)
 def test_follow_is_never_below_the_rate_and_shrinks_slowly(
   rates, shrink, power
 ):
-  theta = schedules.follow(lambda t: rates[t], len(rates), shrink, power)
+  rate = jnp.asarray(rates).__getitem__
+  theta = schedules.follow(rate, len(rates), shrink, power)
   relative, rates = values(theta, len(rates)), np.array(rates)
   ratio, peak = (rates / rates.max()) ** power, rates.argmax()
   # One for the whole way up: distances grow with the rate, not after it.

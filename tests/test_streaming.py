@@ -337,6 +337,9 @@ def test_refusals():
       mj.streaming(_inner('d2', FULL), fragments)
   with pytest.raises(ValueError, match='fragments=3; the vector.* 2 values'):
     jax.eval_shape(streamed('d2', FULL).init, jnp.zeros(2))
+  twice = mj.streaming(mj.every(streamed('dpsgd', FULL), 2), fragments=2)
+  with pytest.raises(ValueError, match='fragments=2 .* streams already; leave'):
+    jax.eval_shape(twice.init, jnp.zeros(D))
   for name in ('dcd', 'ecd', 'adpsgd'):
     algorithm = getattr(mj, name)(RING, FULL, **SLOTS)
     with pytest.raises(ValueError, match=f'streaming: {name} must see each'):

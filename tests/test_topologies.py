@@ -547,6 +547,9 @@ pair = (1, 0)
 NAN = float('nan')
 ERRORS = {
   'no edges': (lambda: tp.Topology(()), 'edges is empty'),
+  'a number': (lambda: tp.Topology(8), r'edges has 8; each.*ring\(8\) and'),
+  'one edge': (lambda: tp.Topology((0.5, pair)), 'edges has 0.5; each edge is'),
+  'no perm': (lambda: tp.Topology([(0.5, 1)]), r'edges has \(0.5, 1\); each'),
   'empty perm': (lambda: tp.Topology([(0.5, ())]), 'not a full permutation'),
   'twice': (
     lambda: tp.Topology([(0.5, (0, 0))]),
@@ -628,9 +631,10 @@ ERRORS = {
   ),
   'directed': (
     lambda: tp.from_graph(nx.DiGraph([(0, 1)])),
-    'undirected graph with a node; got DiGraph',
+    'undirected graph with a node, of networkx; got DiGraph',
   ),
-  'empty graph': (lambda: tp.from_graph(nx.Graph()), 'with a node; got Graph'),
+  'empty graph': (lambda: tp.from_graph(nx.Graph()), 'networkx; got Graph'),
+  'no graph': (lambda: tp.from_graph(8), 'undirected graph .* networkx; got 8'),
   'parts of g': (
     lambda: tp.from_graph(nx.Graph([('a', 'b'), ('c', 'd')])),
     r"g is not connected.*\[\['a', 'b'\], \['c', 'd'\]\]",

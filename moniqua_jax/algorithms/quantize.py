@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import edge, gossip
+from moniqua_jax import dither, edge, gossip
 from moniqua_jax.quantizers import base
 
 
@@ -26,6 +26,7 @@ def quantize(
 
   Raises:
     TypeError: not a `Quantizer`, such as the `Tuned` of `auto_theta` or `alq`.
+    ValueError: later, a key that is none.
 
   >>> import jax.numpy as jnp
   >>> from moniqua_jax import uniform
@@ -50,7 +51,7 @@ def quantize(
   def update(updates, state, params=None):
     del params
     x, unravel = gossip.flatten(updates)
-    payload = quantizer.encode(x, jax.random.fold_in(key, state.count))
+    payload = quantizer.encode(x, dither.key_of_step(key, state.count))
     x_hat = quantizer.decode(edge.sealed(payload), x)
     count = optax.safe_increment(state.count)
     quantized = jax.tree.map(

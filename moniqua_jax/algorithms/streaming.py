@@ -63,7 +63,7 @@ def streaming(
 
   Raises:
     ValueError: fragments < 1; an algorithm that must see each step, or sends
-      nothing; later, fewer parameters than fragments.
+      nothing; later, one that streams already, fewer parameters than fragments.
 
   >>> import jax
   >>> from moniqua_jax import dpsgd, moniqua, ring
@@ -93,6 +93,7 @@ def streaming(
     windows = parts.windows(x.size, fragments)
     rows = jnp.stack([windows.read(x, f) for f in range(fragments)])
     own = jax.vmap(algorithm.init)(rows)
+    _require_whole(own, fragments)
     return StreamingState(_heard(algorithm, own, 0), own)
 
   # What would stay in the state is lost in the other fragments as well.
@@ -135,6 +136,16 @@ def streaming(
   says['heard'] = algorithm.heard and operator.attrgetter('heard')
   says['period'] = within and fragments * within
   return Gossip(init, update, **says)
+
+
+def _require_whole(own, fragments: int) -> None:
+  """Refuses an algorithm that takes its vector by fragments already."""
+  streams = lambda node: isinstance(node, StreamingState)
+  if any(map(streams, jax.tree.leaves(own, is_leaf=streams))):
+    raise ValueError(
+      f'streaming: fragments={fragments} of an algorithm that streams already; '
+      'leave one of the two out, and give the other as many as both have.'
+    )
 
 
 def _row(tree, f):

@@ -28,9 +28,11 @@ from moniqua_jax.asynchronous.log import Log
 from moniqua_jax.asynchronous.network import Network
 from moniqua_jax.training import monitor, summary, workdir
 
-with extras.needed('train'):
+with command_line.one_line_errors(), extras.needed('train'):
   from absl import app, flags
   from ml_collections import config_flags
+
+  command_line.read_flagfiles()
 
 COMMAND = (
   'mpiexec --with-ft ulfm --oversubscribe -n {} python -m '

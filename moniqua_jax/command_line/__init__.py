@@ -48,6 +48,19 @@ def run(main: Callable, module: str, says: Callable = dict) -> None:
   app.run(main, flags_parser=functools.partial(parser, doc=doc, says=says))
 
 
+def read_flagfiles() -> None:
+  """Puts the flags of each --flagfile=FILE in its place, before any is read."""
+  from absl import flags
+
+  try:
+    sys.argv[:] = flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False)
+  except flags.Error as error:
+    raise ValueError(
+      f'{str(error).removeprefix("ERROR:: ")}; --flagfile takes a file with a '
+      '--NAME=VALUE in each line.'
+    ) from error
+
+
 def plots() -> None:
   """The console script `moniqua-plots`, where importing it may fail."""
   with one_line_errors():

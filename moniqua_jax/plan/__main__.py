@@ -24,6 +24,8 @@ with command_line.one_line_errors(), extras.needed('train'):
   from absl import flags
   from ml_collections import config_flags
 
+  command_line.read_flagfiles()
+
 from moniqua_jax.plan import chips, choice, compute, report
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'What to train.')

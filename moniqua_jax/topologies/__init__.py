@@ -32,14 +32,8 @@ from moniqua_jax.topologies.agreement import (
 )
 from moniqua_jax.topologies.base import (
   Topology,
-  lazy,
   matrix,
-  one_symmetric,
   push_matrix,
-  push_schedule,
-  require_doubly_stochastic,
-  require_symmetric,
-  schedule,
   sources,
 )
 from moniqua_jax.topologies.finite_time import base_graph
@@ -57,6 +51,16 @@ from moniqua_jax.topologies.named import (
   ring,
   star,
   torus,
+)
+from moniqua_jax.topologies.requirements import (
+  require_doubly_stochastic,
+  require_symmetric,
+)
+from moniqua_jax.topologies.rounds import (
+  lazy,
+  one_symmetric,
+  push_schedule,
+  schedule,
 )
 
 # Those that a name and numbers choose: in a config, on a command line.

@@ -8,7 +8,8 @@ import functools
 
 import numpy as np
 
-from moniqua_jax.topologies.base import Topology, lazy, matrix, rounds_of
+from moniqua_jax.topologies.base import Topology, matrix, rounds_of
+from moniqua_jax.topologies.rounds import lazy
 
 NEVER = 1e-9  # what is nearer to 1 leaves the disagreement as it is
 NOTHING = 1e-12  # what rounding leaves of a disagreement that is gone

@@ -1,10 +1,10 @@
-"""The type Topology, and what is computed from it.
+"""The type Topology, and its weights as a matrix.
 
 n: workers. Row i of W is receiver i, column j is sender j.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,9 +44,9 @@ class Topology(_Edges):
       by the *receiver*.
 
   Raises:
-    ValueError: if there is no edge, a perm is not a permutation of range(n)
-      with the same n, a weight is negative, not finite or one of a wrong
-      number, or the weights that a worker receives sum to more than 1.
+    ValueError: if edges are no pairs, or none; a perm is not a permutation of
+      range(n) with the same n; a weight is negative, not finite or one of a
+      wrong number; or the weights that a worker receives sum to more than 1.
 
   >>> pair = Topology([(0.5, [1, 0])])
   >>> pair, pair.n
@@ -58,7 +58,7 @@ class Topology(_Edges):
   __slots__ = ()
 
   def __new__(cls, edges: Iterable[tuple[Weight | np.ndarray, Iterable[int]]]):
-    given = [(weight, _checked_perm(perm)) for weight, perm in edges]
+    given = [(weight, _checked_perm(perm)) for weight, perm in _pairs(edges)]
     if not given:
       raise ValueError('edges is empty; a Topology needs at least one edge.')
     n = len(given[0][1])
@@ -80,6 +80,18 @@ class Topology(_Edges):
   def n(self) -> int:
     """Number of workers."""
     return len(self.edges[0][1])
+
+
+def _pairs(edges) -> list:
+  pairs = list(edges) if isinstance(edges, Iterable) else [edges]
+  for pair in pairs:
+    is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
+    if not is_pair or not isinstance(pair[1], Iterable):
+      raise ValueError(
+        f'edges has {pair!r:.60}; each edge is (weight, perm), such as (0.5, '
+        '(1, 0)). ring(8) and the like make a Topology.'
+      )
+  return pairs
 
 
 def _checked_perm(perm: Iterable[int]) -> Perm:
@@ -185,106 +197,6 @@ def matrix(topology: Topology) -> np.ndarray:
   return w + np.diag(1 - w.sum(1))
 
 
-@overload
-def lazy(topology: Topology, gamma: float) -> Topology: ...
-@overload
-def lazy(
-  topology: Sequence[Topology], gamma: float
-) -> tuple[Topology, ...]: ...
-@overload
-def lazy(
-  topology: Topology | Sequence[Topology], gamma: float
-) -> Topology | tuple[Topology, ...]: ...
-def lazy(
-  topology: Topology | Sequence[Topology], gamma: float
-) -> Topology | tuple[Topology, ...]:
-  """Gossip with only a part of each weight, so that coarse messages settle.
-
-  W_bar = gamma W + (1 - gamma) I.
-
-  Args:
-    topology: a Topology, or a tuple of them.
-    gamma: 0 < gamma <= 1, the part that is kept; 1 changes nothing.
-
-  Returns:
-    The same as was given, with weights times gamma.
-
-  Raises:
-    ValueError: if gamma is not within (0, 1].
-
-  >>> from moniqua_jax import complete
-  >>> lazy(complete(2), 0.5).edges
-  ((0.25, (1, 0)),)
-
-  Source: Lu and De Sa 2020 (the slack matrix, for 1 bit).
-  """
-  gamma = wire.share(gamma, 'lazy needs 0 < gamma <= 1; got gamma={}.')
-  slow = tuple(
-    Topology([(np.multiply(gamma, w), perm) for w, perm in r.edges])
-    for r in rounds_of(topology)
-  )
-  return slow[0] if isinstance(topology, Topology) else slow
-
-
-def schedule(topology: Topology | Sequence[Topology]) -> tuple[Topology, ...]:
-  """The rounds that gossip cycles through: `rounds[step % len(rounds)]`.
-
-  The union of the graphs of W_0, ..., W_{m-1} is strongly connected.
-
-  Args:
-    topology: a Topology, or a tuple of them.
-
-  Returns:
-    A non-empty tuple of Topologies of the same n.
-
-  Raises:
-    ValueError: if it is neither, the rounds differ in n, or some workers
-      never hear of some others.
-
-  >>> from moniqua_jax import one_peer_exponential, ring
-  >>> len(schedule(ring(4))), len(schedule(one_peer_exponential(8)))
-  (1, 3)
-
-  Source: Koloskova et al., "A Unified Theory of Decentralized SGD with
-  Changing Topology and Local Updates", ICML 2020.
-  """
-  rounds = rounds_of(topology)
-  union = np.sum([matrix(r) for r in rounds], axis=0)
-  check_connected(union, 'the topology (all rounds together)')
-  return rounds
-
-
-def one_symmetric(
-  topology: Topology | Sequence[Topology], algorithm: str
-) -> tuple[Topology, ...]:
-  """A schedule of one symmetric topology, for algorithms that keep replicas.
-
-  Args:
-    topology: a Topology, or a tuple of one.
-    algorithm: the name that an error blames.
-
-  Returns:
-    A tuple of one Topology.
-
-  Raises:
-    ValueError: there are several, W is not symmetric, or not connected.
-
-  >>> from moniqua_jax import ring
-  >>> len(one_symmetric(ring(4), 'choco'))
-  1
-
-  Source: Lu and De Sa 2020 (the assumptions on W).
-  """
-  rounds = schedule(topology)
-  if len(rounds) > 1:
-    raise ValueError(
-      f'{algorithm} takes one topology for all steps, not {len(rounds)}; '
-      'dpsgd, adpsgd, deepsqueeze and push_sum take several.'
-    )
-  require_symmetric(rounds, algorithm)
-  return rounds
-
-
 def push_matrix(topology: Topology) -> np.ndarray:
   """The weights read by sender, as a dense matrix: A[perm[i], i] = weight[i].
 
@@ -303,111 +215,3 @@ def push_matrix(topology: Topology) -> np.ndarray:
   edges = single(topology, 'push_matrix').edges
   back = [(weight, sources(perm)) for weight, perm in edges]
   return matrix(Topology(back)).T
-
-
-def push_schedule(
-  topology: Topology | Sequence[Topology],
-) -> tuple[Topology, ...]:
-  """`schedule`, with the weights read by sender.
-
-  Args:
-    topology: a Topology, or a tuple of them.
-
-  Returns:
-    A non-empty tuple of Topologies of the same n.
-
-  Raises:
-    ValueError: as `schedule`.
-
-  >>> len(push_schedule(Topology([(0.5, (1, 2, 0))])))
-  1
-
-  Source: Assran et al. 2019 (strongly connected over a period).
-  """
-  rounds = rounds_of(topology)
-  union = np.sum([push_matrix(r) for r in rounds], axis=0)
-  check_connected(union, 'the topology (all rounds together)')
-  return rounds
-
-
-def require_doubly_stochastic(schedule, algorithm: str) -> None:
-  """Refuses weights that would move the mean of the workers.
-
-  1^T W = 1^T in each round (W 1 = 1 always holds).
-
-  Args:
-    schedule: a Topology, or a tuple of them.
-    algorithm: the name that the error blames.
-
-  Raises:
-    ValueError: naming the column whose sum is furthest from 1.
-
-  >>> from moniqua_jax import exponential
-  >>> require_doubly_stochastic(exponential(6), 'dpsgd')
-
-  Source: Lian et al. 2017 (the assumptions on W).
-  """
-  for k, r in enumerate(rounds_of(schedule)):
-    sums = matrix(r).sum(0)
-    j = int(np.argmax(abs(sums - 1)))
-    # from_matrix allows each of the two sums TOLERANCE, and moves one of them
-    # into the diagonal.
-    if abs(sums[j] - 1) > 2 * TOLERANCE:
-      raise ValueError(
-        f'{algorithm} needs a doubly stochastic W, else the mean of the '
-        f'workers moves; in round {k} column {j}, what worker {j} gives, sums '
-        f'to {sums[j]} instead of 1. Use from_matrix or from_graph, which '
-        'ensure it, or push_sum, which does without.'
-      )
-
-
-MANY_PEERS = 'Use ring, torus, hypercube, complete or from_graph'
-
-
-def require_symmetric(
-  schedule, algorithm: str, instead: str = MANY_PEERS
-) -> None:
-  """Refuses weights that differ between the two directions of an edge.
-
-  W = W^T in each round.
-
-  Args:
-    schedule: a Topology, or a tuple of them.
-    algorithm: the name that the error blames.
-    instead: the topologies that the error names.
-
-  Raises:
-    ValueError: naming the two entries that differ most.
-
-  >>> from moniqua_jax import ring
-  >>> require_symmetric(ring(6), 'd2')
-
-  Source: Lu and De Sa 2020 (the assumptions on W).
-  """
-  for k, r in enumerate(rounds_of(schedule)):
-    w = matrix(r)
-    i, j = np.unravel_index(np.argmax(abs(w - w.T)), w.shape)
-    if abs(w[i, j] - w[j, i]) > TOLERANCE:
-      raise ValueError(
-        f'{algorithm} needs a symmetric W; in round {k} W[{i}, {j}] = '
-        f'{w[i, j]} but W[{j}, {i}] = {w[j, i]}. {instead}, or give '
-        'from_matrix (w + w.T) / 2.'
-      )
-
-
-def check_connected(w: np.ndarray, subject: str) -> None:
-  """Refuses weights over which some worker never hears of another.
-
-  A weight below ROUNDING joins nobody: in float32 nothing moves by it.
-  """
-  from scipy.sparse import csgraph, csr_array  # slow
-
-  count, label = csgraph.connected_components(
-    csr_array(w > ROUNDING), connection='strong'
-  )
-  if count > 1:
-    groups = sorted(np.flatnonzero(label == k).tolist() for k in range(count))
-    raise ValueError(
-      f'{subject} is not connected: messages do not pass both ways between '
-      f'the groups of workers {groups}.'
-    )

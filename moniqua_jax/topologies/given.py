@@ -5,13 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moniqua_jax import extras
-from moniqua_jax.topologies.base import (
-  ROUNDING,
-  TOLERANCE,
-  Topology,
-  Weight,
-  check_connected,
-)
+from moniqua_jax.topologies.base import ROUNDING, TOLERANCE, Topology, Weight
+from moniqua_jax.topologies.requirements import check_connected
 
 if TYPE_CHECKING:
   import networkx as nx
@@ -154,10 +149,11 @@ def from_graph(g: 'nx.Graph') -> Topology:
   with extras.needed('graphs'):
     import networkx as nx
 
-  if g.is_directed() or not len(g):
+  if not isinstance(g, nx.Graph) or g.is_directed() or not len(g):
     raise ValueError(
-      f'from_graph needs an undirected graph with a node; got {g}. A directed '
-      'one can be given as a doubly stochastic matrix to from_matrix.'
+      'from_graph needs an undirected graph with a node, of networkx; got '
+      f'{g!s:.60}. A directed one can be given to from_matrix, as a doubly '
+      'stochastic matrix.'
     )
   try:
     nodes = sorted(g)

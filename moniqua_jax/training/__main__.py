@@ -24,6 +24,8 @@ with command_line.one_line_errors(), extras.needed('train'):
 
   from moniqua_jax.training import same_run, validation
 
+  command_line.read_flagfiles()
+
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'What to train, and how; digits if not given.'
 )

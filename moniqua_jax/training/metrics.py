@@ -25,7 +25,7 @@ class Writer:
   def __init__(self, workdir: pathlib.Path, tensorboard: bool):
     self._path = workdir / 'metrics.jsonl'
     self._lines = self._path.open('a')
-    self._events = _events(workdir) if tensorboard else None
+    self._events = events()(workdir) if tensorboard else None
 
   def write(self, row: dict) -> None:
     """Writes one row; `row['step']` is its place in time."""
@@ -52,10 +52,11 @@ def plain(row: dict) -> dict:
   return {k: v if np.isfinite(v) else None for k, v in row.items()}
 
 
-def _events(workdir):
+def events() -> Callable:
+  """What writes events below a folder; a `MissingExtra` where it is missing."""
   with extras.needed('tensorboard'):
     import tensorboardX
-  return tensorboardX.SummaryWriter(workdir)
+  return tensorboardX.SummaryWriter
 
 
 def read(workdir: pathlib.Path) -> list[dict]:

@@ -18,6 +18,7 @@ from moniqua_jax.curvature import refresh
 from moniqua_jax.plan import choice
 from moniqua_jax.quantizers import base
 from moniqua_jax.training import (
+  metrics,
   ones_own,
   optimizer,
   quantizer,
@@ -75,6 +76,8 @@ class Factories(NamedTuple):
 def resolve(config) -> Setup:
   """Checks a config; a `ValueError` says what is unknown or does not fit."""
   validation.validate(config)
+  if config.tensorboard:
+    metrics.events()  # before there is a folder
   choice.budget(config.budget)
   pod, schedule = pods.of(config), _schedule(config)
   run, spec = _runner(config, pod), quantizer.with_limit(config, schedule)

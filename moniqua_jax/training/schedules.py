@@ -5,6 +5,7 @@ A schedule is a function step i32[] -> f32[], as in optax.
 
 from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -80,7 +81,7 @@ def follow(
   """
   if not 0 < shrink < 1:
     raise ValueError(f'shrink={shrink!r}; it must be between 0 and 1.')
-  rates = np.asarray([float(learning_rate(t)) for t in range(steps)])
+  rates = np.asarray(jax.vmap(learning_rate)(jnp.arange(steps)), np.float64)
   # All are 0 where the first round would be behind the end of the run.
   rates = (rates / rates.max()) ** power if rates.any() else np.ones(steps)
   relative = np.ones(steps)
