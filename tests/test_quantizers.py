@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moniqua_jax import wire
+import moniqua_jax as mj
+from moniqua_jax import dither, wire
 from moniqua_jax.quantizers import base
 from tests import helpers, products
 from tests.helpers import (
@@ -144,8 +145,6 @@ def test_vmap_is_the_loop(name):
 
 # `eden` takes its zero from around a branch, where `products` does not see it.
 ROUNDED = [name for name in QUANTIZERS if 'eden' not in name]
-# These add random bits to a product, in codes that the sender alone computes.
-DRAWN = 'uniform', 'qsgd', 'sign mean'
 
 
 @pytest.mark.parametrize('name', tiered(ROUNDED, A_KIND_EACH))
@@ -158,8 +157,27 @@ def test_all_who_read_a_message_round_the_same_products(name):
     for read in (q.decode, q.inspect):
       assert not products.in_sums(read, payload, x)
       assert not products.in_products(read, payload, x, size=D)
-    if not name.startswith(DRAWN):
-      assert not products.in_sums(q.encode, x, KEY)
+    assert not products.in_sums(q.encode, x, KEY)
+
+
+@pytest.mark.parametrize('bits', [2, 4, 8])
+@pytest.mark.parametrize('native', '01')
+def test_at_the_edge_of_two_codes_the_product_is_rounded(
+  native, bits, monkeypatch
+):
+  """Whether XLA fuses s r + u depends on the program; codes do not."""
+  monkeypatch.setenv('MONIQUA_NATIVE', native)
+  s, size = np.float32(2 ** (bits - 1) - 1), 512
+  u = np.asarray(dither.unit(dither.bits(dither.seed(KEY), 8 * size)))
+  rng = np.random.default_rng(0)
+  edges = (rng.integers(1, int(s) + 1, u.size) - f64(u)) / s
+  x = (edges * (1 + rng.integers(-3, 4, u.size) * 2.0**-24)).astype(np.float32)
+  x[::size] = 1.0  # the norm of each bucket
+  q = mj.qsgd(bits, size, 'linf')
+  codes = wire.unpack(jax.jit(q.encode)(x, KEY), bits, x.size)
+  near = np.floor(s * x + u)
+  assert 0.02 < np.mean(near != np.floor(f64(s) * x + u))  # in a fused one
+  np.testing.assert_array_equal(codes, s + np.minimum(near, s))
 
 
 @pytest.mark.parametrize('name', tiered(UNBIASED, MOST))

@@ -59,13 +59,13 @@ INLINE float Norm(const float* x, int64_t n, bool l2) {
   return std::fabs(norm) < INFINITY ? norm : NAN;
 }
 
-// qsgd.uniform_grid. XLA fuses s r + u where the CPU can.
+// qsgd.uniform_grid
 struct Uniform {
   float s;
 
   INLINE explicit Uniform(int64_t s) : s(s) {}
   INLINE uint8_t Of(float r, uint32_t word) const {
-    float level = std::floor(std::fma(s, r, Unit(word)));
+    float level = std::floor(s * r + Unit(word));
     level = level > s ? s : level;
     return level >= -s ? int32_t(level + s) : 0;  // a NaN is 0
   }

@@ -53,7 +53,8 @@ def uniform_grid(s: int, bucket_size: int) -> buckets.Grid:
 
   def round_(r, words):
     # floor(s r + u) is odd about 0 in law, so no sign is needed.
-    return s + jnp.floor(s * r + dither.unit(words)).clip(-s, s)
+    scaled = base.rounded(s * r, jnp.minimum(jnp.abs(r[:, :1]), 0))
+    return s + jnp.floor(scaled + dither.unit(words)).clip(-s, s)
 
   def level(codes):
     return (codes.astype(jnp.float32) - s) / s

@@ -100,7 +100,8 @@ def sign(bucket_size: int = 512, scale: str = 'mean_abs') -> base.Quantizer:
 
   def code(real, rows):
     # A sum keeps the NaN that a comparison or a maximum loses.
-    scales = rule.measure(real, rows) + jnp.sum(0 * rows, axis=1)[None]
+    nothing = jnp.minimum(jnp.sum(0 * rows, axis=1), 0)[None]
+    scales = base.rounded(rule.measure(real, rows), nothing)
     codes = rows >= rule.threshold(scales)[:, None]
     return codes.astype(jnp.uint8), scales
 

@@ -63,9 +63,8 @@ def uniform(
     high = jnp.max(rows, axis=1, keepdims=True) + nothing
     # A constant bucket has no step; its code is 0 whatever we divide by.
     step = jnp.where(high > low, (high - low) / top, 1)
-    # XLA multiplies by 1 / step, which above 2^126 would be taken for 0.
-    shrink = jnp.where(step > 2.0**64, 2.0**-64, 1)
-    shares = (rows - low) * shrink / (step * shrink)
+    zero = jnp.minimum(high - low, 0)
+    shares = base.rounded(buckets.ratio(rows - low, step), zero)
     codes = jnp.clip(jnp.floor(shares + u), 0, top).astype(jnp.uint8)
     return codes, jnp.stack([low[:, 0], high[:, 0]])
 
