@@ -22,7 +22,7 @@ from moniqua_jax.training import (
   summary,
 )
 from moniqua_jax.training import step as step_lib
-from tests import hlo
+from tests import hlo, programs
 
 
 def small(method='moniqua4', **entries):
@@ -37,8 +37,13 @@ def small(method='moniqua4', **entries):
 
 @contextlib.contextmanager
 def compiled_quickly(quickly=True):
-  """In half the time, without most optimizations; or with them, within that."""
+  """In half the time, without most optimizations; or with them, within that.
+
+  With them where everything is compiled so: what a module shares is then the
+  program of its tests.
+  """
   before = jax.config.read('jax_disable_most_optimizations')
+  quickly = quickly and programs.QUICK
   jax.config.update('jax_disable_most_optimizations', quickly)
   try:
     yield

@@ -32,7 +32,9 @@ PATIENCE = 60  # seconds to save in, between the request to end and the end
 def main():
   """Reads the command line, runs the processes, and exits as they do."""
   parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    prog='python -m moniqua_jax.launch',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('--n', type=int, required=True, help='how many')
   parser.add_argument(
@@ -41,7 +43,10 @@ def main():
   args = parser.parse_args()
   command = args.command[1:] if args.command[:1] == ['--'] else args.command
   if args.n < 1 or not command:
-    parser.error('it takes --n of 1 or more, and after -- a program.')
+    parser.error(
+      'it takes --n of 1 or more, and after -- a program, as in --n 8 -- '
+      'train.py --config=digits.'
+    )
   if re.fullmatch(r'python[\d.]*(\.exe)?', pathlib.Path(command[0]).name):
     parser.error(
       f'{command[0]} is not needed: after -- comes the file or the script that '
