@@ -180,6 +180,14 @@ def test_at_the_edge_of_two_codes_the_product_is_rounded(
   np.testing.assert_array_equal(codes, s + np.minimum(near, s))
 
 
+@pytest.mark.parametrize('native', '01')
+def test_the_least_norm_that_is_no_zero_is_kept(native, monkeypatch):
+  monkeypatch.setenv('MONIQUA_NATIVE', native)
+  q, least = mj.qsgd(4, norm='linf'), np.float32(2.0**-126)
+  x = least * np.float32([1, -1, 0])
+  np.testing.assert_array_equal(q.decode(q.encode(x, KEY), x), x)
+
+
 @pytest.mark.parametrize('name', tiered(UNBIASED, MOST))
 def test_the_mean_over_keys_is_x(name):
   x, _, _, (_, _, theirs, _) = talks(name)
