@@ -66,6 +66,8 @@ COLUMNS = {
   'noise %': '.0f',
   'minutes': '.2f',
 }
+# Whom gradients go to, where it is not a chunk to each.
+TO = {'all_gather': 'to all', 'of_senders': 'of who sent'}
 OF_TEXT = ('bits/character',)  # columns of no other tables
 NOTES = """\
 MB sent: by each worker, 1 MB = 10^6 bytes. vs first: bytes per step, relative
@@ -105,7 +107,9 @@ def method(config: dict) -> str:
     f'{fragments} fragments' if fragments > 1 else '',
   ]
   if not gossip:
-    words = [reduce, quantizer, shape, _coded(config), *often, *_outer(config)]
+    to = TO.get(config.get('reduce', {}).get('strategy'), '')
+    words = [reduce, quantizer, shape, to, _coded(config), *often]
+    words += _outer(config)
     return ', '.join(filter(None, words)) or DASH
   topology = config.get('topology', {'name': 'ring'})
   gamma = config.get('gamma', 1.0)
