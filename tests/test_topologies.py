@@ -625,6 +625,10 @@ ERRORS = {
     lambda: tp.from_matrix([[0.5, 0.5], [0.75, 0.25]]),
     'doubly stochastic, but column 0 sums to 1.25 instead of 1',
   ),
+  'too light': (
+    lambda: tp.schedule(tp.Topology([(1e-9, pair)])),
+    r'is not connected: .*groups of workers \[\[0\], \[1\]\]',
+  ),
   'parts of w': (
     lambda: tp.from_matrix(np.kron(np.eye(2), np.full((2, 2), 0.5))),
     r'graph of w is not connected.*groups of workers \[\[0, 1\], \[2, 3\]\]',
