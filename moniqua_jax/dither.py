@@ -51,16 +51,20 @@ def seed(key: jax.Array) -> jax.Array:
   return jax.random.bits(key, dtype=jnp.uint32)
 
 
-def key_of_step(key: jax.Array, step) -> jax.Array:
-  """Derives the key of a step; a `ValueError` of what is no key of a run."""
+def key_of(key: jax.Array, number) -> jax.Array:
+  """Derives the key of a step, or of a matrix, from that of a run.
+
+  A `ValueError` names what is no key of `jax.random`, or several.
+  """
   shape, dtype = getattr(key, 'shape', ()), getattr(key, 'dtype', None)
   typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
   # Those of jax.random.PRNGKey are words.
-  if shape if typed else (dtype != jnp.uint32 or len(shape) != 1):
+  words = dtype == jnp.uint32 and len(shape) == 1
+  if not (shape == () if typed else words):
     given = ' '.join(repr(key).split())
     raise ValueError(
       f'key={given:.60}; it takes one key of jax.random, such as '
       'jax.random.key(0).'
     )
   # As i32, so that a number of Python may be below 0 as well.
-  return jax.random.fold_in(key, jnp.asarray(step, jnp.int32))
+  return jax.random.fold_in(key, jnp.asarray(number, jnp.int32))

@@ -358,7 +358,7 @@ def worker_key(key: Array, step: Array, axis_name: str, shared: bool) -> Array:
 
   Keys are never stored, so a restart at a step repeats that step.
   """
-  key = dither.key_of_step(key, step)
+  key = dither.key_of(key, step)
   return key if shared else jax.random.fold_in(key, lax.axis_index(axis_name))
 
 

@@ -343,6 +343,8 @@ def test_what_is_no_key_is_named(key):
   given = re.escape(' '.join(repr(key).split())[:60])
   with pytest.raises(ValueError, match=f'key={given}; it takes one key of jax'):
     tx.update(jnp.ones(3), tx.init(None))
+  with pytest.raises(ValueError, match=f'key={given}; it takes one key of jax'):
+    mj.power_sgd(2, axis_name=AXIS, key=key).init(jnp.ones((64, 64)))
 
 
 def test_keys_are_shared_or_private():

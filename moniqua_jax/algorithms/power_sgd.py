@@ -13,7 +13,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import collectives, wire
+from moniqua_jax import collectives, dither, wire
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.algorithms.transformation import Reduction
 from moniqua_jax.quantizers import base
@@ -80,7 +80,7 @@ def power_sgd(
   def init(params):
     matrices, _ = _split(params, rank, keep)
     start = lambda i, m: jax.random.normal(
-      jax.random.fold_in(key, i), (m.shape[1], rank), jnp.float32
+      dither.key_of(key, i), (m.shape[1], rank), jnp.float32
     )
     error = [jnp.zeros_like(m) for m in matrices]
     right = [start(i, m) for i, m in enumerate(matrices)]

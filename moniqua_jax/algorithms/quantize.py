@@ -51,7 +51,7 @@ def quantize(
   def update(updates, state, params=None):
     del params
     x, unravel = gossip.flatten(updates)
-    payload = quantizer.encode(x, dither.key_of_step(key, state.count))
+    payload = quantizer.encode(x, dither.key_of(key, state.count))
     x_hat = quantizer.decode(edge.sealed(payload), x)
     count = optax.safe_increment(state.count)
     quantized = jax.tree.map(

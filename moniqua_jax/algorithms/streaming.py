@@ -144,7 +144,7 @@ def _require_whole(own, fragments: int) -> None:
   if any(map(streams, jax.tree.leaves(own, is_leaf=streams))):
     raise ValueError(
       f'streaming: fragments={fragments} of an algorithm that streams already; '
-      'leave one of the two out, and give the other as many as both have.'
+      'leave one of the two out, and give the other the product of both.'
     )
 
 

@@ -49,7 +49,10 @@ def run(main: Callable, module: str, says: Callable = dict) -> None:
 
 
 def read_flagfiles() -> None:
-  """Puts the flags of each --flagfile=FILE in its place, before any is read."""
+  """Puts the flags of each --flagfile=FILE in its place in sys.argv.
+
+  DEFINE_config_file looks there, so this comes before it.
+  """
   from absl import flags
 
   try:
