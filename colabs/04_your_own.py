@@ -45,7 +45,7 @@ import optax
 
 import moniqua_jax as mj
 from moniqua_jax import data, dither, plots, wire
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import base, numerics
 
 # %% [markdown]
 # ## A quantizer
@@ -66,14 +66,14 @@ def fixed_range(bits, limit):
   def encode(x, key):
     u = dither.uniform(dither.seed(key), x.size)
     codes = jnp.clip(jnp.floor((x + limit) / step + u), 0, top)
-    header = jnp.where(base.largest(x) <= limit, limit, jnp.nan)
+    header = jnp.where(numerics.largest(x) <= limit, limit, jnp.nan)
     return wire.join(codes.astype(jnp.uint8), bits, header)
 
   def decode(payload, reference):
     codes, header = wire.split(payload, bits, reference.size)
     header = wire.from_bytes(header, jnp.float32)
     zero = jnp.minimum(header, 0)  # NaN, if x was out of range
-    return base.rounded(codes * jnp.float32(step), zero) - limit
+    return numerics.rounded(codes * jnp.float32(step), zero) - limit
 
   codes = base.Codes(bits, top + 1, None, 8192)
   return mj.Quantizer(encode, decode, base.watched(decode), codes=codes)
@@ -83,7 +83,7 @@ def fixed_range(bits, limit):
 # - The payload is all that was sent. The four bytes after the codes say whether
 #   the vector was in range: NaN if not. `base.watched` makes that *unreadable*, the
 #   edge is left out and counted.
-# - `base.rounded` keeps a product and the sum after it apart, so that both ends
+# - `numerics.rounded` keeps a product and the sum after it apart, so that both ends
 #   compute the same bits, whatever the compiler fuses.
 # - `dither` draws from a counter: `jax.random.uniform` would cost about twenty
 #   times the encoder.

@@ -50,7 +50,8 @@ def of_gossip(
   That is of messages of d values of the quantizer; an algorithm says which it
   sends: `of_gossip(schedule, *algorithm.message(quantizer, d))`.
 
-  >>> q = base.tuned(base.full_precision())
+  >>> from moniqua_jax import full_precision
+  >>> q = base.tuned(full_precision())
   >>> of_gossip((topologies.ring(4),), q, d=10).gossip
   array([80.])
   """

@@ -14,7 +14,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from moniqua_jax import collectives
-from moniqua_jax.quantizers import base, buckets
+from moniqua_jax.quantizers import base, buckets, numerics
 
 Array = jax.Array
 
@@ -79,7 +79,7 @@ def of_senders(quantizer, x: Array, key, axis_name: str) -> Mean:
     payload, share = row
     total, count = carry
     x_hat = read(quantizer, payload, x)
-    part = base.rounded(share * x_hat, jnp.minimum(share, 0))
+    part = numerics.rounded(share * x_hat, jnp.minimum(share, 0))
     return (total + part, count + (x_hat != 0)), None
 
   start = jnp.zeros_like(x), jnp.zeros_like(x, jnp.int32)

@@ -15,7 +15,8 @@ import numpy as np
 import optax
 
 import moniqua_jax as mj
-from moniqua_jax import edge, gossip
+from moniqua_jax import gossip
+from moniqua_jax.gossip import edge
 from moniqua_jax.launch import initialize, multihost
 from moniqua_jax.workers import AXIS
 

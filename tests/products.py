@@ -2,7 +2,7 @@
 
 A product that is added to something may be fused with the sum, and is then not
 rounded; a product of two may be computed in another order. Two programs that
-write the same then differ in the last bit. `quantizers.base.rounded` adds a
+write the same then differ in the last bit. `quantizers.numerics.rounded` adds a
 zero, which is the minimum of something and 0.
 """
 

@@ -8,8 +8,9 @@ import pytest
 
 from configs import digits
 import moniqua_jax as mj
-from moniqua_jax import collectives, edge, gossip, theory, topologies
+from moniqua_jax import collectives, gossip, theory, topologies
 from moniqua_jax.algorithms import turns
+from moniqua_jax.gossip import edge
 from moniqua_jax.quantizers import base
 from moniqua_jax.training import monitor, resolve
 from moniqua_jax.training import quantizer as quantizer_lib

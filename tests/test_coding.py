@@ -213,7 +213,7 @@ def test_the_worked_buckets_bit_for_bit():
   payload = jnp.concatenate(
     [wire.pack(jnp.asarray(WORKED), 3), wire.to_bytes(jnp.float32(5))]
   )
-  q = base.full_precision()._replace(codes=ABOUT)
+  q = mj.full_precision()._replace(codes=ABOUT)
   assert coding.coded_bits(q, payload, 8) == 44
   assert coding.coded_bits(q, payload, 8, coding.dense()) == 49
 
@@ -602,9 +602,9 @@ def test_moving_levels_are_coded_too():
 
 def test_what_cannot_be_coded_is_refused():
   with pytest.raises(ValueError, match='cannot be coded'):
-    coding.coded(base.full_precision(), 2)
+    coding.coded(mj.full_precision(), 2)
   with pytest.raises(ValueError, match='cannot be coded'):
-    coding.coded_bits(base.full_precision(), jnp.zeros(4), 1)
+    coding.coded_bits(mj.full_precision(), jnp.zeros(4), 1)
   for capacity in (0, 3, 5.5):
     with pytest.raises(ValueError, match='below the 3 bits'):
       coding.coded(QUANTIZER, capacity)

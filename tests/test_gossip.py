@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import moniqua_jax as mj
-from moniqua_jax import collectives, edge, gossip, topologies
+from moniqua_jax import collectives, gossip, topologies
+from moniqua_jax.gossip import edge
 from moniqua_jax.quantizers import base
 from moniqua_jax.workers import AXIS
 from tests import helpers
@@ -274,7 +275,7 @@ def test_who_is_not_finite_has_read_nothing():
   x = vectors()
   x[3, 17] = np.nan
   quantizer = helpers.QUANTIZERS['nuqsgd 4'][0]
-  # Not simulated: XLA on CPUs may lose the NaN of a batch, see `base.largest`.
+  # Not simulated: XLA on CPUs may lose the NaN of a batch (`numerics.largest`).
   _, seen = one_round(quantizer, (mj.ring(N),), mj.sharded)(x, np.int32(0))
   readable = np.asarray(seen.readable)
   assert not readable[3].any() and readable[0].all()

@@ -14,16 +14,8 @@ import pytest
 
 from configs import digits
 import moniqua_jax as mj
-from moniqua_jax import (
-  collectives,
-  data,
-  edge,
-  gossip,
-  models,
-  pods,
-  wire,
-  workers,
-)
+from moniqua_jax import collectives, data, gossip, models, pods, wire, workers
+from moniqua_jax.gossip import edge
 from moniqua_jax.training import checkpoint, experiment, loop, metrics, summary
 from moniqua_jax.training import step as step_lib
 from tests import helpers, hlo, programs

@@ -12,7 +12,7 @@ import pytest
 
 import moniqua_jax as mj
 from moniqua_jax import gossip
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import numerics
 from tests import test_edge_values as edges
 from tests.helpers import tiered
 
@@ -129,7 +129,7 @@ def test_full_precision_sees_one_value_wherever_it_is(value, size):
 def test_a_distance_of_who_is_not_finite_is_none():
   x = np.ones((4, 5000), np.float32)
   x[1, 4321] = np.nan
-  largest = np.asarray(jax.jit(jax.vmap(base.largest))(x))
+  largest = np.asarray(jax.jit(jax.vmap(numerics.largest))(x))
   np.testing.assert_array_equal(np.isfinite(largest), [True, False, True, True])
   apart = jax.jit(
     jax.vmap(lambda x: gossip.consensus(x, 'workers'), axis_name='workers')

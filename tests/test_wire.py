@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moniqua_jax import wire
+from moniqua_jax import arguments, wire
 from tests.helpers import tiered
 
 BITS = range(1, 9)
@@ -125,9 +125,9 @@ def test_cuts_are_the_ends_of_whole_stripes(bits):
 
 @pytest.mark.parametrize('value', [0, 1.5, float('nan')])
 def test_a_share_is_above_0_and_at_most_1(value):
-  assert wire.share(1, '{}') == 1.0
+  assert arguments.share(1, '{}') == 1.0
   with pytest.raises(ValueError, match=f'gamma={value!r}'):
-    wire.share(value, 'gamma={}')
+    arguments.share(value, 'gamma={}')
 
 
 @pytest.mark.parametrize('size', [9, 9001])

@@ -23,10 +23,13 @@ COMPUTED = {
 # Functions and methods that are left out: their first argument stays.
 LEFT_OUT = {
   *('optimization_barrier', 'rounded', 'clip', 'minimum', 'maximum', 'rint'),
-  *('floor', 'abs', 'sealed', '_as_vector', 'compute_once', '_replace'),
+  *('floor', 'abs', 'sealed', 'as_vector', 'compute_once', '_replace'),
   *('sendable', 'known', 'finite', 'sorted'),
 }
-MODULE_NAMES = ('jnp', 'np', 'lax', 'jax', 'base', 'edge', 'digest', 'buckets')
+MODULE_NAMES = (
+  *('jnp', 'np', 'lax', 'jax', 'base', 'numerics', 'stripes', 'edge'),
+  *('one_round', 'digest', 'buckets'),
+)
 
 
 class Mutant(NamedTuple):

@@ -22,7 +22,9 @@ _OF_MONIQUA = (
   ' or recomputes or mixing and 1-dithered or equals_are or square_is',
 )
 MODULES = {
-  'wire.py': Module(18, 'wire'),
+  'wire/payloads.py': Module(4, 'wire'),
+  'wire/stripes.py': Module(13, 'wire'),
+  'wire/wide.py': Module(1, 'wire'),
   'quantizers/moniqua.py': Module(18, *_OF_MONIQUA),
   'quantizers/circle.py': Module(8, *_OF_MONIQUA),
   'quantizers/digest.py': Module(4, 'moniqua', 'digest or turn or wrap'),
@@ -39,7 +41,9 @@ MODULES = {
     10, _BATTERIES, 'nuqsgd or natural or level_is or two_levels'
   ),
   'quantizers/leveled.py': Module(8, _BATTERIES, 'level'),
-  'gossip.py': Module(15, 'gossip check'),
+  'gossip/rounds.py': Module(4, 'gossip check'),
+  'gossip/one_round.py': Module(7, 'gossip check'),
+  'gossip/vectors.py': Module(4, 'gossip check'),
   'quantized_mean.py': Module(11, 'reduce sparse smooth_algorithms'),
   'topologies/base.py': Module(4, 'topologies'),
   'topologies/requirements.py': Module(2, 'topologies'),

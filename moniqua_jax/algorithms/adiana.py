@@ -16,7 +16,7 @@ from moniqua_jax import collectives, gossip, quantized_mean
 from moniqua_jax.algorithms import large_leaves, vectors
 from moniqua_jax.algorithms.diana import Shifts
 from moniqua_jax.algorithms.transformation import Reduction
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import base, numerics
 
 _COIN = 2**31 - 1  # no worker has this index
 
@@ -126,7 +126,7 @@ def adiana(
     short = jnp.concatenate([now.short, then.short])
     g = join.together(shifts.mean + now.mean, kept)
     told = [large_leaves.told(m.mean, axis_name) for m in (now, then)]
-    return g, base.finite((told, kept)), moved, short
+    return g, numerics.finite((told, kept)), moved, short
 
   def update(updates, state, params=None, *, step, grad_fn=None, **extra_args):
     del extra_args
@@ -159,7 +159,7 @@ def adiana(
     )
     flat, _ = large_leaves.split(updates, keep)
     seen = tuned.observe(state.tuned, gossip.no_news(1), flat)
-    shifts, y, z, w = base.select(
+    shifts, y, z, w = numerics.select(
       took,
       (shifts, y, z, w),
       (state.error, state.y, state.z, state.w),

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import gossip, topologies, wire
+from moniqua_jax import arguments, gossip, topologies
 from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
@@ -114,7 +114,7 @@ def adpsgd(
 
 def _checked_delays(delays, n: int) -> tuple[int, ...]:
   each = delays if isinstance(delays, (tuple, list)) else (delays,) * n
-  each = tuple(map(wire.integer, each))
+  each = tuple(map(arguments.integer, each))
   if len(each) != n or not all(
     isinstance(tau, int) and tau >= 0 for tau in each
   ):

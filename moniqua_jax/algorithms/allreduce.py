@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import optax
 
-from moniqua_jax import collectives, quantized_mean
+from moniqua_jax import collectives, quantized_mean, quantizers
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.algorithms.transformation import Reduction
 from moniqua_jax.quantizers import base
@@ -75,7 +75,7 @@ def allreduce(
 
 
 def _exact(quantizer, axis_name, keep) -> Reduction:
-  if quantizer not in (None, base.full_precision()):
+  if quantizer not in (None, quantizers.full_precision()):
     raise ValueError(
       "strategy='exact' sends full precision; it takes no other quantizer. "
       f'For one, choose from {sorted(quantized_mean.STRATEGIES)}.'

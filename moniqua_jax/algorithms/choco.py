@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import gossip, topologies, wire
+from moniqua_jax import arguments, gossip, topologies
 from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
@@ -69,7 +69,7 @@ def choco(
   Source: Algorithm 2 of arXiv:1902.00340; the lean form is of the same paper.
   """
   schedule = topologies.one_symmetric(topology, 'choco')
-  gamma = wire.share(gamma, 'gamma={}; choco needs 0 < gamma <= 1.')
+  gamma = arguments.share(gamma, 'gamma={}; choco needs 0 < gamma <= 1.')
   topologies.require_agreement(schedule, f'choco ({gamma=})', gamma)
   neighbours = gossip.neighbours(
     schedule,

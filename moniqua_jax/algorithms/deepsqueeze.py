@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import gossip, topologies, wire
+from moniqua_jax import arguments, gossip, topologies
 from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import remembering
 from moniqua_jax.quantizers import base
@@ -68,7 +68,7 @@ def deepsqueeze(
   """
   schedule = topologies.schedule(topology)
   topologies.require_doubly_stochastic(schedule, 'deepsqueeze')
-  eta = wire.share(eta, 'eta={}; deepsqueeze needs 0 < eta <= 1.')
+  eta = arguments.share(eta, 'eta={}; deepsqueeze needs 0 < eta <= 1.')
   topologies.require_agreement(schedule, f'deepsqueeze ({eta=})', eta)
   neighbours = gossip.neighbours(
     schedule,

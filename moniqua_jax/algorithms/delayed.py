@@ -10,7 +10,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from moniqua_jax import gossip, wire
+from moniqua_jax import arguments, gossip
 from moniqua_jax.algorithms import turns, vectors
 from moniqua_jax.algorithms.transformation import Gossip
 
@@ -41,7 +41,7 @@ def delayed(algorithm: Gossip, steps, delay: int) -> Gossip:
   The message is written, sent and read in the last of these steps, and waits
   for nothing in it: all of it may go beside that step's gradient.
   """
-  clock, delay = turns.every(steps), wire.integer(delay)
+  clock, delay = turns.every(steps), arguments.integer(delay)
   most = min(steps for *_, steps in clock.pieces)
   if type(delay) is not int or not 1 <= delay <= most:
     raise ValueError(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import quantized_mean, wire
+from moniqua_jax import arguments, quantized_mean
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import base
 
@@ -74,7 +74,7 @@ def diana(
   Source: Algorithm 2 of arXiv:2106.03524.
   """
   said = 'alpha={}; diana needs it above 0 and at most 1.'
-  alpha = wire.share(alpha, said)
+  alpha = arguments.share(alpha, said)
 
   def mean(quantizer, x, shifts, key, axis_name):
     reduced = quantized_mean.all_gathered(

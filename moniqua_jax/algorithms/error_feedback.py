@@ -12,7 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import quantized_mean, wire
+from moniqua_jax import arguments, quantized_mean
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.quantizers import base
 
@@ -62,7 +62,7 @@ def error_feedback(
   Source: Algorithm 2 of arXiv:1901.09847, for n workers.
   """
   by = large_leaves.chosen(quantizer, strategy, key)
-  decay = wire.share(decay, 'decay={}; it must be above 0, at most 1.')
+  decay = arguments.share(decay, 'decay={}; it must be above 0, at most 1.')
 
   def mean(quantizer, x, error, key, axis_name):
     reduced = by.mean(quantizer, x + error, key, axis_name)

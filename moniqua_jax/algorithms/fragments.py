@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moniqua_jax import wire
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import numerics
 
 Array = jax.Array
 
@@ -42,7 +42,7 @@ class Windows(NamedTuple):
     )
     start = start * jnp.uint32(self.unit)
     at = start + lax.iota(jnp.uint32, self.size)
-    places = (base.index(place, int(self.ends[-1])) for place in (0, start))
+    places = (numerics.index(place, int(self.ends[-1])) for place in (0, start))
     return tuple(places), (begin <= at) & (at < end)
 
   def read(self, vector: Array, f) -> Array:

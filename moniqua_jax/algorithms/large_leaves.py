@@ -14,7 +14,7 @@ import numpy as np
 
 from moniqua_jax import collectives, gossip, quantized_mean
 from moniqua_jax.algorithms.transformation import Reduction
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import base, numerics
 
 Array = jax.Array
 
@@ -138,10 +138,10 @@ def on_large_leaves(
     observed = tuned.observe(state.tuned, gossip.no_news(1), x)
     kept = collectives.mean(join.kept, axis_name)
     mean = join.together(reduced.mean, kept)
-    took = base.finite((told(reduced.mean, axis_name), kept)) & held(mean)
+    took = numerics.finite((told(reduced.mean, axis_name), kept)) & held(mean)
     if _is_memory(left):
       mean = or_nothing(took, mean)
-    left = base.select(took, left, state.error)
+    left = numerics.select(took, left, state.error)
     short = state.short + reduced.short.astype(jnp.int32)
     lost = state.lost + (~took).astype(jnp.int32)
     return mean, ReduceState(observed, left, short, lost)
@@ -170,7 +170,7 @@ def _is_memory(error) -> bool:
 
 def or_nothing(took: Array, tree):
   """Returns a tree, or zeros like it where the step is lost."""
-  return base.select(took, tree, jax.tree.map(jnp.zeros_like, tree))
+  return numerics.select(took, tree, jax.tree.map(jnp.zeros_like, tree))
 
 
 def told(mean: Array, axis_name: str) -> Array:
@@ -185,7 +185,7 @@ def told(mean: Array, axis_name: str) -> Array:
 def held(mean) -> Array:
   """Tells whether leaves of float16 hold a mean: a code may round it up."""
   leaves = jax.tree.leaves(mean)
-  return base.finite([leaf for leaf in leaves if leaf.dtype == jnp.float16])
+  return numerics.finite([leaf for leaf in leaves if leaf.dtype == jnp.float16])
 
 
 def chosen(quantizer, strategy: str, key) -> quantized_mean.Strategy:

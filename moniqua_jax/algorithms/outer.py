@@ -24,7 +24,7 @@ from moniqua_jax.algorithms.transformation import (
   Reduction,
   remembering,
 )
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import numerics
 
 Array = jax.Array
 
@@ -155,9 +155,9 @@ def _of_mean(reduction: Reduction, optimizer) -> Gossip:
     u = vectors.flatten_like(updates, params)
     way = state.anchor - (x + u)
     delta, mean = reduction.update(way, state.mean, step=step)
-    took = base.finite(delta) & (_lost(mean) == _lost(state.mean))
+    took = numerics.finite(delta) & (_lost(mean) == _lost(state.mean))
     change, own = optimizer.update(delta, state.own, state.anchor, **extra_args)
-    anchor, own = base.select(
+    anchor, own = numerics.select(
       took, (state.anchor + change, own), (state.anchor, state.own)
     )
     turn = gossip.turn(state.heard, step)
@@ -186,8 +186,8 @@ def _of_gossip(algorithm: Gossip, optimizer) -> Gossip:
     delta = state.anchor - (x + moved)
     change, own = optimizer.update(delta, state.own, state.anchor, **extra_args)
     # 0 with `optax.sgd(1.0)`, so that nothing is rounded.
-    moved, own, took = base.select(
-      base.finite((change, own)),
+    moved, own, took = numerics.select(
+      numerics.finite((change, own)),
       (moved + (change + delta), own, jnp.int32(1)),
       (moved, state.own, jnp.int32(0)),
     )

@@ -13,10 +13,10 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import collectives, dither, wire
+from moniqua_jax import arguments, collectives, dither
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.algorithms.transformation import Reduction
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import numerics
 
 Array = jax.Array
 
@@ -73,7 +73,7 @@ def power_sgd(
 
   Source: Algorithms 1 and 2 of arXiv:1905.13727.
   """
-  rank = wire.integer(rank)
+  rank = arguments.integer(rank)
   if type(rank) is not int or rank < 1:
     raise ValueError(f'rank={rank!r}; it must be at least 1.')
 
@@ -104,9 +104,9 @@ def power_sgd(
     )
     error = [m - s for m, s in zip(full, said, strict=True)]
     result = join.together(means, kept)
-    took = base.finite((right, kept)) & large_leaves.held(result)
+    took = numerics.finite((right, kept)) & large_leaves.held(result)
     result = large_leaves.or_nothing(took, result)
-    error, right = base.select(took, (error, right), state[:2])
+    error, right = numerics.select(took, (error, right), state[:2])
     lost = state.lost + (~took).astype(jnp.int32)
     return result, PowerState(error, right, lost)
 

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import edge, gossip, topologies, wire
+from moniqua_jax import gossip, topologies, wire
 from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import remembering
+from moniqua_jax.gossip import edge
 from moniqua_jax.quantizers import base
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import optax
 
-from moniqua_jax import gossip, topologies, wire
+from moniqua_jax import arguments, gossip, topologies
 from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import Gossip
 from moniqua_jax.quantizers import base
@@ -67,7 +67,7 @@ def qdgd(
   Source: Algorithm 1 of arXiv:1806.11536.
   """
   schedule = topologies.one_symmetric(topology, 'qdgd')
-  epsilon = wire.share(epsilon, 'epsilon={}; qdgd needs 0 < epsilon <= 1.')
+  epsilon = arguments.share(epsilon, 'epsilon={}; qdgd needs 0 < epsilon <= 1.')
   topologies.require_agreement(schedule, f'qdgd ({epsilon=})', epsilon)
   neighbours = gossip.neighbours(
     schedule,

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import dither, edge, gossip
+from moniqua_jax import dither, gossip
+from moniqua_jax.gossip import edge
 from moniqua_jax.quantizers import base
 
 

@@ -13,7 +13,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import wire
+from moniqua_jax import arguments
 from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.transformation import (
   remembering,
@@ -182,10 +182,10 @@ def _check(name, momentum, mu, warmup):
       f'quasi_global: not of {name}, {reason}; use dpsgd, d2, choco or '
       'deepsqueeze.'
     )
-  warmup = wire.integer(warmup)
+  warmup = arguments.integer(warmup)
   # `optax.inject_hyperparams` traces both shares: nothing is known of them.
   traced = lambda value: isinstance(value, jax.core.Tracer)
-  number = wire.is_number
+  number = arguments.is_number
   share = traced(momentum) or (number(momentum) and 0 < momentum < 1)
   kept = traced(mu) or (number(mu) and 0 <= mu < 1)
   whole = type(warmup) is int and warmup >= 0

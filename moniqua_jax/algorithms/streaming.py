@@ -12,7 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import gossip, wire
+from moniqua_jax import arguments, gossip
 from moniqua_jax.algorithms import fragments as parts
 from moniqua_jax.algorithms import vectors
 from moniqua_jax.algorithms.every import require_rest
@@ -73,7 +73,7 @@ def streaming(
 
   Source: arXiv:2501.18512 for the fragments; with gossip it is ours.
   """
-  fragments = wire.integer(fragments)
+  fragments = arguments.integer(fragments)
   if not isinstance(fragments, int) or fragments < 1:
     raise ValueError(
       f'fragments={fragments!r}; streaming needs a whole number >= 1.'

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import numerics
 
 
 class Counted(NamedTuple):
@@ -113,9 +113,9 @@ def require_gossip(wrapper: str, algorithm) -> None:
 
 def unless_finite(updates: Any) -> tuple[Any, jax.Array]:
   """Takes updates that are not finite as 0; returns i32[], 1 where it did."""
-  sound = base.finite(updates)
+  sound = numerics.finite(updates)
   nothing = jax.tree.map(jnp.zeros_like, updates)
-  return base.select(sound, updates, nothing), (~sound).astype(jnp.int32)
+  return numerics.select(sound, updates, nothing), (~sound).astype(jnp.int32)
 
 
 def _counted(updates, state):

@@ -6,7 +6,7 @@ step: the program stays one, and a resumed run goes on where it was.
 
 from typing import NamedTuple
 
-from moniqua_jax import wire
+from moniqua_jax import arguments
 
 
 class Turns(NamedTuple):
@@ -96,10 +96,10 @@ def numbers(given, subject: str) -> tuple[tuple[int, int], ...]:
   >>> numbers(3, 'rounds'), numbers(((0, 3), (500, 1)), 'rounds')
   (((0, 3),), ((0, 3), (500, 1)))
   """
-  given = wire.integer(given)
+  given = arguments.integer(given)
   pairs = ((0, given),) if isinstance(given, int) else given
   try:
-    pairs = [tuple(map(wire.integer, pair)) for pair in pairs]
+    pairs = [tuple(map(arguments.integer, pair)) for pair in pairs]
     starts, each = zip(*pairs, strict=True)
     whole = all(type(number) is int for number in (*starts, *each))
     valid = whole and starts[0] == 0 and min(each) > 0

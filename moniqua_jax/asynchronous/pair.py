@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from moniqua_jax import edge
+from moniqua_jax.gossip import edge
 from moniqua_jax.quantizers import base
 
 Array = jax.Array

@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from moniqua_jax import wire
+from moniqua_jax import arguments, wire
 from moniqua_jax.coding import message
 from moniqua_jax.quantizers import base
 
@@ -57,7 +57,7 @@ def coded(
       quantizer=lambda state, step: coded(make(state, step), capacity, code)
     )
   about = _about(quantizer)
-  if not (wire.is_number(capacity) and 0 < capacity < about.bits):
+  if not (arguments.is_number(capacity) and 0 < capacity < about.bits):
     raise ValueError(
       f'capacity={capacity!r} bits per value; it must be above 0 and below the '
       f'{about.bits} bits of a packed code, or nothing is gained.'

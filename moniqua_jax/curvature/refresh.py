@@ -20,7 +20,7 @@ from moniqua_jax import collectives, data, gossip, workers
 from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.curvature import moments, shaped
 from moniqua_jax.launch import multihost
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import base, numerics
 
 _BATCHES = 2  # added to the seed: the draws of the gradient probe take 1
 
@@ -148,7 +148,7 @@ def make_functions(experiment) -> tuple[Callable, Callable]:
       mean = back(collectives.mean(flat, workers.AXIS))
     D = moments.positive(mean, sizes, spec.floor)
     own = shaped.powers(D, spec.power)
-    sound = base.finite(own)  # all of it, or none
+    sound = numerics.finite(own)  # all of it, or none
     own = jax.tree.map(lambda v: jnp.where(sound, v, jnp.nan), own)
     tables = ()
     if spec.per_worker:

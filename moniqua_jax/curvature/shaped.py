@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from moniqua_jax import workers
 from moniqua_jax.curvature import moments
-from moniqua_jax.quantizers import base, per_worker, roots, smooth
+from moniqua_jax.quantizers import base, numerics, per_worker, roots, smooth
 
 
 class Shape(NamedTuple):
@@ -87,7 +87,7 @@ def replaced(tree: Any, own: roots.Root, tables: Any = ()) -> Any:
   [Array(1., dtype=float32)]
   """
   is_shape = lambda node: isinstance(node, Shape)
-  taken = lambda new, old: base.select(base.finite(new), new, old)
+  taken = lambda new, old: numerics.select(numerics.finite(new), new, old)
 
   def change(node):
     if not is_shape(node):

@@ -29,7 +29,7 @@ INLINE float Largest(const float* x, int64_t n) {
   return most < 0x00800000 ? 0 : size;
 }
 
-// base.sum_rows of squares, in the order in which XLA for CPUs has it: lanes in
+// numerics.sum_rows of squares, in the order in which XLA for CPUs has it: lanes in
 // fours, these in fours, one after the other, and lanes in halves.
 INLINE float Square(const float* x, int64_t n, const Ratio& by) {
   float total[kLanes] = {}, sixteen[kLanes] = {}, rest[kGroup] = {};

@@ -1,7 +1,7 @@
 // What the functions for CPUs share.
 //
 // Each gives bit for bit what a jnp form gives, which says what is computed and
-// why; fused multiply-adds are off, as `base.rounded` has it. What is worked on
+// why; fused multiply-adds are off, as `numerics.rounded` has it. What is worked on
 // stays in a cache, and loops are left to the compiler, which makes them for
 // several kinds of CPU. Threads are those of XLA.
 

@@ -1,4 +1,4 @@
-// wire.py: codes in planes, which a thread packs or unpacks in tiles of 1024.
+// wire/stripes.py: codes in planes, which a thread packs or unpacks in tiles of 1024.
 
 #ifndef MONIQUA_PLANES_H_
 #define MONIQUA_PLANES_H_

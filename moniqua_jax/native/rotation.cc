@@ -216,7 +216,7 @@ INLINE void Encode(const Columns& at, const Levels& levels, Room& room,
       room.z[row][i] *= share;
       most[i] = std::max(most[i], Word(std::fabs(room.z[row][i])));
     }
-  EACH(i) {  // base.power_below
+  EACH(i) {  // numerics.power_below
     uint32_t word = std::max<int32_t>(254 - (most[i] >> 23), 1) << 23;
     std::memcpy(unit + i, &word, 4);
   }

@@ -8,7 +8,6 @@ from moniqua_jax.quantizers.base import (
   Seen,
   Short,
   Tuned,
-  full_precision,
   scheduled,
 )
 from moniqua_jax.quantizers.chunked import chunked_top_k
@@ -16,6 +15,7 @@ from moniqua_jax.quantizers.dithered import block, dithering, varying_steps
 from moniqua_jax.quantizers.eden import eden
 from moniqua_jax.quantizers.fitted import fitted_theta
 from moniqua_jax.quantizers.float8 import float8
+from moniqua_jax.quantizers.full_precision import full_precision
 from moniqua_jax.quantizers.leveled import leveled
 from moniqua_jax.quantizers.moniqua import moniqua
 from moniqua_jax.quantizers.nuqsgd import natural, nuqsgd

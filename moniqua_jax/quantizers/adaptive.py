@@ -17,7 +17,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import collectives, wire
+from moniqua_jax import arguments, collectives
 from moniqua_jax.quantizers import base, densities, least_variance
 from moniqua_jax.quantizers.leveled import leveled
 
@@ -207,7 +207,7 @@ def amq_n(
 
 def _adaptive(bits, density, fit, watch: Watch) -> base.Tuned:
   """Builds the `Tuned` of a density of `Statistics` and a fit to it."""
-  bits = wire.integer(bits)
+  bits = arguments.integer(bits)
   _check(bits, watch)
   leveled((-1, 1), watch.bucket_size, watch.norm)  # checks them
 

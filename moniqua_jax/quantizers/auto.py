@@ -7,7 +7,7 @@ header of its messages, so the thetas need not agree.
 import jax
 import jax.numpy as jnp
 
-from moniqua_jax import wire
+from moniqua_jax import arguments
 from moniqua_jax.quantizers import base
 from moniqua_jax.quantizers.moniqua import moniqua
 
@@ -62,7 +62,7 @@ def auto_theta(
   """
   moniqua(start, bits, rounding)  # checks them
   limit = 1000 * start if limit is None else limit
-  number = wire.is_number
+  number = arguments.is_number
   for name, value, valid, range_ in (
     ('safety', safety, number(safety) and safety > 1, 'above 1'),
     ('shrink', shrink, number(shrink) and 0 < shrink < 1, 'between 0 and 1'),

@@ -1,22 +1,18 @@
-"""The types Quantizer, Tuned and Seen, and full precision as a quantizer.
+"""The types Quantizer, Tuned and Seen, and what is done with any of them.
 
 A quantizer turns one flat vector of d floats into one payload and back. It
 knows nothing of workers, topologies and algorithms.
 """
 
 from collections.abc import Callable
-import functools
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 
-from moniqua_jax import wire
+from moniqua_jax.quantizers import numerics
 
 Array = jax.Array
-
-_LANES = 128
 
 
 class Seen(NamedTuple):
@@ -30,6 +26,7 @@ class Seen(NamedTuple):
     square: f32[]; the mean of (x_j - reference)^2, free of the error of the
       code; 0 unless the quantizer was built to measure it.
 
+  >>> from moniqua_jax import full_precision
   >>> full_precision().inspect(jnp.ones(2), jnp.zeros(2)).distance
   Array(1., dtype=float32)
   """
@@ -201,6 +198,7 @@ def scheduled(
   Raises:
     TypeError: make or schedule is no function.
 
+  >>> from moniqua_jax import full_precision
   >>> halving = scheduled(lambda theta: full_precision(), lambda step: .5**step)
   >>> halving.init()
   ()
@@ -220,11 +218,12 @@ def scheduled(
 
 def vector(x) -> Array:
   """Takes what a message is made of as f32[d]; refuses what is no vector."""
-  _require_vector(x)
+  require_vector(x)
   return jnp.asarray(x).astype(jnp.float32)
 
 
-def _require_vector(x):
+def require_vector(x) -> None:
+  """Refuses what is no vector of floats, of one value or more."""
   kind = getattr(x, 'dtype', None)
   floats = kind is not None and jnp.issubdtype(kind, jnp.floating)
   if floats and x.ndim == 1 and x.size:
@@ -234,43 +233,6 @@ def _require_vector(x):
     f'encode was given {what}; it takes one vector of floats, [d] with d >= 1. '
     'jax.flatten_util.ravel_pytree makes one of a matrix or a tree.'
   )
-
-
-def largest(x: Array) -> Array:
-  """Returns max|x|, or NaN if any value is not finite.
-
-  `jnp.max` alone does not do: XLA on CPUs loses a NaN of a long vector. So it
-  sees none, but an infinity in its place.
-  """
-  size = jnp.abs(x)
-  most = jnp.max(jnp.where(size < jnp.inf, size, jnp.inf))
-  return jnp.where(most < jnp.inf, most, jnp.nan)
-
-
-def power_below(size: Array) -> Array:
-  """Returns 2^-e for 2^e <= size < 2^(e+1), but at least 2^-126."""
-  exponent = (wire.words(size) >> 23).astype(jnp.int32)
-  return wire.floats(jnp.maximum(254 - exponent, 1).astype(jnp.uint32) << 23)
-
-
-def finite(tree: Any) -> Array:
-  """Tells whether all floats of a tree are finite, in one pass over them."""
-  is_float = lambda leaf: jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-  floats = filter(is_float, jax.tree.leaves(tree))  # among counts and keys
-  return jnp.isfinite(sum(jnp.sum(0 * leaf) for leaf in floats))
-
-
-def select(first: Array, tree: Any, other: Any) -> Any:
-  """Returns the first of two trees, or where that is false the other.
-
-  Messages stay those of the first: bytes are always finite.
-  """
-
-  def one(new, old):
-    is_bytes = jnp.result_type(new) == jnp.uint8
-    return new if is_bytes else jnp.where(first, new, old)
-
-  return jax.tree.map(one, tree, other)
 
 
 def inspect_all(quantizer: Quantizer, payloads: list, reference: Array) -> list:
@@ -307,118 +269,7 @@ def watched(decode: Callable[[Array, Array], Array]) -> Callable:
   """Builds `inspect` from `decode`: unreadable where it is not finite."""
 
   def inspect(payload: Array, reference: Array) -> Seen:
-    distance = largest(decode(payload, reference) - reference)
+    distance = numerics.largest(decode(payload, reference) - reference)
     return Seen(jnp.isfinite(distance), distance, jnp.float32(jnp.inf))
 
   return inspect
-
-
-def rounded(product: Array, zero: Array) -> Array:
-  """Rounds a product to float32, whatever it is added to later.
-
-  A compiler may fuse a multiplication with the addition that follows, and then
-  the product is not rounded; whether it does depends on the program around. The
-  sender and a receiver, or two runners, would differ in the last bit. A zero
-  that only shows at run time, no constant, takes the place of that addition.
-  """
-  return product + zero
-
-
-def update_part(
-  vector: Array, start: int, stop: int, change: Callable[[Array], Array]
-) -> Array:
-  """Applies `change` to vector[start:stop], so that XLA updates in place.
-
-  XLA changes a vector in place if the slice that it reads is the one that it
-  writes, which it sees of slices that start where only the run can tell.
-  """
-  if stop - start == vector.size:
-    return change(vector)
-  at = (lax.optimization_barrier(index(start, vector.size)),)
-  forward = {'allow_negative_indices': False}
-  part = change(lax.dynamic_slice(vector, at, (stop - start,), **forward))
-  return lax.dynamic_update_slice(vector, part, at, **forward)
-
-
-def index(start: Array | int, size: int) -> Array:
-  """A place in a vector of so many values, for `lax.dynamic_slice`.
-
-  Signed where it can be: JAX 0.7 loses what `vmap` writes at unsigned places.
-  """
-  return jnp.asarray(start, jnp.int32 if size < 2**31 else jnp.uint32)
-
-
-def sum_rows(rows: Array) -> Array:
-  """Sums each row in one order, whatever the program around.
-
-  `jnp.sum` adds in another order under `vmap` than without, and then two
-  runners differ in the last bit of a norm. Lanes of 128 are added one after the
-  other, then in halves. Products must be `rounded`.
-  """
-  k, size = rows.shape
-  lanes = jnp.pad(rows, ((0, 0), (0, -size % _LANES)))
-  lanes = jnp.sum(lanes.reshape(k, -1, _LANES), axis=1)
-  width = _LANES
-  while width > 1:
-    width //= 2
-    lanes = lanes[:, :width] + lanes[:, width:]
-  return lanes[:, 0]
-
-
-def full_precision() -> Quantizer:
-  """Sends x as it is, 32 bits per value: x_hat = x.
-
-  The baseline. The only payload that is not `u8`.
-
-  Returns:
-    A `Quantizer` whose payload is f32[d].
-
-  >>> q = full_precision()
-  >>> q.decode(q.encode(jnp.ones(2), key=None), jnp.zeros(2))
-  Array([1., 1.], dtype=float32)
-
-  Source: the baseline of every paper here.
-  """
-  return Quantizer(
-    _send_as_it_is,
-    _take_as_it_is,
-    _see_as_it_is,
-    fast=Fast(mix=_mix_as_it_is),
-  )
-
-
-def _send_as_it_is(x: Array, key: Array) -> Array:
-  del key
-  _require_vector(x)
-  return x
-
-
-def _take_as_it_is(payload: Array, reference: Array) -> Array:
-  each = max(payload.dtype.itemsize, 2)  # no float has one byte
-  wire.require(payload, each * reference.size, reference.size)
-  return payload
-
-
-def _mix_as_it_is(x, payloads, came, pull, onto=None) -> Array:
-  # Value by value: to leave out a whole message for a value that is not finite
-  # would take a pass over all of them before this one.
-  onto = x if onto is None else onto
-  return onto + pull(payloads, jnp.ones_like(came))
-
-
-def _see_as_it_is(payload: Array, reference: Array) -> Seen:
-  apart = jnp.abs(_take_as_it_is(payload, reference) - reference)
-  distance = lax.platform_dependent(
-    apart, cpu=_largest_in_eighths, default=largest
-  )
-  return Seen(jnp.isfinite(distance), distance, jnp.float32(jnp.inf))
-
-
-def _largest_in_eighths(x):
-  # XLA on CPUs would write x down before `largest`; this it fuses with it.
-  size = x.size // 8
-  eighths = [x[k * size : (k + 1) * size] for k in range(8)]
-  parts = [functools.reduce(jnp.maximum, eighths), x[8 * size :]]
-  return functools.reduce(
-    jnp.maximum, [largest(part) for part in parts if part.size]
-  )

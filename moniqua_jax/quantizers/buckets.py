@@ -17,8 +17,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from moniqua_jax import dither, native, wire
-from moniqua_jax.quantizers import base, forms
+from moniqua_jax import arguments, dither, native, wire
+from moniqua_jax.quantizers import base, forms, numerics
 
 Array = jax.Array
 
@@ -50,7 +50,7 @@ def bucketed(
   """
   if norm not in NORMS:
     raise ValueError(f'norm={norm!r}; choose from {sorted(NORMS)}.')
-  bits, bucket_size = grid.codes.bits, wire.integer(grid.codes.bucket_size)
+  bits, bucket_size = grid.codes.bits, arguments.integer(grid.codes.bucket_size)
   if type(bucket_size) is not int or bucket_size < 1:
     raise ValueError(f'bucket_size={bucket_size!r}; it must be at least 1.')
   grid = grid._replace(codes=grid.codes._replace(bucket_size=bucket_size))
@@ -75,7 +75,9 @@ def bucketed(
 
   def value(codes, norms):
     zero = jnp.minimum(norms, 0)  # a norm is not negative, or NaN
-    return base.rounded(norms * base.rounded(grid.level(codes), zero), zero)
+    return numerics.rounded(
+      norms * numerics.rounded(grid.level(codes), zero), zero
+    )
 
   def decode(payload, reference):
     x_hat = values(value, bucket_size, *split(payload, reference.size))
@@ -203,7 +205,7 @@ def _l2(rows):
   # Squares of x / max|x| neither overflow nor vanish.
   most = _linf(rows)[:, None]
   squares = ratio(rows, most) ** 2
-  square = base.sum_rows(base.rounded(squares, jnp.minimum(most, 0)))
+  square = numerics.sum_rows(numerics.rounded(squares, jnp.minimum(most, 0)))
   norm = most[:, 0] * jnp.sqrt(square)
   return jnp.where(jnp.isfinite(norm), norm, jnp.nan)
 

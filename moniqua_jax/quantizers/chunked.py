@@ -18,8 +18,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from moniqua_jax import wire
-from moniqua_jax.quantizers import base, buckets, places, sparse
+from moniqua_jax import arguments, wire
+from moniqua_jax.quantizers import base, buckets, numerics, places, sparse
 
 Array = jax.Array
 
@@ -71,7 +71,7 @@ def chunked_top_k(
 
   Source: arXiv:2508.15706; the scale of each chunk is ours.
   """
-  chunk, keep, value_bits = map(wire.integer, (chunk, keep, value_bits))
+  chunk, keep, value_bits = map(arguments.integer, (chunk, keep, value_bits))
   _check(chunk, keep, value_bits)
   count = 2 ** (value_bits - 1)
 
@@ -83,12 +83,12 @@ def chunked_top_k(
   def encode(x, key):
     del key
     x = base.vector(x)
-    most, cut = base.largest(x), form(x.size)
+    most, cut = numerics.largest(x), form(x.size)
     rows = jnp.pad(x, (0, -x.size % cut.size)).reshape(-1, cut.size)
     at = jnp.sort(lax.top_k(jnp.abs(rows), cut.kept)[1], axis=1)
     values = jnp.take_along_axis(rows, at, axis=1)
-    unit = base.power_below(most)
-    sizes = base.rounded(jnp.abs(values) * unit, jnp.minimum(unit, 0))
+    unit = numerics.power_below(most)
+    sizes = numerics.rounded(jnp.abs(values) * unit, jnp.minimum(unit, 0))
     codes, levels, scales = _rounded(sizes, count)
     below, largest = _short(scales * (1 / unit))
     codes += jnp.uint8(count) * (values < 0).astype(jnp.uint8)
@@ -109,7 +109,7 @@ def chunked_top_k(
     sound &= (at[:, -1] < cut.size).all() & (at[:, 1:] > at[:, :-1]).all()
     codes, zero = codes.reshape(at.shape), jnp.minimum(scales, 0)[:, None]
     level = _level(codes & jnp.uint8(count - 1), numbers)
-    sizes = base.rounded(scales[:, None] * level, zero)
+    sizes = numerics.rounded(scales[:, None] * level, zero)
     values = jnp.where(sound, jnp.where(codes < count, sizes, -sizes), jnp.nan)
     flat = (at + cut.size * jnp.arange(cut.rows)[:, None]).reshape(-1)
     x_hat = jnp.zeros(d, jnp.float32).at[flat].set(values.reshape(-1))
@@ -136,18 +136,20 @@ def _rounded(sizes, count):
   By Lloyd's sweeps, on sizes in units of the mean of their chunk. A chunk of
   sizes that are nothing beside the largest has no scale, and no say.
   """
-  mean = base.sum_rows(sizes) * (1 / sizes.shape[1])
+  mean = numerics.sum_rows(sizes) * (1 / sizes.shape[1])
   live = mean >= _LEAST
   zero = jnp.minimum(mean[0], 0)
   u = buckets.ratio(sizes, jnp.where(live, mean, 0)[:, None])
-  u = base.rounded(u, zero)
+  u = numerics.rounded(u, zero)
   odd = 2 * jnp.arange(count, dtype=jnp.float32) + 1
-  start = base.rounded(odd * (1 / count), zero)  # as different as the sizes are
+  start = numerics.rounded(
+    odd * (1 / count), zero
+  )  # as different as the sizes are
   number = jnp.arange(count, dtype=jnp.uint8)[:, None, None]
 
   def sweep(_, levels):
     mine = (_nearest(u, levels)[None] == number) & live[None, :, None]
-    total = base.sum_rows(jnp.where(mine, u[None], 0).reshape(count, -1))
+    total = numerics.sum_rows(jnp.where(mine, u[None], 0).reshape(count, -1))
     many = jnp.sum(mine, axis=(1, 2)).astype(jnp.float32)
     return jnp.where(many > 0, total * (1 / jnp.maximum(many, 1)), levels)
 
@@ -155,8 +157,8 @@ def _rounded(sizes, count):
   codes = _nearest(u, levels)
   levels = jnp.minimum(levels * (1 / levels[-1]), 1)
   q = _level(codes, levels)
-  both = base.sum_rows(base.rounded(sizes * q, zero))
-  square = base.sum_rows(base.rounded(q * q, zero))
+  both = numerics.sum_rows(numerics.rounded(sizes * q, zero))
+  square = numerics.sum_rows(numerics.rounded(q * q, zero))
   best = both * (1 / jnp.where(square > 0, square, 1))
   return codes, levels, jnp.where(live, best, 0)
 

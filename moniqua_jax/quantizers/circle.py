@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from moniqua_jax import dither, wire
-from moniqua_jax.quantizers import base
+from moniqua_jax.quantizers import base, numerics
 
 Array = jax.Array
 
@@ -35,7 +35,7 @@ class Header(NamedTuple):
   bound: Array  # f32[], theta; NaN if the message is unreadable
   step: Array  # f32[], s
   inverse: Array  # f32[], 1 / s
-  zero: Array  # f32[], see `base.rounded`; NaN if the step is
+  zero: Array  # f32[], see `numerics.rounded`; NaN if the step is
   reach: Array  # f32[], beyond which no value can be sent
   seed: Array  # u32[], of u
 
@@ -116,14 +116,14 @@ def place(grid, about, y, start):
   sent agree without being computed together. (A division would not do: XLA
   makes it a product here and there.)
   """
-  quotient = base.rounded(y * about.inverse, about.zero)
+  quotient = numerics.rounded(y * about.inverse, about.zero)
   return quotient - grid.sent(about.seed, y.size, start).reshape(y.shape)
 
 
 def value(grid, about, n, start):
   """Returns (n + u) s, the value of a grid point."""
   u = grid.received(about.seed, n.size, start)
-  return base.rounded((n + u) * about.step, about.zero)
+  return numerics.rounded((n + u) * about.step, about.zero)
 
 
 def resolve(grid, about, codes, y, start=0):
@@ -136,14 +136,14 @@ def resolve(grid, about, codes, y, start=0):
 def magnitude(values):
   """Returns |values| as integers in the same order, where a NaN is the largest.
 
-  `jnp.max` of floats may lose it, see `base.largest`.
+  `jnp.max` of floats may lose it, see `numerics.largest`.
   """
   return wire.words(jnp.abs(values))
 
 
 def gap_of(grid, about, part):
   """Returns the length of a part of the circle; half of it at most."""
-  return base.rounded(part * (grid.levels * about.step), about.zero)
+  return numerics.rounded(part * (grid.levels * about.step), about.zero)
 
 
 def conclude(grid, about, gap, agrees):
@@ -151,5 +151,5 @@ def conclude(grid, about, gap, agrees):
   # Who is not finite itself reads nothing.
   readable = jnp.isfinite(about.bound) & jnp.isfinite(gap) & agrees
   # XLA makes one product of this and the step's, and of both one with the gap.
-  error = base.rounded(grid.delta * grid.levels * about.step, about.zero)
+  error = numerics.rounded(grid.delta * grid.levels * about.step, about.zero)
   return base.Seen(readable, jnp.maximum(gap - error, 0), about.bound)

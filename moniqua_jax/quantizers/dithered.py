@@ -23,8 +23,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import dither, wire
-from moniqua_jax.quantizers import base, buckets, norm_formats
+from moniqua_jax import arguments, dither, wire
+from moniqua_jax.quantizers import base, buckets, norm_formats, numerics
 
 Array = jax.Array
 
@@ -62,7 +62,7 @@ def dithering(
 
   Source: Section 5 of arXiv:2106.03524 with h = 1/s; arXiv:1610.02132.
   """
-  levels = wire.integer(levels)
+  levels = arguments.integer(levels)
   if type(levels) is not int or levels not in range(1, _TOP + 1):
     raise ValueError(
       f'levels={levels!r}; dithering takes s = 1 to {_TOP} levels above 0. '
@@ -158,7 +158,7 @@ def block(
 def _checked_sizes(block_sizes) -> tuple[int, ...]:
   """Refuses blocks that are none, or of less than one coordinate."""
   several = np.ndim(block_sizes) == 1
-  sizes = tuple(map(wire.integer, block_sizes)) if several else ()
+  sizes = tuple(map(arguments.integer, block_sizes)) if several else ()
   if not sizes or any(type(size) is not int or size < 1 for size in sizes):
     raise ValueError(
       f'block_sizes={block_sizes!r:.60}; a block has 1 or more coordinates, an '
@@ -187,12 +187,12 @@ def _dithered(steps, sizes, norm, bits, norm_bits):
   form, traced = norm_formats.chosen(norm_bits), isinstance(steps, jax.Array)
   if not traced:
     steps = np.asarray(steps, np.float64)
-  bits = _checked_bits(steps, wire.integer(bits))
+  bits = _checked_bits(steps, arguments.integer(bits))
   # Known steps may not use up the last bit.
   top = 2 ** (bits - 1) - 1 if traced else levels_needed(steps)
   h = jnp.asarray(steps, jnp.float32)
   per_step = 1 / h if traced else np.float32(1 / steps)
-  reach = top * (base.largest(h) if traced else np.max(np.float32(steps)))
+  reach = top * (numerics.largest(h) if traced else np.max(np.float32(steps)))
   rule = Rule(h, per_step, top, reach, bits, sizes, buckets.NORMS[norm], form)
   codes = None
   if sizes is None or len(set(sizes)) == 1:
@@ -209,7 +209,7 @@ def _encode(rule, x, key):
   blocks = _blocks(x.size, rule.sizes, rule.h.size)
   norms = jnp.concatenate([rule.norm(rows) for rows in blocks.rows(x)])
   # Too few bits for traced steps: better unreadable than clipped.
-  fits = base.largest(rule.per_step) <= rule.top + 1e-3
+  fits = numerics.largest(rule.per_step) <= rule.top + 1e-3
   ends = rule.form.write(jnp.where(fits, norms, jnp.nan))
   given = rule.form.read(ends, norms.size)
   shares = blocks.each(buckets.ratio, x, given)
@@ -217,7 +217,7 @@ def _encode(rule, x, key):
   shares = jnp.clip(shares, -1, 1)  # a quotient may exceed 1 by its rounding
   u = dither.uniform(dither.seed(key), x.size)
   # Odd about 0 in law, so no sign is needed.
-  levels = jnp.floor(base.rounded(shares * rule.per_step, zero) + u)
+  levels = jnp.floor(numerics.rounded(shares * rule.per_step, zero) + u)
   codes = (rule.top + levels.clip(-rule.top, rule.top)).astype(jnp.uint8)
   return wire.join(codes, rule.bits, ends)
 
@@ -238,7 +238,9 @@ def _decode(rule, payload, reference):
   norms = _blocks(size, rule.sizes, rule.h.size).spread(norms)
   levels = codes.astype(jnp.float32) - rule.top
   zero = jnp.minimum(norms, 0)
-  x_hat = base.rounded(base.rounded(levels * rule.h, zero) * norms, zero)
+  x_hat = numerics.rounded(
+    numerics.rounded(levels * rule.h, zero) * norms, zero
+  )
   return x_hat.astype(reference.dtype)
 
 

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import dither, native, wire
-from moniqua_jax.quantizers import base, buckets, forms, hadamard
+from moniqua_jax import arguments, dither, native, wire
+from moniqua_jax.quantizers import base, buckets, forms, hadamard, numerics
 
 Array = jax.Array
 
@@ -93,7 +93,7 @@ def eden(bits: int, scale: str = 'unbiased') -> base.Quantizer:
 
   Source: arXiv:2108.08842; two turns are ours.
   """
-  bits = wire.integer(bits)
+  bits = arguments.integer(bits)
   if type(bits) is not int or bits not in LEVELS:
     raise ValueError(f'bits={bits!r}; eden has levels for 1 to 4.')
   if scale not in SCALES:
@@ -144,9 +144,9 @@ def _code(levels, turns, x, seed):
   half, rows = len(levels), len(y)
   total = lambda z: _folded(z, jnp.add, jnp.sum)
   # Squares of values near 1 neither overflow nor vanish.
-  unit = base.power_below(_folded(jnp.abs(y), jnp.maximum, jnp.max))
+  unit = numerics.power_below(_folded(jnp.abs(y), jnp.maximum, jnp.max))
   u, zero = y * unit, jnp.minimum(unit, 0)
-  square = base.rounded(u**2, zero)
+  square = numerics.rounded(u**2, zero)
   yy = total(square)
   # (y / rms)^2 against the squares of the ends of cells: without any root.
   share = square * (rows / jnp.where(yy > 0, yy, 1))
@@ -154,8 +154,8 @@ def _code(levels, turns, x, seed):
   number = sum(beyond, jnp.zeros(y.shape, jnp.uint8))
   codes = number + (u < 0).astype(jnp.uint8) * jnp.uint8(half)
   q = _sizes(codes, levels)
-  yq = total(base.rounded(jnp.abs(u) * q, zero))
-  qq = total(base.rounded(q**2, zero))
+  yq = total(numerics.rounded(jnp.abs(u) * q, zero))
+  qq = total(numerics.rounded(q**2, zero))
   return codes, (unit, yy, yq, qq)
 
 
@@ -173,7 +173,7 @@ def _value(levels, turns, d, codes, scales, seed):
   q = jnp.where(codes < len(levels), sizes, -sizes)
   # Behind the rotation, whose sums cannot overflow then.
   zero = jnp.minimum(scales, 0)
-  scaled = lambda z: base.rounded(z * scales, zero)
+  scaled = lambda z: numerics.rounded(z * scales, zero)
   return hadamard.turned_back(d, q, seed, turns, scaled)
 
 

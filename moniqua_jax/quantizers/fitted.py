@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from moniqua_jax import wire
+from moniqua_jax import arguments
 from moniqua_jax.quantizers import auto, base
 from moniqua_jax.quantizers.moniqua import measured, moniqua
 
@@ -103,10 +103,10 @@ def fitted_theta(
 
   Source: ours.
   """
-  bits = wire.integer(bits)
+  bits = arguments.integer(bits)
   moniqua(start, bits)  # checks them
   limit = 1000 * start if limit is None else limit
-  number = wire.is_number
+  number = arguments.is_number
   for name, value, valid, range_ in (
     ('chance', chance, number(chance) and 0 < chance < 1, 'between 0 and 1'),
     ('shrink', shrink, number(shrink) and 0 < shrink < 1, 'between 0 and 1'),

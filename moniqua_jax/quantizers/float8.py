@@ -8,8 +8,8 @@ an eighth of itself. What is below 9/8 2^-31 of the largest is that or 0.
 import jax
 import jax.numpy as jnp
 
-from moniqua_jax import dither, wire
-from moniqua_jax.quantizers import base, buckets
+from moniqua_jax import arguments, dither, wire
+from moniqua_jax.quantizers import base, buckets, numerics
 
 Array = jax.Array
 
@@ -39,7 +39,7 @@ def float8(bucket_size: int = 256) -> base.Quantizer:
 
   Source: ours; second moments of Adam travel so, see `dadam`.
   """
-  bucket_size = wire.integer(bucket_size)
+  bucket_size = arguments.integer(bucket_size)
   if type(bucket_size) is not int or bucket_size < 1:
     raise ValueError(f'bucket_size={bucket_size!r}; it must be at least 1.')
 
@@ -60,7 +60,7 @@ def float8(bucket_size: int = 256) -> base.Quantizer:
     most = wire.from_bytes(ends, jnp.float32, (count, 1))
     steps = _rows(codes, bucket_size).astype(jnp.uint32) + _LEAST
     share = jnp.where(steps > _LEAST, wire.floats(steps << _CUT), 0)
-    values = base.rounded(share * most, jnp.minimum(most, 0))
+    values = numerics.rounded(share * most, jnp.minimum(most, 0))
     return values.reshape(-1)[:size].astype(reference.dtype)
 
   return base.Quantizer(encode, decode, base.watched(decode))

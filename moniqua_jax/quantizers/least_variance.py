@@ -12,7 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import wire
+from moniqua_jax import arguments
 from moniqua_jax.quantizers import truncated_normal as tn
 
 Array = jax.Array
@@ -55,7 +55,7 @@ def from_starts(sweeps: int) -> Fit:
   quantiles moved by `evened`: sweeps move a level past its neighbours only, and
   of many levels the others hardly get anywhere.
   """
-  sweeps = wire.integer(sweeps)
+  sweeps = arguments.integer(sweeps)
   if type(sweeps) is not int or sweeps < 1:
     raise ValueError(f'sweeps={sweeps!r}; it must be at least 1.')
 

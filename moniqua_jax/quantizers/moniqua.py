@@ -23,8 +23,15 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import dither, native, wire
-from moniqua_jax.quantizers import at_once, base, circle, digest, forms
+from moniqua_jax import arguments, dither, native, wire
+from moniqua_jax.quantizers import (
+  at_once,
+  base,
+  circle,
+  digest,
+  forms,
+  numerics,
+)
 
 Array = jax.Array
 
@@ -72,7 +79,7 @@ def moniqua(
 
   Source: Algorithm 1 and Lemma 2; dither, digest and integers are ours.
   """
-  bits = wire.integer(bits)
+  bits = arguments.integer(bits)
   _check(theta, bits, rounding)
   return _quantizer(theta, bits, rounding, digest, _inspect_all)
 
@@ -275,8 +282,8 @@ def _mean_square(about, units, share):
 
   units u32[128], each `share` of a squared step.
   """
-  once = lambda product: base.rounded(product, about.zero)
-  total = base.sum_rows(units.astype(jnp.float32)[None])[0]
+  once = lambda product: numerics.rounded(product, about.zero)
+  total = numerics.sum_rows(units.astype(jnp.float32)[None])[0]
   step = once(about.step)
   return once(once(total * share) * once(step * step))
 
@@ -374,8 +381,8 @@ def _mix_in_parts(pull, grid, x, payloads, came, onto):
   parts = wire.parts(x.size, grid.bits) if grid.bits < 8 else ((0, x.size),)
   for start, stop in parts:
     part_of = functools.partial(change, start, stop)
-    mixed = base.update_part(mixed, start, stop, part_of)
-  return lax.optimization_barrier(mixed)  # as one vector; see gossip.py
+    mixed = numerics.update_part(mixed, start, stop, part_of)
+  return lax.optimization_barrier(mixed)  # as one_round.as_vector
 
 
 def _check(theta, bits, rounding):
@@ -390,7 +397,7 @@ def _check(theta, bits, rounding):
       '((size, scale), ...)) gives each leaf its own.'
     )
   if not isinstance(theta, jax.Array) and not (
-    wire.is_number(theta) and 0 < theta < math.inf
+    arguments.is_number(theta) and 0 < theta < math.inf
   ):
     raise ValueError(f'theta={theta!r}; it must be positive and finite.')
   if not circle.ROUNDINGS[rounding].delta(bits) < 0.5:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from moniqua_jax import wire
-from moniqua_jax.quantizers import base, buckets
+from moniqua_jax.quantizers import buckets, numerics
 
 Array = jax.Array
 
@@ -53,7 +53,7 @@ _ONE = 127 * 8
 
 
 def _write_8(norms):
-  most = base.largest(norms)
+  most = numerics.largest(norms)
   share = buckets.ratio(norms[None], most[None, None])[0]
   steps = ((wire.words(share) + 0xFFFFF) >> 20).astype(jnp.int32)
   codes = jnp.where(share > 0, jnp.clip(steps - _ONE + 255, 1, 255), 0)
@@ -64,7 +64,7 @@ def _read_8(ends, count):
   codes, most = ends[:count], wire.from_bytes(ends[count:], jnp.float32)
   share = wire.floats((codes.astype(jnp.uint32) + (_ONE - 255)) << 20)
   norms = jnp.where(codes > 0, share, 0) * most
-  return base.rounded(norms, jnp.minimum(most, 0))
+  return numerics.rounded(norms, jnp.minimum(most, 0))
 
 
 FORMATS = {

@@ -9,7 +9,7 @@ rounding without a norm, Horvath et al. 2019, arXiv:1905.10988.
 import jax
 import jax.numpy as jnp
 
-from moniqua_jax import dither, wire
+from moniqua_jax import arguments, dither, wire
 from moniqua_jax.quantizers import base, buckets
 from moniqua_jax.quantizers.leveled import leveled
 
@@ -56,7 +56,7 @@ def nuqsgd(
   Source: Section 3 of arXiv:1908.06077. How bits give s is our reading.
   """
   least = 2 if zero_level else 1
-  bits = wire.integer(bits)
+  bits = arguments.integer(bits)
   if type(bits) is not int or bits not in range(least, 9):
     raise ValueError(
       f'bits={bits!r}; nuqsgd takes {least} to 8 with zero_level={zero_level}.'

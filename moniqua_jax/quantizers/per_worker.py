@@ -61,8 +61,9 @@ def per_worker(
       traced, they have not a row for each worker of the axis.
 
   >>> from moniqua_jax.quantizers import within
+  >>> from moniqua_jax import full_precision
   >>> in_units = lambda c: within(
-  ...   base.full_precision(), lambda x: x / c, lambda y: c * y)
+  ...   full_precision(), lambda x: x / c, lambda y: c * y)
   >>> q = per_worker(in_units, jnp.array([1.0, 2.0]), 'workers')
   >>> send = lambda x: q.decode(q.encode(x, None), x)
   >>> jax.vmap(send, axis_name='workers')(jnp.ones((2, 3))).shape

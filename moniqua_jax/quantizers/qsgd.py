@@ -9,8 +9,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from moniqua_jax import dither, wire
-from moniqua_jax.quantizers import base, buckets
+from moniqua_jax import arguments, dither
+from moniqua_jax.quantizers import base, buckets, numerics
 
 Array = jax.Array
 
@@ -41,7 +41,7 @@ def qsgd(bits: int, bucket_size: int = 512, norm: str = 'l2') -> base.Quantizer:
 
   Source: Section 3.1 of arXiv:1610.02132, Lemma 3.1.
   """
-  bits = wire.integer(bits)
+  bits = arguments.integer(bits)
   if type(bits) is not int or bits not in range(2, 9):
     raise ValueError(f'bits={bits!r}; qsgd takes 2 to 8, one is the sign.')
   return buckets.bucketed(uniform_grid(2 ** (bits - 1) - 1, bucket_size), norm)
@@ -53,7 +53,7 @@ def uniform_grid(s: int, bucket_size: int) -> buckets.Grid:
 
   def round_(r, words):
     # floor(s r + u) is odd about 0 in law, so no sign is needed.
-    scaled = base.rounded(s * r, jnp.minimum(jnp.abs(r[:, :1]), 0))
+    scaled = numerics.rounded(s * r, jnp.minimum(jnp.abs(r[:, :1]), 0))
     return s + jnp.floor(scaled + dither.unit(words)).clip(-s, s)
 
   def level(codes):
@@ -85,19 +85,21 @@ def terngrad(bucket_size: int = 512, clip: float = 2.5) -> base.Quantizer:
 
   Source: equations 1, 2 and 8 of arXiv:1705.07878; S is that of the clipped x.
   """
-  if not (wire.is_number(clip) and clip > 0):
+  if not (arguments.is_number(clip) and clip > 0):
     raise ValueError(f'clip={clip!r}; it counts standard deviations, above 0.')
 
   def clipped(real, rows):
     most = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
     count = jnp.sum(jnp.broadcast_to(real, rows.shape), axis=1, keepdims=True)
     zero, share = jnp.minimum(most, 0), 1 / count
-    mean_of = lambda x: base.rounded(base.sum_rows(x)[:, None] * share, zero)
+    mean_of = lambda x: numerics.rounded(
+      numerics.sum_rows(x)[:, None] * share, zero
+    )
     # Of x / max|x|, whose squares neither overflow nor vanish.
-    unit = base.rounded(buckets.ratio(rows, most), zero)
+    unit = numerics.rounded(buckets.ratio(rows, most), zero)
     apart = jnp.where(real, unit - mean_of(unit), 0)
-    sigma = jnp.sqrt(mean_of(base.rounded(apart**2, zero)))
-    bound = base.rounded(clip * sigma, zero) * most
+    sigma = jnp.sqrt(mean_of(numerics.rounded(apart**2, zero)))
+    bound = numerics.rounded(clip * sigma, zero) * most
     # Values that are equal but for rounding have no sigma to speak of.
     return jnp.where(sigma > 1e-5, jnp.clip(rows, -bound, bound), rows)
 

@@ -39,7 +39,8 @@ def rotated(quantizer: base.Either, seed: int = 0) -> base.Either:
     `hadamard.size(d)` values: up to 1/16 more than d, as blocks have 4096
     values, or fewer in vectors that they would fill up further.
 
-  >>> q, x = rotated(base.full_precision()), jnp.arange(4.0)
+  >>> from moniqua_jax import full_precision
+  >>> q, x = rotated(full_precision()), jnp.arange(4.0)
   >>> q.decode(q.encode(x, key=None), jnp.zeros(4))
   Array([0., 1., 2., 3.], dtype=float32)
 

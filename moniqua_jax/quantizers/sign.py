@@ -12,8 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from moniqua_jax import wire
-from moniqua_jax.quantizers import base, buckets
+from moniqua_jax import arguments, wire
+from moniqua_jax.quantizers import base, buckets, numerics
 
 Array = jax.Array
 
@@ -31,7 +31,7 @@ class Scale(NamedTuple):
 
 
 def _mean(rows, where):
-  total = base.sum_rows(jnp.where(where, rows, 0))
+  total = numerics.sum_rows(jnp.where(where, rows, 0))
   # Not total / count: for a count that is constant some programs do this.
   return total * (1 / jnp.maximum(jnp.sum(where, axis=1), 1))
 
@@ -91,7 +91,7 @@ def sign(bucket_size: int = 512, scale: str = 'mean_abs') -> base.Quantizer:
   Source: arXiv:1901.09847, the compressor of EF-SignSGD; two scales as in 1-bit
   SGD (Seide et al. 2014).
   """
-  bucket_size = wire.integer(bucket_size)
+  bucket_size = arguments.integer(bucket_size)
   if type(bucket_size) is not int or bucket_size < 1:
     raise ValueError(f'bucket_size={bucket_size!r}; it must be at least 1.')
   if scale not in SCALES:
@@ -101,7 +101,7 @@ def sign(bucket_size: int = 512, scale: str = 'mean_abs') -> base.Quantizer:
   def code(real, rows):
     # A sum keeps the NaN that a comparison or a maximum loses.
     nothing = jnp.minimum(jnp.sum(0 * rows, axis=1), 0)[None]
-    scales = base.rounded(rule.measure(real, rows), nothing)
+    scales = numerics.rounded(rule.measure(real, rows), nothing)
     codes = rows >= rule.threshold(scales)[:, None]
     return codes.astype(jnp.uint8), scales
 

@@ -15,8 +15,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import dither, wire
-from moniqua_jax.quantizers import base, places
+from moniqua_jax import arguments, dither, wire
+from moniqua_jax.quantizers import base, numerics, places
 
 Array = jax.Array
 
@@ -203,7 +203,7 @@ def random_tau(
 
 
 def _check(fraction):
-  wire.share(fraction, 'fraction={}; it must be above 0, at most 1.')
+  arguments.share(fraction, 'fraction={}; it must be above 0, at most 1.')
 
 
 def _kept(fraction, size):
@@ -239,7 +239,7 @@ def of_few(encode: Callable, read: Callable) -> base.Quantizer:
 
   def inspect(payload, reference):
     x_hat, there = read(payload, reference)
-    distance = base.largest(x_hat - reference)
+    distance = numerics.largest(x_hat - reference)
     return base.Seen(there, distance, jnp.float32(jnp.inf))
 
   decode = lambda payload, reference: read(payload, reference)[0]

@@ -37,7 +37,8 @@ def within(
   Returns:
     What was given: a `Quantizer` or a `Tuned`.
 
-  >>> q = within(base.full_precision(), lambda x: 2 * x, lambda x: x / 2)
+  >>> from moniqua_jax import full_precision
+  >>> q = within(full_precision(), lambda x: 2 * x, lambda x: x / 2)
   >>> q.encode(jnp.ones(2), jax.random.key(0))
   Array([2., 2.], dtype=float32)
 
@@ -101,7 +102,8 @@ def scaled(quantizer: base.Either, scales: tuple) -> base.Either:
     ValueError: no pairs, or a size or scale that is not positive and finite;
       later, sizes that do not add up to the length of the vector.
 
-  >>> q = scaled(base.full_precision(), ((2, 1.0), (1, 0.5)))
+  >>> from moniqua_jax import full_precision
+  >>> q = scaled(full_precision(), ((2, 1.0), (1, 0.5)))
   >>> q.encode(jnp.ones(3), jax.random.key(0))
   Array([1., 1., 2.], dtype=float32)
 
@@ -161,7 +163,8 @@ def smooth(
   Raises:
     ValueError: L is not finite, symmetric and positive definite.
 
-  >>> q = smooth(base.full_precision(), [4.0, 0.25])
+  >>> from moniqua_jax import full_precision
+  >>> q = smooth(full_precision(), [4.0, 0.25])
   >>> q.encode(jnp.ones(2), jax.random.key(0))
   Array([0.5, 2. ], dtype=float32)
 

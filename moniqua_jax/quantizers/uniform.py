@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from moniqua_jax import dither, wire
-from moniqua_jax.quantizers import base, buckets
+from moniqua_jax import arguments, dither, wire
+from moniqua_jax.quantizers import base, buckets, numerics
 
 Array = jax.Array
 
@@ -47,7 +47,7 @@ def uniform(
   Source: the min-max quantizer of Tang et al. 2018, arXiv:1803.06443, and of
   common low-precision collectives.
   """
-  bits, bucket_size = map(wire.integer, (bits, bucket_size))
+  bits, bucket_size = map(arguments.integer, (bits, bucket_size))
   wire.planes(bits)
   if rounding not in ROUNDINGS:
     raise ValueError(f'rounding={rounding!r}; choose from {sorted(ROUNDINGS)}.')
@@ -64,7 +64,7 @@ def uniform(
     # A constant bucket has no step; its code is 0 whatever we divide by.
     step = jnp.where(high > low, (high - low) / top, 1)
     zero = jnp.minimum(high - low, 0)
-    shares = base.rounded(buckets.ratio(rows - low, step), zero)
+    shares = numerics.rounded(buckets.ratio(rows - low, step), zero)
     codes = jnp.clip(jnp.floor(shares + u), 0, top).astype(jnp.uint8)
     return codes, jnp.stack([low[:, 0], high[:, 0]])
 
@@ -76,7 +76,7 @@ def uniform(
 
   def value(codes, low, high):
     above = codes.astype(jnp.float32) * ((high - low) / top)
-    return low + base.rounded(above, jnp.minimum(high - low, 0))
+    return low + numerics.rounded(above, jnp.minimum(high - low, 0))
 
   def decode(payload, reference):
     size = reference.size

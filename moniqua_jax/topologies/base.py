@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moniqua_jax import wire
+from moniqua_jax import arguments
 
 Weight = float | tuple[float, ...]
 Perm = tuple[int, ...]
@@ -20,7 +20,7 @@ TOLERANCE = 1e-6  # slack for a matrix from outside, perhaps once float32
 def require_whole(name: str, least: int = 1, **numbers) -> None:
   """Refuses by its name what is no whole number, or too small a one."""
   for key, value in numbers.items():
-    whole = type(wire.integer(value)) is int
+    whole = type(arguments.integer(value)) is int
     if not whole or value < least:
       why = '' if whole else ', which is no whole number'
       raise ValueError(

@@ -5,7 +5,7 @@ from typing import overload
 
 import numpy as np
 
-from moniqua_jax import wire
+from moniqua_jax import arguments
 from moniqua_jax.topologies.base import (
   Topology,
   matrix,
@@ -51,7 +51,7 @@ def lazy(
 
   Source: Lu and De Sa 2020 (the slack matrix, for 1 bit).
   """
-  gamma = wire.share(gamma, 'lazy needs 0 < gamma <= 1; got gamma={}.')
+  gamma = arguments.share(gamma, 'lazy needs 0 < gamma <= 1; got gamma={}.')
   slow = tuple(
     Topology([(np.multiply(gamma, w), perm) for w, perm in r.edges])
     for r in rounds_of(topology)

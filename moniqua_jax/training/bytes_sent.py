@@ -46,7 +46,11 @@ def make(
   what a device gossips, `gradient` of what it reduces, and `means` the
   quantizer of that.
   """
-  full, pod, within = base.tuned(base.full_precision()), setup.pod, NOTHING
+  full, pod, within = (
+    base.tuned(quantizers.full_precision()),
+    setup.pod,
+    NOTHING,
+  )
   if pod.size > 1:
     mean = _of_means(setup.config, means, gradient, pod.data)
     within = pods.of_pod(part, mean, pod)

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moniqua_jax import coding, edge, wire
+from moniqua_jax import coding, wire
 from moniqua_jax.algorithms import large_leaves
+from moniqua_jax.gossip import edge
 from moniqua_jax.launch import multihost
 from moniqua_jax.training import experiment as experiment_lib
 from moniqua_jax.training import optimizer
