@@ -79,7 +79,8 @@ def test_an_accelerator_is_timed_and_told_of(tmp_path, capsys):
   accelerator.main([only, '--size=8192', f'--out={tmp_path}'])
   (path,) = tmp_path.iterdir()
   text = path.read_text()
-  assert path.name == 'cpu.md' and text == capsys.readouterr().out
+  assert path.name == 'cpu-codec-round-simulated.md'
+  assert text == capsys.readouterr().out
   # Moniqua's codec at both sizes, and a round of it.
   assert text.count('| moniqua 4') == 3
   assert text.count('| D-PSGD') == 1
