@@ -32,6 +32,7 @@ MEANS = dict(
   reduce=dict(name='allreduce', strategy='scatter_reduce'),
   quantizer=dict(name='eden', bits=2, theta=None),
 )
+QSGD = dict(name='qsgd', bits=4, theta=None)
 MISTAKES = {
   'a model': (
     dict(model=dict(name='resnet21')),
@@ -142,6 +143,26 @@ MISTAKES = {
     dict(fragments=2, smoothness=dict(name='layer')),
     "config.fragments=2 cuts .* config.smoothness.name='layer'",
   ),
+  'equal parts and blocks of leaves': (
+    MEANS | dict(quantizer=dict(name='block', theta=None)),
+    "config.quantizer.name='block' is made for leaves, .*strategy=all_gather",
+  ),
+  'equal parts in the shape of the loss': (
+    MEANS | dict(quantizer=QSGD, smoothness=dict(name='diagonal')),
+    "config.smoothness.name='diagonal' is made for leaves",
+  ),
+  'equal parts and scales of leaves': (
+    MEANS | dict(quantizer=QSGD, scales_from='runs/a'),
+    "config.scales_from='runs/a' is made for leaves",
+  ),
+  'a form of no momentum': (
+    dict(momentum=0.0, nesterov=True),
+    'config.nesterov=True is a form of the momentum',
+  ),
+  'a form of no outer momentum': (
+    MEANS | dict(outer=dict(nesterov=True)),
+    'config.outer.nesterov=True is a form of the momentum',
+  ),
   'no local steps': (dict(local_steps=0), 'config.local_steps=0; .* >= 1'),
   'patience without answers': (
     dict(patience=3),
@@ -200,6 +221,22 @@ MISTAKES = {
   ),
   'scales': (dict(scales_from='nowhere'), 'no leaf_distance.json'),
 }
+
+
+WHOLE = {
+  'block': dict(quantizer=dict(name='block', theta=None, bits=3)),
+  'smoothness': dict(quantizer=QSGD, smoothness=dict(name='diagonal')),
+}
+
+
+@pytest.mark.parametrize('name', WHOLE)
+def test_a_mean_of_what_workers_moved_is_of_all_leaves(name):
+  """One of gradients is of the large, and of so many values each is made."""
+  mean = dict(name='allreduce', strategy='all_gather')
+  entries = dict(reduce=mean, gossip=dict(name='none')) | WHOLE[name]
+  for steps in (1, 3):
+    sent = built(config_with(**entries, local_steps=steps)).sent.by_worker
+    assert sent.whole.sum() > 0
 
 
 @pytest.mark.parametrize('mistake', MISTAKES)

@@ -163,8 +163,14 @@ def test_a_byte_for_a_value_is_all_that_travels():
 def test_what_is_refused():
   with pytest.raises(ValueError, match='no theta holds for all of them'):
     dadam(mj.moniqua(theta=1.0, bits=4))
-  with pytest.raises(ValueError, match='every'):
-    mj.dadam(0.1, every=0, topology=mj.ring(N), **SLOTS)
+  ring = dict(topology=mj.ring(N), **SLOTS)
+  with pytest.raises(ValueError, match='every=0; dadam needs'):
+    mj.dadam(0.1, every=0, **ring)
+  for name in ('b1', 'b2'):
+    with pytest.raises(ValueError, match=f'{name}=1.0; dadam needs it'):
+      mj.dadam(0.1, **{name: 1.0}, **ring)
+  with pytest.raises(ValueError, match='learning_rate=None; dadam needs'):
+    mj.dadam(None, **ring)
 
 
 # ---------------------------------------------------------------- the program

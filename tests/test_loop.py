@@ -289,6 +289,10 @@ def test_theta_per_leaf_from_a_probe(tmp_path):
   config.quantizer.theta = 6.0
   row = loop.train_and_evaluate(config, tmp_path / 'scaled')
   assert row['gossip/unreadable'] == 0 and row['test/accuracy'] > 0.5
+  means = small('allreduce', scales_from=str(tmp_path / 'probe'))
+  means.reduce.strategy = 'all_gather'
+  means.quantizer.update(name='qsgd', bits=4)
+  experiment.from_config(means)  # of gradients the large leaves alone are sent
   still = json.dumps(measured | {'Dense_1/bias': 0.0})
   (tmp_path / 'probe/leaf_distance.json').write_text(still)
   with pytest.raises(ValueError, match='scales_from=.* 0.0 apart in Dense_1/b'):

@@ -292,6 +292,22 @@ def test_where_a_mean_is_lost_all_are_back_where_they_were(name):
   np.testing.assert_array_equal(xs[..., of_others], others[..., of_others])
 
 
+def test_a_step_of_the_optimizer_that_is_not_finite_is_lost_alone():
+  at_one = lambda count: jnp.where(count == 1, jnp.nan, -1.0)
+  mean = mj.allreduce(axis_name=AXIS)
+  tx = mj.outer(mean, optax.scale_by_schedule(at_one))
+  x = jnp.zeros((2, 3))
+  state = mj.simulated(tx.init, (0,))(x)
+  step = mj.simulated(
+    lambda x, s, k: tx.update(jnp.ones(3), s, x, step=k), (0, 0, None)
+  )
+  for k, lost in enumerate((0, 1, 2)):  # its count stays where it was
+    u, state = step(x, state, jnp.int32(k))
+    x = x + u
+    np.testing.assert_array_equal(state.heard.lost, lost)
+    np.testing.assert_array_equal(x, 1)
+
+
 @methods
 def test_it_goes_on_from_the_middle_of_a_cycle(name):
   xs, states = good(name)
@@ -356,6 +372,9 @@ def test_refusals():
   for first in (allreduce(NEAREST, SCATTER), nothing):
     with pytest.raises(ValueError, match='streaming: .* is not the last of'):
       mj.streaming(first, K)
+  copies = mj.choco(mj.ring(N), mj.full_precision(), gamma=0.5, **SLOTS)
+  with pytest.raises(ValueError, match='outer: choco is no mean .*use dpsgd'):
+    mj.outer(copies)
   few = jax.ShapeDtypeStruct((2,), jnp.float32)
   with pytest.raises(ValueError, match='fragments=3; the vector has 2 values'):
     jax.eval_shape(algorithm('exact').init, few)

@@ -16,7 +16,14 @@ from configs import digits
 import moniqua_jax as mj
 from moniqua_jax import collectives, data, gossip, models, pods, wire, workers
 from moniqua_jax.gossip import edge
-from moniqua_jax.training import checkpoint, experiment, loop, metrics, summary
+from moniqua_jax.training import (
+  checkpoint,
+  experiment,
+  loop,
+  metrics,
+  optimizer,
+  summary,
+)
 from moniqua_jax.training import step as step_lib
 from tests import helpers, hlo, programs
 
@@ -324,6 +331,24 @@ def test_each_part_has_a_dither_of_its_own_and_keeps_the_lemma(pod):
     for j in range(i):
       assert abs(np.corrcoef(parts[i], parts[j])[0, 1]) < 0.5
       assert not np.isclose(parts[i], parts[j]).mean() > 0.1
+
+
+@mostly('both')
+def test_a_gradient_is_clipped_by_the_norm_of_the_whole(pod):
+  config = digits.get_config('dpsgd')
+  config.update(clip=0.5, momentum=0.0, weight_decay=0.0)
+  config.pod.update(data=pod.data, fsdp=pod.fsdp)
+  tx = optimizer.local(config, 1.0, pods.cut(tree(0), pod))
+  grads, _ = close_trees(pod.workers)
+  update = lambda g: tx.update(g, tx.init(g), g)[0]
+  rows = runner(pod)(update, (0,))(rows_of(grads, pod))
+  whole = flat(grads)
+  norms = np.linalg.norm(whole, axis=1, keepdims=True)
+  assert (norms > 0.5).all()
+  expected = -0.5 * whole / norms
+  np.testing.assert_allclose(
+    vectors_of(rows, tree(0), pod), expected, atol=1e-6
+  )
 
 
 @mostly('both')

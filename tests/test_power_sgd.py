@@ -74,6 +74,18 @@ def test_nothing_is_lost():
     np.testing.assert_allclose(total, given.reshape(shape), atol=2e-5)
 
 
+def test_a_first_gradient_of_zero_is_no_end():
+  """Though the first rows of a matrix, as of pixels, are always zero."""
+  init, update = functions()
+  grads = gradients(0)
+  nothing = jax.tree.map(np.zeros_like, grads)
+  grads['dense'][:, :2] = 0
+  _, state = update(nothing, init(grads))
+  for _ in range(2):
+    mean, state = update(grads, state)
+  assert np.abs(mean['dense']).max() > 0.01
+
+
 @pytest.mark.slow
 def test_a_mean_of_that_rank_is_exact_at_once():
   """Though no worker's own gradient is."""

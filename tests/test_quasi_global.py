@@ -89,6 +89,7 @@ LAZY = mj.lazy(mj.ring(N), 0.5)
 REFUSED = {
   'adpsgd': (lambda: mj.adpsgd(PAIRS, FULL, 2, **SLOTS), 'not of adpsgd, its'),
   'push_sum': (lambda: mj.push_sum(PAIRS, FULL, **SLOTS), 'of unequal mass'),
+  'qdgd': (lambda: mj.qdgd(mj.ring(N), FULL, 0.1, **SLOTS), 'not of qdgd, it'),
   'stale': (
     lambda: mj.stale(mj.d2(LAZY, FULL, **SLOTS), LAZY),
     'not of stale_d2, its messages hold',
@@ -116,6 +117,12 @@ def test_what_it_is_not_defined_for_is_named(name):
 def test_numbers_out_of_range_are_named(name, value):
   with pytest.raises(ValueError, match=f'{name}={value}; quasi_global needs'):
     mj.quasi_global(DPSGD, 0.1, **{name: value})
+
+
+@pytest.mark.parametrize('rate', [None, '0.1', float('nan')])
+def test_a_rate_that_is_none_is_named(rate):
+  with pytest.raises(ValueError, match='learning_rate=.*; quasi_global needs'):
+    mj.quasi_global(DPSGD, rate)
 
 
 def test_optax_may_inject_its_numbers():

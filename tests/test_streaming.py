@@ -304,6 +304,14 @@ def test_fragments_follow_the_calls():
   assert test_composing.agreed(tx, 3 * 3 * K) < 1e-6
 
 
+@pytest.mark.slow
+def test_fragments_of_every_follow_the_calls():
+  """By the steps each second fragment would never be sent."""
+  seldom = mj.every(mj.dpsgd(PEERS, FULL, **SLOTS), 2)
+  tx = optax.MultiSteps(mj.streaming(seldom, 2), 2)
+  assert test_composing.agreed(tx, 2 * 2 * 2 * 3 * K) < 1e-6
+
+
 def config_of(**entries):
   config = digits.get_config('moniqua4')
   config.update(entries)

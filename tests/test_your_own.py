@@ -263,6 +263,19 @@ REFUSED = {
     dict(optimizer=dict(name='optax.contrib:muon')),
     'take muon, one that goes by numbers',
   ),
+  'a norm of all': (
+    dict(
+      optimizer=dict(name='optax.contrib:prodigy'),
+      pod=dict(data=2),
+      runner='sharded',
+      workers=4,
+    ),
+    'goes by layers or the norm of all, of which a device of a pod has',
+  ),
+  'layers by their gradient': (
+    dict(optimizer=dict(name='optax:novograd')),
+    "config.optimizer.name='optax:novograd' goes by layers",
+  ),
   'a part of a layer': (
     dict(
       optimizer=dict(name='muon'),
@@ -270,7 +283,7 @@ REFUSED = {
       runner='sharded',
       workers=4,
     ),
-    "config.optimizer.name='muon' goes by layers, of which a device of a pod",
+    "config.optimizer.name='muon' goes by layers or the norm of all, of which",
   ),
   'quasi-global': (
     dict(optimizer=dict(name='adamw'), momentum_kind=dict(name='quasi_global')),

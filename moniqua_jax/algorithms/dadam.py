@@ -16,7 +16,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import gossip, topologies
+from moniqua_jax import arguments, gossip, topologies
 from moniqua_jax.algorithms import transformation, turns, vectors
 from moniqua_jax.quantizers import base
 from moniqua_jax.quantizers.float8 import float8
@@ -81,7 +81,8 @@ def dadam(
     A transformation whose `update(gradients, state, params, *, step)` gives u.
 
   Raises:
-    ValueError: every < 1; a topology as `dpsgd` refuses it; a quantizer that
+    ValueError: every < 1; b1 or b2 not in [0, 1); a rate that is none; a
+      topology as `dpsgd` refuses it; a quantizer that
       reads a message next to the values of the receiver.
 
   >>> from moniqua_jax import dpsgd, moniqua, ring
@@ -91,6 +92,10 @@ def dadam(
 
   Source: ours; with moments in full precision near arXiv:2109.03194.
   """
+  arguments.rate(learning_rate, 'dadam')
+  arguments.decay(b1, f'b1={b1!r}; dadam')
+  arguments.decay(b2, f'b2={b2!r}; dadam')
+  turns.numbers(every, f'every={every!r}; dadam')
   clock, schedule = turns.every(every), topologies.schedule(topology)
   topologies.require_doubly_stochastic(schedule, 'dadam')
   topologies.require_agreement(schedule, 'dadam')

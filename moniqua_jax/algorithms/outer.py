@@ -127,6 +127,11 @@ def outer(
         f'outer: {algorithm.name} rests in some steps, and an outer step is of '
         'what was mixed; write outer(..., steps), or streaming(outer(...)).'
       )
+    if algorithm.name != 'dpsgd':
+      raise ValueError(
+        f'outer: {algorithm.name} is no mean of what workers hold; use dpsgd, '
+        'or rounds or answered of it, or a mean such as allreduce.'
+      )
     form = _of_gossip(algorithm, optimizer)
   elif getattr(algorithm, 'whole', None):
     form = _of_mean(algorithm.whole(), optimizer)
@@ -155,8 +160,9 @@ def _of_mean(reduction: Reduction, optimizer) -> Gossip:
     u = vectors.flatten_like(updates, params)
     way = state.anchor - (x + u)
     delta, mean = reduction.update(way, state.mean, step=step)
-    took = numerics.finite(delta) & (_lost(mean) == _lost(state.mean))
     change, own = optimizer.update(delta, state.own, state.anchor, **extra_args)
+    took = numerics.finite((delta, change, own))
+    took &= _lost(mean) == _lost(state.mean)
     anchor, own = numerics.select(
       took, (state.anchor + change, own), (state.anchor, state.own)
     )

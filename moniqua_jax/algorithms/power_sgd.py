@@ -103,6 +103,11 @@ def power_sgd(
       for qs in (right, rows)
     )
     error = [m - s for m, s in zip(full, said, strict=True)]
+    # What is 0 once would be so for good: each Q is made of the one before.
+    right = [
+      jnp.where(jnp.any(q != 0, axis=0), q, old)
+      for q, old in zip(right, state.right, strict=True)
+    ]
     result = join.together(means, kept)
     took = numerics.finite((right, kept)) & large_leaves.held(result)
     result = large_leaves.or_nothing(took, result)

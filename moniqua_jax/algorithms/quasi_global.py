@@ -49,6 +49,7 @@ _REFUSED = {
   'adpsgd': 'its updates are late, so a move is not of the step that made it',
   'none': 'without gossip all workers go one way; take momentum of optax.sgd',
   'push_sum': 'its workers hold shares of unequal mass',
+  'qdgd': 'it takes epsilon of an update, of which m would not know',
 }
 
 
@@ -89,7 +90,8 @@ def quasi_global(
     two vectors more than the algorithm has.
 
   Raises:
-    ValueError: a number out of its range; adpsgd, push_sum, `stale` of any.
+    ValueError: a number out of its range; adpsgd, push_sum, qdgd, `stale` of
+      any.
 
   >>> from moniqua_jax import dpsgd, moniqua, one_peer_hypercube
   >>> gossip = dpsgd(one_peer_hypercube(8), moniqua(theta=1.0, bits=4),
@@ -108,6 +110,7 @@ def quasi_global(
       'training, and m needs one number; give every(...) one.'
     )
   _check(name, momentum, mu, warmup)
+  arguments.rate(learning_rate, 'quasi_global')
   rate = learning_rate if callable(learning_rate) else lambda _: learning_rate
   follow = _follow(rate, mu, period, warmup)
 
@@ -184,8 +187,7 @@ def _check(name, momentum, mu, warmup):
     )
   warmup = arguments.integer(warmup)
   # `optax.inject_hyperparams` traces both shares: nothing is known of them.
-  traced = lambda value: isinstance(value, jax.core.Tracer)
-  number = arguments.is_number
+  traced, number = arguments.is_traced, arguments.is_number
   share = traced(momentum) or (number(momentum) and 0 < momentum < 1)
   kept = traced(mu) or (number(mu) and 0 <= mu < 1)
   whole = type(warmup) is int and warmup >= 0

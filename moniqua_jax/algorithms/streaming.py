@@ -116,7 +116,7 @@ def streaming(
       windows.read(u, f),
       before,
       windows.read(x, f),
-      step=step // fragments,
+      step=turn // fragments,
       **extra_args,
     )
     own = jax.tree.map(

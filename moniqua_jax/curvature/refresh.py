@@ -75,10 +75,10 @@ def none() -> None:
   """Says that quantizers work in the coordinates of the parameters."""
 
 
-def quantized(tree, schedule: tuple) -> list:
-  """Lists the leaves that the quantizer sees: all in gossip, else the large."""
+def quantized(tree, whole: bool) -> list:
+  """Lists the leaves that the quantizer sees: all, or the large ones."""
   leaves = jax.tree.leaves(tree)
-  return [v for v in leaves if schedule or not large_leaves.small(v)]
+  return [v for v in leaves if whole or not large_leaves.small(v)]
 
 
 def wrapped(
@@ -124,7 +124,7 @@ def make_functions(experiment) -> tuple[Callable, Callable]:
   setup, module = experiment.setup, experiment.model.module
   spec, params = setup.smoothness, experiment.model.variables['params']
   _, unravel = gossip.flatten(params)
-  taken = lambda tree: quantized(tree, setup.schedule)
+  taken = lambda tree: quantized(tree, setup.all_leaves)
   sizes = [leaf.size for leaf in taken(params)]
   key = jax.random.key(setup.config.seed + _BATCHES)
 

@@ -57,7 +57,7 @@ def make(
   moments = base.tuned(quantizers.float8())
   sent = _by_worker(setup, gossip, quantizer, means, part, gradient, moments)
   if setup.smoothness is not None:
-    leaves = refresh.quantized(part, setup.schedule)
+    leaves = refresh.quantized(part, setup.all_leaves)
     each = refresh.refresh_bytes(setup.smoothness, leaves, pod.workers)
     sent = sent._replace(estimate=each)
   return Sent(

@@ -89,6 +89,7 @@ WHOLE = 'gives the whole step'
 MOVED = 'follows what a worker moves in a step, messages and all'
 LESS = 'sends less in a step'
 CUTS = 'cuts the model anywhere'
+FORM = 'is a form of the momentum'
 ALONE = 'is several devices, and only workers of one are known to it'
 
 # An entry; unless it is so, another; must be so; for it ...
@@ -121,6 +122,7 @@ NEEDS = (
   ('scales_from', '', 'quantizer.name', QUANTIZED, 'scales what is quantized'),
   ('rotated', False, 'quantizer.name', QUANTIZED, 'turns what is quantized'),
   ('code.name', 'recursive', 'coded', CODED, 'writes what is coded'),
+  ('outer.nesterov', False, 'outer.momentum', but(0.0, take=0.9), FORM),
   (
     'smoothness.name',
     'none',

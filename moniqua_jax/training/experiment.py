@@ -139,7 +139,7 @@ def from_config(config) -> Experiment:
     pace.learning_rate,
     pace.steps,
     part,
-    refresh.quantized(part, setup.schedule),
+    refresh.quantized(part, setup.all_leaves),
   )
   slices = large_leaves.slices(gradient, rows=setup.pod.data)
   means = optimizer.of_means(setup, quantized.tuned, slices)

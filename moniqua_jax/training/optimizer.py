@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moniqua_jax import algorithms, pods, topologies, workers
+from moniqua_jax import algorithms, collectives, pods, topologies, workers
 from moniqua_jax.algorithms import large_leaves, transformation
 from moniqua_jax.algorithms.dadam import DadamState
 from moniqua_jax.algorithms.delayed import delayed
@@ -140,7 +140,22 @@ def moments_of(state) -> DadamState | None:
 def _clipped(config, optimizer) -> optax.GradientTransformation:
   if config.clip is None:
     return optimizer
-  return optax.chain(optax.clip_by_global_norm(config.clip), optimizer)
+  return optax.chain(_clip(config.clip, pods.of(config).fsdp), optimizer)
+
+
+def _clip(largest: float, fsdp: int) -> optax.GradientTransformation:
+  """Builds `clip_by_global_norm` of a gradient in parts on so many devices."""
+  if fsdp == 1:
+    return optax.clip_by_global_norm(largest)
+
+  def update(updates, params=None):
+    del params
+    square = sum(jnp.sum(u**2) for u in jax.tree.leaves(updates))
+    norm = jnp.sqrt(fsdp * collectives.mean(square, pods.FSDP))
+    clipped = lambda u: jnp.where(norm < largest, u, u / norm * largest)
+    return jax.tree.map(clipped, updates)
+
+  return optax.stateless(update)
 
 
 # ------------------------------------------------------- the mean of gradients

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from moniqua_jax import coding, quantizers, theory, workers
+from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.curvature import refresh
 from moniqua_jax.quantizers import auto, base, fitted
 from moniqua_jax.training import optimizer, registry, talk, whole
@@ -149,7 +150,7 @@ def make(setup, learning_rate, steps, part, leaves) -> Quantized:
   if config.answered:
     quantizer = quantizer._replace(answered=True)
   if config.scales_from:
-    scales = _scales(config.scales_from, part)
+    scales = _scales(config.scales_from, part, setup.all_leaves)
     quantizer = quantizers.scaled(quantizer, scales)
   if setup.smoothness is not None:
     try:
@@ -162,7 +163,7 @@ def make(setup, learning_rate, steps, part, leaves) -> Quantized:
   return Quantized(quantizer, theta, limit)
 
 
-def _scales(run, part):
+def _scales(run, part, all_leaves: bool):
   """Reads each leaf's largest distance between neighbours from a run."""
   path = pathlib.Path(run).expanduser() / 'leaf_distance.json'
   if not path.exists():
@@ -184,8 +185,12 @@ def _scales(run, part):
         f'config.scales_from={run!r}: neighbours were {apart} apart in {name}, '
         'of which no theta is made; take a run that went on for longer.'
       )
-  sizes = [leaf.size for leaf in jax.tree.leaves(part)]
-  return tuple(zip(sizes, measured.values(), strict=True))
+  leaves = zip(jax.tree.leaves(part), measured.values(), strict=True)
+  return tuple(
+    (leaf.size, scale)
+    for leaf, scale in leaves
+    if all_leaves or not large_leaves.small(leaf)
+  )
 
 
 def leaf_names(params) -> list[str]:

@@ -54,6 +54,11 @@ class Setup(NamedTuple):
   make: 'Factories'
   planned: choice.Row | None = None
 
+  @property
+  def all_leaves(self) -> bool:
+    """Whether the quantizer sees all leaves, not the large of gradients."""
+    return bool(self.schedule) or optimizer.is_outer(self.config)
+
 
 class Factories(NamedTuple):
   """What a config names, with its arguments; the rest are keywords.

@@ -11,7 +11,12 @@ from moniqua_jax.algorithms import large_leaves
 from moniqua_jax.training import monitor, optimizer, registry
 
 # These go by layers, and would see one in a vector.
-BY_LAYER = 'adafactor fromage lamb lars muon noisy_sgd sm3'.split()
+BY_LAYER = (
+  *('adafactor', 'fromage', 'galore', 'lamb', 'lars', 'muon', 'noisy_sgd'),
+  *('novograd', 'sm3'),
+)
+# These have a step by the norm of all, of which a device of a pod has a part.
+BY_NORM = ('dog', 'dowg', 'prodigy')
 # They read a message by the values of who reads it, so that all share one D.
 BY_READER = ('auto_theta', 'fitted_theta', 'moniqua')
 
@@ -50,8 +55,30 @@ def slots(config, pod) -> None:
       f'config.batch_size={config.batch_size} images of a pod cannot be shared '
       f'equally by its {pod.size} devices.'
     )
+  _cut(config, pod)
   outer(config)
   local(config, pod.size)
+
+
+def _cut(config, pod) -> None:
+  """Refuses what is made for leaves where a mean cuts the vector of them."""
+  strategy, name = config.reduce.get('strategy'), config.reduce.name
+  anywhere = strategy == 'scatter_reduce' or name == 'double_squeeze'
+  if not (anywhere and optimizer.quantizes_gradients(config, pod)):
+    return
+  entry = 'reduce_quantizer' if pod.size > 1 else 'quantizer'
+  named = {f'{entry}.name': (config[entry].name, 'qsgd')}
+  of_leaves = {k: v for k, v in named.items() if v[0] == 'block'}
+  if pod.size == 1:  # else these are of the gossip, which sends all leaves
+    shape, scales = config.smoothness.name, config.scales_from
+    of_leaves |= {'smoothness.name': (shape, 'none')} if shape != 'none' else {}
+    of_leaves |= {'scales_from': (scales, '')} if scales else {}
+  for other, (value, take) in of_leaves.items():
+    raise ValueError(
+      f'config.{other}={value!r} is made for leaves, and a mean of equal parts '
+      f'of their vector cuts them anywhere: set it to {take!r}, or '
+      'config.reduce.name to allreduce with config.reduce.strategy=all_gather.'
+    )
 
 
 def outer(config) -> None:
@@ -98,10 +125,18 @@ def local(config, alone: int) -> None:
   takes = inspect.signature(
     registry.found(registry.OPTIMIZERS, 'optimizer', name)
   ).parameters
-  if 'by_leaf' in takes and alone > 1:
+  module, _, function = name.partition(':')
+  by_norm = module.startswith('optax') and function in BY_NORM
+  if ('by_leaf' in takes or by_norm) and alone > 1:
     raise ValueError(
-      f'{entry} goes by layers, of which a device of a pod has a part: set '
-      'config.pod.data and config.pod.fsdp to 1, or take adamw.'
+      f'{entry} goes by layers or the norm of all, of which a device of a pod '
+      'has a part: set config.pod.data and config.pod.fsdp to 1, or take '
+      'adamw.'
+    )
+  if config.nesterov and not (config.momentum or config.local_momentum):
+    raise ValueError(
+      'config.nesterov=True is a form of the momentum, and config.momentum=0: '
+      'set that above 0, or config.nesterov to False.'
     )
   for other in optimizer.ENTRIES:
     if config[other] and other not in takes:
@@ -110,7 +145,6 @@ def local(config, alone: int) -> None:
         f'to {type(config[other])()}; its own arguments are entries of '
         f'config.optimizer: {sorted(set(takes) - {"learning_rate"})}.'
       )
-  module, _, function = name.partition(':')
   if module.startswith('optax') and function in BY_LAYER:
     raise ValueError(
       f'{entry} goes by layers, and the parameters of a worker are one vector '
