@@ -214,6 +214,7 @@ def alike(one, other):
   return all(jax.tree.leaves(same))
 
 
+IN_PODS = dict(pod=dict(data=2), runner='sharded', workers=4)
 REFUSED = {
   'no module': (
     dict(model=dict(name='nowhere:net')),
@@ -264,12 +265,7 @@ REFUSED = {
     'take muon, one that goes by numbers',
   ),
   'a norm of all': (
-    dict(
-      optimizer=dict(name='optax.contrib:prodigy'),
-      pod=dict(data=2),
-      runner='sharded',
-      workers=4,
-    ),
+    IN_PODS | dict(optimizer=dict(name='optax.contrib:prodigy')),
     'goes by layers or the norm of all, of which a device of a pod has',
   ),
   'layers by their gradient': (
@@ -277,12 +273,7 @@ REFUSED = {
     "config.optimizer.name='optax:novograd' goes by layers",
   ),
   'a part of a layer': (
-    dict(
-      optimizer=dict(name='muon'),
-      pod=dict(data=2),
-      runner='sharded',
-      workers=4,
-    ),
+    IN_PODS | dict(optimizer=dict(name='muon')),
     "config.optimizer.name='muon' goes by layers or the norm of all, of which",
   ),
   'quasi-global': (

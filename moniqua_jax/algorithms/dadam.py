@@ -82,8 +82,8 @@ def dadam(
 
   Raises:
     ValueError: every < 1; b1 or b2 not in [0, 1); a rate that is none; a
-      topology as `dpsgd` refuses it; a quantizer that
-      reads a message next to the values of the receiver.
+      topology as `dpsgd` refuses it; a quantizer that reads a message next to
+      the values of the receiver.
 
   >>> from moniqua_jax import dpsgd, moniqua, ring
   >>> slots = dict(axis_name='workers', key=jax.random.key(0))

@@ -46,11 +46,8 @@ def make(
   what a device gossips, `gradient` of what it reduces, and `means` the
   quantizer of that.
   """
-  full, pod, within = (
-    base.tuned(quantizers.full_precision()),
-    setup.pod,
-    NOTHING,
-  )
+  full = base.tuned(quantizers.full_precision())
+  pod, within = setup.pod, NOTHING
   if pod.size > 1:
     mean = _of_means(setup.config, means, gradient, pod.data)
     within = pods.of_pod(part, mean, pod)

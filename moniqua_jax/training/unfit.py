@@ -67,18 +67,21 @@ def _cut(config, pod) -> None:
   if not (anywhere and optimizer.quantizes_gradients(config, pod)):
     return
   entry = 'reduce_quantizer' if pod.size > 1 else 'quantizer'
-  named = {f'{entry}.name': (config[entry].name, 'qsgd')}
-  of_leaves = {k: v for k, v in named.items() if v[0] == 'block'}
+  quantizer, shape = config[entry].name, config.smoothness.name
+  rows = [(f'{entry}.name', quantizer, quantizer == 'block', 'qsgd')]
   if pod.size == 1:  # else these are of the gossip, which sends all leaves
-    shape, scales = config.smoothness.name, config.scales_from
-    of_leaves |= {'smoothness.name': (shape, 'none')} if shape != 'none' else {}
-    of_leaves |= {'scales_from': (scales, '')} if scales else {}
-  for other, (value, take) in of_leaves.items():
-    raise ValueError(
-      f'config.{other}={value!r} is made for leaves, and a mean of equal parts '
-      f'of their vector cuts them anywhere: set it to {take!r}, or '
-      'config.reduce.name to allreduce with config.reduce.strategy=all_gather.'
-    )
+    rows += [
+      ('smoothness.name', shape, shape != 'none', 'none'),
+      ('scales_from', config.scales_from, bool(config.scales_from), ''),
+    ]
+  for other, value, of_leaves, take in rows:
+    if of_leaves:
+      raise ValueError(
+        f'config.{other}={value!r} is made for leaves, and a mean of equal '
+        f'parts of their vector cuts them anywhere: set it to {take!r}, or '
+        'config.reduce.name to allreduce with '
+        'config.reduce.strategy=all_gather.'
+      )
 
 
 def outer(config) -> None:
