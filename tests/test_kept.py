@@ -86,7 +86,7 @@ def test_a_kept_folder_gives_the_same_lines(tmp_path, runs):
     lines.append(
       [line.get_xydata() for axes in fig.axes for line in axes.lines]
     )
-  assert len(lines[0]) == 12
+  assert len(lines[0]) == 15
   for first, second in zip(*lines, strict=True):
     np.testing.assert_allclose(first, second, rtol=1e-6)
 
