@@ -292,6 +292,28 @@ def test_where_a_mean_is_lost_all_are_back_where_they_were(name):
   np.testing.assert_array_equal(xs[..., of_others], others[..., of_others])
 
 
+MEANS_OF = {
+  'mean': lambda: mj.allreduce(axis_name=AXIS),
+  'gossip': lambda: mj.dpsgd(mj.ring(2), mj.full_precision(), **SLOTS),
+}
+
+
+@pytest.mark.parametrize('name', MEANS_OF)
+def test_an_optimizer_may_keep_an_infinity(name):
+  """As the least loss so far of `reduce_on_plateau`, before the first."""
+  keeps = optax.GradientTransformation(
+    lambda params: jnp.float32(jnp.inf),
+    lambda u, state, params=None: (-u, state),
+  )
+  tx = mj.outer(MEANS_OF[name](), keeps)
+  x = jnp.zeros((2, 3))
+  state = mj.simulated(tx.init, (0,))(x)
+  step = lambda x, s: tx.update(jnp.ones(3), s, x, step=jnp.int32(0))
+  u, state = mj.simulated(step, (0, 0))(x, state)
+  np.testing.assert_array_equal(u, 1)
+  np.testing.assert_array_equal(state.heard.lost, 0)
+
+
 def test_a_step_of_the_optimizer_that_is_not_finite_is_lost_alone():
   at_one = lambda count: jnp.where(count == 1, jnp.nan, -1.0)
   mean = mj.allreduce(axis_name=AXIS)

@@ -265,8 +265,9 @@ REFUSED = {
     'take muon, one that goes by numbers',
   ),
   'a norm of all': (
-    IN_PODS | dict(optimizer=dict(name='optax.contrib:prodigy')),
-    'goes by layers or the norm of all, of which a device of a pod has',
+    IN_PODS
+    | dict(pod=dict(fsdp=2), optimizer=dict(name='optax.contrib:prodigy')),
+    'goes by a norm of all parameters, of which a device has a part',
   ),
   'layers by their gradient': (
     dict(optimizer=dict(name='optax:novograd')),
@@ -274,7 +275,7 @@ REFUSED = {
   ),
   'a part of a layer': (
     IN_PODS | dict(optimizer=dict(name='muon')),
-    "config.optimizer.name='muon' goes by layers or the norm of all, of which",
+    "config.optimizer.name='muon' goes by layers, of which a device of a pod",
   ),
   'quasi-global': (
     dict(optimizer=dict(name='adamw'), momentum_kind=dict(name='quasi_global')),

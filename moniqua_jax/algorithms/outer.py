@@ -7,6 +7,7 @@ local SGD with quantized means, FedPAQ: Reisizadeh et al., "FedPAQ", AISTATS
 precision: Kolehmainen et al., "NoLoCo", 2025, arXiv:2506.10911.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -161,7 +162,7 @@ def _of_mean(reduction: Reduction, optimizer) -> Gossip:
     way = state.anchor - (x + u)
     delta, mean = reduction.update(way, state.mean, step=step)
     change, own = optimizer.update(delta, state.own, state.anchor, **extra_args)
-    took = numerics.finite((delta, change, own))
+    took = numerics.finite((delta, change)) & _as_finite(own, state.own)
     took &= _lost(mean) == _lost(state.mean)
     anchor, own = numerics.select(
       took, (state.anchor + change, own), (state.anchor, state.own)
@@ -193,7 +194,7 @@ def _of_gossip(algorithm: Gossip, optimizer) -> Gossip:
     change, own = optimizer.update(delta, state.own, state.anchor, **extra_args)
     # 0 with `optax.sgd(1.0)`, so that nothing is rounded.
     moved, own, took = numerics.select(
-      numerics.finite((change, own)),
+      numerics.finite(change) & _as_finite(own, state.own),
       (moved + (change + delta), own, jnp.int32(1)),
       (moved, state.own, jnp.int32(0)),
     )
@@ -209,3 +210,13 @@ def _of_gossip(algorithm: Gossip, optimizer) -> Gossip:
 def _lost(mean) -> Array:
   """Counts the means that the reduction itself has lost."""
   return jnp.asarray(getattr(mean, 'lost', 0))
+
+
+def _as_finite(new, old) -> Array:
+  """Tells whether leaves are finite, but for those that were not before.
+
+  optax keeps infinities: the least loss so far, in `reduce_on_plateau`.
+  """
+  one = lambda new, old: numerics.finite(new) | ~numerics.finite(old)
+  each = jax.tree.leaves(jax.tree.map(one, new, old))
+  return functools.reduce(jnp.logical_and, each, jnp.bool(True))

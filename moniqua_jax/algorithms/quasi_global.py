@@ -186,14 +186,14 @@ def _check(name, momentum, mu, warmup):
       'deepsqueeze.'
     )
   warmup = arguments.integer(warmup)
-  # `optax.inject_hyperparams` traces both shares: nothing is known of them.
-  traced, number = arguments.is_traced, arguments.is_number
-  share = traced(momentum) or (number(momentum) and 0 < momentum < 1)
-  kept = traced(mu) or (number(mu) and 0 <= mu < 1)
+  arguments.decay(mu, f'mu={mu!r}; quasi_global')
+  # `optax.inject_hyperparams` traces it, and then nothing is known of it.
+  share = arguments.is_traced(momentum) or (
+    arguments.is_number(momentum) and 0 < momentum < 1
+  )
   whole = type(warmup) is int and warmup >= 0
   for entry, value, valid, range_ in (
     ('momentum', momentum, share, 'above 0 and below 1'),
-    ('mu', mu, kept, 'at least 0 and below 1'),
     ('warmup', warmup, whole, 'a whole number >= 0'),
   ):
     if not valid:

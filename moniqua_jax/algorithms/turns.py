@@ -114,9 +114,9 @@ def numbers(given, subject: str) -> tuple[tuple[int, int], ...]:
   return tuple(zip(starts, each, strict=True))
 
 
-def every(steps) -> Turns:
+def every(steps, subject: str = '') -> Turns:
   """One round in so many steps; a number, or pairs as for `numbers`."""
-  pairs = numbers(steps, f'steps={steps!r}; every')
+  pairs = numbers(steps, subject or f'steps={steps!r}; every')
   return made([(start, 1, each) for start, each in pairs])
 
 

@@ -75,10 +75,10 @@ def none() -> None:
   """Says that quantizers work in the coordinates of the parameters."""
 
 
-def quantized(tree, whole: bool) -> list:
+def quantized(tree, all_leaves: bool) -> list:
   """Lists the leaves that the quantizer sees: all, or the large ones."""
   leaves = jax.tree.leaves(tree)
-  return [v for v in leaves if whole or not large_leaves.small(v)]
+  return [v for v in leaves if all_leaves or not large_leaves.small(v)]
 
 
 def wrapped(

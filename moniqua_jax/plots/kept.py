@@ -21,7 +21,9 @@ from moniqua_jax.training import metrics, whole
 POINTS = 40  # of a curve at most
 AXES = ('step', 'epoch', 'seconds', 'wire/bytes_sent')
 CURVES = (
-  *('train/loss', 'test/accuracy', 'test/bits_per_character'),
+  'train/loss',
+  'test/accuracy',
+  'test/bits_per_character',
   'gossip/consensus_rms',
 )
 COUNTS = ('gossip/messages', 'gossip/unreadable')

@@ -164,7 +164,7 @@ def make(setup, learning_rate, steps, part, leaves) -> Quantized:
 
 
 def _scales(run, part, all_leaves: bool):
-  """Reads each leaf's largest distance between neighbours from a run."""
+  """Reads from a run how far apart neighbours were in each quantized leaf."""
   path = pathlib.Path(run).expanduser() / 'leaf_distance.json'
   if not path.exists():
     raise ValueError(

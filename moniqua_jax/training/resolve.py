@@ -56,7 +56,7 @@ class Setup(NamedTuple):
 
   @property
   def all_leaves(self) -> bool:
-    """Whether the quantizer sees all leaves, not the large of gradients."""
+    """Whether all leaves are quantized; of gradients only the large are."""
     return bool(self.schedule) or optimizer.is_outer(self.config)
 
 

@@ -15,7 +15,7 @@ BY_LAYER = (
   *('adafactor', 'fromage', 'galore', 'lamb', 'lars', 'muon', 'noisy_sgd'),
   *('novograd', 'sm3'),
 )
-# These have a step by the norm of all, of which a device of a pod has a part.
+# These go by a norm of all parameters.
 BY_NORM = ('dog', 'dowg', 'prodigy')
 # They read a message by the values of who reads it, so that all share one D.
 BY_READER = ('auto_theta', 'fitted_theta', 'moniqua')
@@ -128,13 +128,17 @@ def local(config, alone: int) -> None:
   takes = inspect.signature(
     registry.found(registry.OPTIMIZERS, 'optimizer', name)
   ).parameters
-  module, _, function = name.partition(':')
-  by_norm = module.startswith('optax') and function in BY_NORM
-  if ('by_leaf' in takes or by_norm) and alone > 1:
+  if 'by_leaf' in takes and alone > 1:
     raise ValueError(
-      f'{entry} goes by layers or the norm of all, of which a device of a pod '
-      'has a part: set config.pod.data and config.pod.fsdp to 1, or take '
-      'adamw.'
+      f'{entry} goes by layers, of which a device of a pod has a part: set '
+      'config.pod.data and config.pod.fsdp to 1, or take adamw.'
+    )
+  module, _, function = name.partition(':')
+  of_optax = module.startswith('optax')
+  if of_optax and function in BY_NORM and config.pod.fsdp > 1:
+    raise ValueError(
+      f'{entry} goes by a norm of all parameters, of which a device has a '
+      'part: set config.pod.fsdp to 1, or take adamw.'
     )
   if config.nesterov and not (config.momentum or config.local_momentum):
     raise ValueError(
@@ -148,7 +152,7 @@ def local(config, alone: int) -> None:
         f'to {type(config[other])()}; its own arguments are entries of '
         f'config.optimizer: {sorted(set(takes) - {"learning_rate"})}.'
       )
-  if module.startswith('optax') and function in BY_LAYER:
+  if of_optax and function in BY_LAYER:
     raise ValueError(
       f'{entry} goes by layers, and the parameters of a worker are one vector '
       'here; take muon, one that goes by numbers (adamw, lion), or a function '
